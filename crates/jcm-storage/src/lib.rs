@@ -1,0 +1,1 @@
+//! jcm-storage

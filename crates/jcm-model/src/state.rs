@@ -1,0 +1,187 @@
+//! A cluster and what is known of its nodes, as one value: what servers publish and subscribers hold.
+//!
+//! Invariant: it goes forward only. A definition older than the one held, a verdict of another form of the node, and
+//! a verdict stamped earlier than the one held are dropped, whoever sent them and in whatever order they arrive.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::node::Node;
+use crate::{Change, Cluster, Header, Judged, NodeId, Revision, Verdict};
+
+/// A cluster with the verdicts on its nodes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterState {
+    cluster: Arc<Cluster>,
+    /// One for each node, in the same order.
+    judged: Vec<Option<Judged>>,
+}
+
+/// The difference between two states of one cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delta {
+    /// The cluster revision it starts from; equal to `to` when only verdicts changed.
+    pub from: Revision,
+    /// The cluster revision it leads to.
+    pub to: Revision,
+    /// Everything beside the nodes, where that changed.
+    pub header: Option<Arc<Header>>,
+    /// Nodes that are new or differ.
+    pub put: Vec<Arc<Node>>,
+    /// Nodes that are gone.
+    pub removed: Vec<NodeId>,
+    /// Verdicts that are new.
+    pub judged: Vec<(NodeId, Judged)>,
+}
+
+impl ClusterState {
+    /// A state in which nothing is known of the nodes yet.
+    pub fn new(cluster: Arc<Cluster>) -> Self {
+        let judged = vec![None; cluster.nodes.len()];
+        Self { cluster, judged }
+    }
+
+    /// A state from a full view. Verdicts on nodes that are not there, or of another form of them, are dropped.
+    pub fn with_verdicts(
+        cluster: Arc<Cluster>,
+        verdicts: impl IntoIterator<Item = (NodeId, Judged)>,
+    ) -> Self {
+        let mut state = Self::new(cluster);
+        for (id, judged) in verdicts {
+            state.judge(&id, judged);
+        }
+        state
+    }
+
+    /// The definition.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Each node with what is known of it, in the order of ids.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = (&Arc<Node>, Option<&Judged>)> {
+        self.cluster
+            .nodes
+            .iter()
+            .zip(self.judged.iter().map(Option::as_ref))
+    }
+
+    /// What is known of one node.
+    pub fn judged(&self, id: &NodeId) -> Option<&Judged> {
+        self.cluster
+            .position(id)
+            .ok()
+            .and_then(|at| self.judged[at].as_ref())
+    }
+
+    /// Takes a verdict over unless it says less than what is held. Answers whether it did.
+    pub fn judge(&mut self, id: &NodeId, judged: Judged) -> bool {
+        let Ok(at) = self.cluster.position(id) else {
+            return false;
+        };
+        if judged.birth != self.cluster.birth(&self.cluster.nodes[at]) || judged.verdict == Verdict::Unknown {
+            return false;
+        }
+        if self.judged[at]
+            .as_ref()
+            .is_some_and(|held| !judged.supersedes(held))
+        {
+            return false;
+        }
+        self.judged[at] = Some(judged);
+        true
+    }
+
+    /// The state under a newer definition: verdicts on nodes that kept their form stay.
+    #[must_use]
+    pub fn redefined(&self, cluster: Arc<Cluster>) -> Self {
+        let mut old = self.nodes().peekable();
+        let judged = cluster
+            .nodes
+            .iter()
+            .map(|node| {
+                while old.next_if(|(held, _)| held.id < node.id).is_some() {}
+                let (_, held) = old.next_if(|(held, _)| held.id == node.id)?;
+                held.filter(|judged| judged.birth == cluster.birth(node)).cloned()
+            })
+            .collect();
+        Self { cluster, judged }
+    }
+
+    /// The state after a delta, or `None` when the delta does not start where this state is: then a full view is needed.
+    pub fn after(&self, delta: &Delta) -> Option<Self> {
+        if delta.from != self.cluster.revision {
+            return None;
+        }
+        let mut next = if delta.to == delta.from {
+            self.clone()
+        } else {
+            let effect = crate::Effect::Updated {
+                created: false,
+                header: delta.header.clone(),
+                put: delta.put.clone(),
+                removed: delta.removed.clone(),
+            };
+            let change = Change {
+                cluster: self.cluster.name.clone(),
+                revision: delta.to,
+                effect,
+            };
+            self.redefined(change.apply(Some(&self.cluster))?)
+        };
+        for (id, judged) in &delta.judged {
+            next.judge(id, judged.clone());
+        }
+        Some(next)
+    }
+
+    /// What leads from an earlier state of the same cluster (same creation) to this one.
+    pub fn since(&self, earlier: &Self) -> Delta {
+        let mut delta = Delta {
+            from: earlier.cluster.revision,
+            to: self.cluster.revision,
+            header: (*earlier.cluster.header != *self.cluster.header)
+                .then(|| Arc::clone(&self.cluster.header)),
+            put: Vec::new(),
+            removed: Vec::new(),
+            judged: Vec::new(),
+        };
+        let mut old = earlier.nodes().peekable();
+        for (node, judged) in self.nodes() {
+            while let Some((gone, _)) = old.next_if(|(held, _)| held.id < node.id) {
+                delta.removed.push(gone.id.clone());
+            }
+            let held = old.next_if(|(held, _)| held.id == node.id);
+            if held.is_none_or(|(held, _)| !Arc::ptr_eq(held, node) && held != node) {
+                delta.put.push(Arc::clone(node));
+            }
+            if let Some(judged) = judged
+                && held.and_then(|(_, held)| held) != Some(judged)
+            {
+                delta.judged.push((node.id.clone(), judged.clone()));
+            }
+        }
+        delta.removed.extend(old.map(|(gone, _)| gone.id.clone()));
+        delta
+    }
+
+    /// A digest of each node's id, form and verdict: equal wherever the same is known, on any server.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        for (node, judged) in self.nodes() {
+            hasher.update(&(node.id.as_str().len() as u64).to_le_bytes());
+            hasher.update(node.id.as_str().as_bytes());
+            hasher.update(&self.cluster.birth(node).0.to_le_bytes());
+            hasher.update(&[judged.map_or(Verdict::Unknown, |judged| judged.verdict) as u8]);
+        }
+        hasher.digest()
+    }
+}
+
+impl Delta {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.from == self.to && self.judged.is_empty()
+    }
+}

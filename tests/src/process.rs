@@ -1,0 +1,83 @@
+//! Programs that run to their end, and signals to those that do not.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// How a program ended and what it said.
+#[derive(Debug)]
+pub struct Exit {
+    /// `None` when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Exit {
+    /// What it wrote to standard output, once it is sure that it ended well.
+    pub fn expect_success(&self) -> &str {
+        self.expect_code(0)
+    }
+
+    pub fn expect_code(&self, code: i32) -> &str {
+        assert_eq!(self.code, Some(code), "exit code; it said {self:#?}");
+        &self.stdout
+    }
+}
+
+/// Runs a program with nothing on its standard input, and ends it when the deadline is over.
+pub async fn run<A: AsRef<OsStr>>(program: &Path, arguments: &[A], deadline: Duration) -> Exit {
+    run_with(program, arguments, &[], b"", deadline).await
+}
+
+/// The same with environment variables and bytes for its standard input.
+pub async fn run_with<A: AsRef<OsStr>>(
+    program: &Path,
+    arguments: &[A],
+    environment: &[(&str, &str)],
+    input: &[u8],
+    deadline: Duration,
+) -> Exit {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {}: {error}", program.display()));
+    let stdin = child.stdin.take();
+    let fed = async move {
+        if let Some(mut stdin) = stdin {
+            // A program that ends without reading its input is judged by its exit code.
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, input).await;
+        }
+    };
+    let ended = async { tokio::join!(fed, child.wait_with_output()).1 };
+    let output = tokio::time::timeout(deadline, ended)
+        .await
+        .unwrap_or_else(|_| panic!("{} did not end within {deadline:?}", program.display()))
+        .unwrap_or_else(|error| panic!("wait for {}: {error}", program.display()));
+    Exit {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Sends a signal by name (`TERM`, `STOP`, `CONT`) to a process that this test started.
+///
+/// The shell's own `kill` does it: a bare Debian has no `/bin/kill`, and the library call is unsafe code.
+pub async fn signal(pid: u32, name: &str) {
+    let sent = Command::new("sh")
+        .arg("-c")
+        .arg(format!("kill -s {name} {pid}"))
+        .status()
+        .await
+        .expect("every Unix has a shell");
+    assert!(sent.success(), "send {name} to {pid}: {sent}");
+}

@@ -27,6 +27,8 @@ pub use change::{Change, Effect};
 pub use check::{Check, CheckKind, CheckSpec};
 pub use cluster::{Cluster, ClusterSpec, Header};
 pub use invalid::Invalid;
+/// A point on the wall clock, for people: nothing is decided by it.
+pub use jiff::Timestamp;
 pub use mutation::{Mutation, Precondition, Refusal};
 pub use name::{ClusterName, NodeId, ServerId};
 pub use node::{Admin, Node, NodeSpec};

@@ -1,1 +1,15 @@
-//! jcm-storage
+//! Where definitions live, and who may change them.
+//!
+//! One trait, [`Store`], with several backends behind it that pass one suite of tests. A store keeps definitions, the
+//! log of their changes and the ids of recent operations; it never keeps a verdict. It decides nothing: what a
+//! mutation means was worked out before, and a commit is refused unless the head is still where that was worked out.
+
+pub mod embedded;
+pub mod membership;
+pub mod memory;
+pub mod store;
+
+pub use embedded::EmbeddedStore;
+pub use membership::{Member, Membership, Solo};
+pub use memory::MemoryStore;
+pub use store::{ChangeFeed, CommitError, Feed, LoadError, Snapshot, Store};

@@ -1,0 +1,163 @@
+//! The contract of a store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jcm_model::{Cluster, ClusterName, Invalid, OperationId, Revision, StoreId};
+use jcm_proto::{Malformed, Transaction};
+
+/// How many operation ids are kept at least as long as their age allows; older ones are forgotten.
+pub const OPERATIONS_KEPT_MAX: usize = 200_000;
+
+/// All definitions at one revision.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Which store this is.
+    pub store: StoreId,
+    /// The head that all of it agrees with.
+    pub revision: Revision,
+    /// Every cluster that could be read.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Clusters whose bytes could not be read: left alone, not served, named for the operator.
+    pub quarantined: Vec<(ClusterName, String)>,
+    /// The operations still remembered, oldest first.
+    pub operations: Vec<Operation>,
+}
+
+/// A remembered operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// Digest of what was asked for.
+    pub fingerprint: u64,
+    /// The revision of its last mutation.
+    pub revision: Revision,
+    /// Whether its last mutation created the cluster.
+    pub created: bool,
+}
+
+/// One step of the change feed.
+#[derive(Debug, Clone)]
+pub enum Feed {
+    /// The next commit. Its first revision follows the one before without a gap.
+    Committed(Arc<Transaction>),
+    /// What follows cannot be given without a gap: load again.
+    Reset,
+}
+
+/// Commits in order, from a revision on. Dropping it ends the subscription.
+#[async_trait]
+pub trait ChangeFeed: Send {
+    /// Waits for the next step. `None`: the store was closed.
+    async fn next(&mut self) -> Option<Feed>;
+}
+
+/// Where definitions live.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// What kind it is, as in the configuration: `embedded`, `zookeeper`, `memory`.
+    fn kind(&self) -> &'static str;
+
+    /// Which store this is.
+    fn id(&self) -> StoreId;
+
+    /// All definitions at one revision: a reader never sees half a commit.
+    async fn load(&self) -> Result<Snapshot, LoadError>;
+
+    /// Commits, if the head is still `expected`: all of the transaction, durably, or nothing.
+    ///
+    /// The transaction's first revision must be `expected + 1`. On success the transaction also comes back through
+    /// every change feed, which is the only way it may enter a server's memory.
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError>;
+
+    /// Every commit after `from`, then those to come.
+    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError>;
+
+    /// The head as the store itself has it now, for reads that must not be served from a memory that may be behind.
+    async fn head(&self) -> Result<Revision, LoadError>;
+}
+
+/// Why definitions could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The store does not answer; trying again may help.
+    #[error("the store does not answer: {reason}")]
+    Unavailable {
+        /// What was tried and failed.
+        reason: String,
+    },
+    /// The store was written by a later version, or is not one of ours; trying again does not help.
+    #[error("the store cannot be used: {reason}")]
+    Unusable {
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+}
+
+/// Why a commit was not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Somebody else committed first. Nothing was changed.
+    #[error("the head is at {found}, not at {expected}")]
+    Conflict {
+        /// The head that the commit was worked out on.
+        expected: Revision,
+        /// The head that is there.
+        found: Revision,
+    },
+    /// This server no longer has the right to do that. Nothing was changed.
+    #[error("a later leader has taken over")]
+    Fenced,
+    /// The transaction breaks a limit. Nothing was changed.
+    #[error("a transaction of {size_bytes} bytes is over the limit of {limit_bytes}")]
+    TooLarge {
+        /// Its encoded size.
+        size_bytes: usize,
+        /// What a store takes.
+        limit_bytes: usize,
+    },
+    /// Nothing was submitted.
+    #[error("the store does not answer: {reason}")]
+    Unavailable {
+        /// What was tried and failed.
+        reason: String,
+    },
+    /// It was submitted and no answer came: the log will tell, by operation id.
+    #[error("the outcome is unknown: {reason}")]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// The largest encoded transaction that a store takes, alike for every backend so that a cluster that fits one fits all.
+pub const TRANSACTION_BYTES_MAX: usize = 900 * 1024;
+
+impl From<Malformed> for LoadError {
+    fn from(error: Malformed) -> Self {
+        Self::Unusable {
+            reason: chain(&error),
+        }
+    }
+}
+
+impl From<Invalid> for LoadError {
+    fn from(error: Invalid) -> Self {
+        Self::Unusable {
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// An error with its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

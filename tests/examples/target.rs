@@ -12,8 +12,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -47,7 +47,7 @@ enum Behaviour {
     CloseReused,
     /// Bytes that are not HTTP.
     Garbage,
-    /// 302 to another address.
+    /// 302 to the first of the addresses.
     Redirect,
     /// A correct answer of version 1.0, ended by the end of the connection.
     Http10,
@@ -91,8 +91,12 @@ const BEHAVIOURS: [(&str, Behaviour); 18] = [
 struct Place {
     address: SocketAddr,
     behaviour: watch::Sender<Behaviour>,
+    /// Where `redirect` points.
+    elsewhere: SocketAddr,
     requests: AtomicU64,
     connections: AtomicU64,
+    /// The head of the last request.
+    last: Mutex<String>,
 }
 
 struct Arguments {
@@ -119,15 +123,19 @@ fn main() -> io::Result<()> {
 
 async fn run(arguments: Arguments) -> io::Result<()> {
     let mut places = BTreeMap::new();
+    let mut elsewhere = None;
     for listen in arguments.listen {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| io::Error::other(format!("listen on {listen}: {error}")))?;
+        let address = listener.local_addr()?;
         let place = Arc::new(Place {
-            address: listener.local_addr()?,
+            address,
             behaviour: watch::Sender::new(arguments.behaviour),
+            elsewhere: *elsewhere.get_or_insert(address),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            last: Mutex::default(),
         });
         tokio::spawn(listen_at(listener, Arc::clone(&place)));
         places.insert(place.address, place);
@@ -243,7 +251,8 @@ async fn serve(stream: TcpStream, place: Arc<Place>) {
 async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> {
     let _ = stream.set_nodelay(true);
     let mut answered = 0_u64;
-    while read_head(&mut stream).await?.is_some() {
+    while let Some(head) = read_head(&mut stream).await? {
+        *place.last.lock().unwrap_or_else(PoisonError::into_inner) = head;
         let request = place.requests.fetch_add(1, Ordering::Relaxed);
         let behaviour = *place.behaviour.borrow();
         if behaviour == Behaviour::CloseReused && answered > 0 {
@@ -257,7 +266,11 @@ async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> 
             Behaviour::SlowBytes => return write_slowly(&mut stream).await,
             Behaviour::Refuse | Behaviour::Close => return Ok(()),
             Behaviour::Garbage => return stream.write_all(b"\x00\x01SSH-2.0-nothing HTTP\n\n").await,
-            Behaviour::Redirect => stream.write_all(REDIRECT).await?,
+            Behaviour::Redirect => {
+                let location = format!("Location: http://{}/elsewhere\r\n", place.elsewhere);
+                let answer = format!("HTTP/1.1 302 Found\r\n{location}Content-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await?;
+            }
             Behaviour::Http10 => {
                 return stream
                     .write_all(b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nfine")
@@ -286,8 +299,6 @@ async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> 
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const ERROR: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\nbroken";
-const REDIRECT: &[u8] =
-    b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/elsewhere\r\nContent-Length: 0\r\n\r\n";
 const CHUNKED: &[u8] =
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;note=first\r\nfine\r\n2\r\n!!\r\n0\r\nX-Trailer: t\r\n\r\n";
 const INFORMATIONAL: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n\

@@ -9,6 +9,7 @@ pub mod binary;
 pub mod events;
 pub mod loopback;
 pub mod process;
+pub mod raw;
 pub mod server;
 pub mod target;
 pub mod wait;

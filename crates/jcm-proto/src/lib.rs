@@ -20,7 +20,7 @@ pub mod record;
 mod store;
 pub mod token;
 
-pub use store::{Entry, Transaction};
+pub use store::{Entry, Transaction, encoded_bytes};
 
 /// The version of the watch protocol that this crate speaks.
 pub const WATCH_PROTOCOL: u32 = 1;

@@ -87,3 +87,8 @@ impl TryFrom<v1::Transaction> for Transaction {
         })
     }
 }
+
+/// How many bytes a change takes in a transaction, before packing.
+pub fn encoded_bytes(change: &Change) -> usize {
+    prost::Message::encoded_len(&v1::Change::from(change))
+}

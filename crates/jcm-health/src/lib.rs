@@ -1,1 +1,18 @@
-//! jcm-health
+//! Whether nodes work: probes that ask them, and the judge that makes a verdict of the answers.
+//!
+//! Decisions are pure and sit in [`judge`]; effects sit behind the [`engine::Engine`] seam. An engine says what it
+//! saw and never what that means; the judge says what it means and never looks. Whatever goes wrong on this machine
+//! (a pause, starvation, no descriptors) is never held against a node.
+//!
+//! Deliberately absent: the store, gRPC and every other server. Whoever owns a node's record asks peers for a second
+//! opinion and hands the answer to the judge.
+
+pub mod engine;
+pub mod evidence;
+pub mod judge;
+pub mod outcome;
+
+pub use engine::{Engine, Report, Target, TargetKey};
+pub use evidence::{Evidence, Sample};
+pub use judge::{Cause, Judge, Opinion, Step, Turn};
+pub use outcome::{LocalTrouble, Malformed, Outcome, Phase};

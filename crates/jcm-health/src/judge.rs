@@ -1,0 +1,290 @@
+//! The judge of one node: results in, verdict out.
+//!
+//! Pure: no clock, no channel, no knowledge of other nodes. Three rules move a verdict: `fall` failures in a row make
+//! a node down, `rise` successes in a row bring it back, and a rate of failures over a *full* window makes it degraded.
+//! A node that comes back from down starts with an empty window, so that the failures that brought it down are not
+//! held against it twice.
+//!
+//! What is absent: the mass of failures (a checker that loses everything at once suspects itself) and the holding of
+//! nodes that flap. Both look at more than one node or at time, and belong to the owner of the judges.
+
+use std::fmt;
+
+use jcm_model::{Check, Verdict};
+
+use crate::Outcome;
+
+/// Judges one node. Kept for every checked node, so it is small and holds no heap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Judge {
+    /// The newest results, one bit each, newest lowest: set when it failed. Bits beyond `filled` are zero.
+    window: u64,
+    /// How many results the window holds.
+    filled: u8,
+    /// Failures in a row that no peer contradicted. Stops counting at its maximum, which is beyond every `fall`.
+    failures: u8,
+    /// Successes in a row, of this server or of a peer.
+    successes: u8,
+    /// Failures in a row seen from here, whatever peers say: decides whom to ask, never the verdict.
+    own_failures: u8,
+    verdict: Verdict,
+    single_vantage: bool,
+}
+
+/// What a peer that was asked for its own probe of the node says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Opinion {
+    /// There is no well peer.
+    NobodyToAsk,
+    /// A peer was asked and has not answered. No answer in time is no opinion.
+    Pending,
+    /// The peer's own probe failed too.
+    Agrees,
+    /// The peer's own probe succeeded: one vantage that reaches the node is enough.
+    Reaches,
+}
+
+/// What follows from one result.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[must_use]
+pub struct Step {
+    /// The verdict's turn, if it turned.
+    pub turn: Option<Turn>,
+    /// Whether a peer should probe the node before the next result is judged. First said at failure
+    /// max(1, `fall` − 1), so that the opinion is there when the last failure comes; then at every failure.
+    pub ask_peer: bool,
+}
+
+/// A verdict that turned, with its evidence. `Display` says which threshold moved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Turn {
+    /// The verdict before.
+    pub from: Verdict,
+    /// The verdict now.
+    pub to: Verdict,
+    /// The threshold that moved, with its figures.
+    pub cause: Cause,
+    /// Whether the node is called down on the word of this server alone.
+    pub single_vantage: bool,
+}
+
+/// The threshold that moved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Cause {
+    /// A node that was never judged succeeded.
+    FirstSuccess,
+    /// So many failures in a row.
+    Failures {
+        /// How many there were.
+        count: u32,
+        /// How many it takes.
+        fall: u32,
+    },
+    /// So many successes in a row.
+    Successes {
+        /// How many there were.
+        count: u32,
+        /// How many it takes.
+        rise: u32,
+    },
+    /// The rate of failures over the full window.
+    Rate {
+        /// How many results of the window failed.
+        failed: u32,
+        /// How many results the window has.
+        of: u32,
+        /// The rate from which a node is degraded.
+        degraded_at: f64,
+    },
+}
+
+impl Judge {
+    /// A judge who has seen nothing: verdict `unknown`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A judge who takes over a node that was judged before, by another server or before a restart: the verdict
+    /// stands until it turns by results of its own, and the streaks and the window start empty.
+    pub fn resume(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            ..Self::default()
+        }
+    }
+
+    /// The verdict as of the last result.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Whether the node is down on the word of this server alone.
+    pub fn is_single_vantage(&self) -> bool {
+        self.single_vantage
+    }
+
+    /// Failures in a row up to the last result.
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.failures.into()
+    }
+
+    /// Successes in a row up to the last result.
+    pub fn successes_in_a_row(&self) -> u32 {
+        self.successes.into()
+    }
+
+    /// How many results of the window failed, and how many results it holds.
+    pub fn window(&self) -> (u32, u32) {
+        (self.window.count_ones(), self.filled.into())
+    }
+
+    /// Takes one result into account. `opinion` is what is known of a peer's view at this moment, and only matters
+    /// when the result is a failure. Local trouble changes nothing: it says nothing about the node.
+    pub fn judge(&mut self, outcome: Outcome, opinion: Opinion, check: &Check) -> Step {
+        if outcome.is_local_trouble() {
+            return Step::default();
+        }
+        let own_success = outcome.is_success();
+        let success = own_success || opinion == Opinion::Reaches;
+        self.own_failures = if own_success {
+            0
+        } else {
+            self.own_failures.saturating_add(1)
+        };
+        if success {
+            self.successes = self.successes.saturating_add(1);
+            self.failures = 0;
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.successes = 0;
+        }
+        self.record(success, check);
+        let turn = self
+            .next_verdict(check)
+            .map(|(to, cause)| self.turn(to, cause, opinion));
+        let ask_from = check.fall.saturating_sub(1).max(1);
+        Step {
+            turn,
+            ask_peer: u32::from(self.own_failures) >= ask_from,
+        }
+    }
+
+    /// Adapts to a changed policy. The verdict and the streaks stay; of the window, as many of the newest results as
+    /// the new one holds. Nothing turns here: the next result is judged by the new policy.
+    pub fn repolicy(&mut self, check: &Check) {
+        let size = window_size(check);
+        self.window &= mask(size);
+        self.filled = self.filled.min(size);
+    }
+
+    fn record(&mut self, success: bool, check: &Check) {
+        let size = window_size(check);
+        self.window = ((self.window << 1) | u64::from(!success)) & mask(size);
+        self.filled = self.filled.saturating_add(1).min(size);
+    }
+
+    fn next_verdict(&self, check: &Check) -> Option<(Verdict, Cause)> {
+        let (failures, successes) = (u32::from(self.failures), u32::from(self.successes));
+        let fallen = failures >= check.fall.max(1);
+        let (to, cause) = match self.verdict {
+            Verdict::Down if successes >= check.rise.max(1) => (
+                Verdict::Healthy,
+                Cause::Successes {
+                    count: successes,
+                    rise: check.rise,
+                },
+            ),
+            Verdict::Down => return None,
+            _ if fallen => (
+                Verdict::Down,
+                Cause::Failures {
+                    count: failures,
+                    fall: check.fall,
+                },
+            ),
+            Verdict::Unknown if successes > 0 => (Verdict::Healthy, Cause::FirstSuccess),
+            Verdict::Unknown => return None,
+            Verdict::Healthy | Verdict::Degraded => {
+                let (failed, filled) = self.window();
+                if filled < u32::from(window_size(check)) {
+                    return None;
+                }
+                // Dividing, not multiplying, makes 3 of 10 meet 0.3 exactly: both are the double nearest to it.
+                let degraded = f64::from(failed) / f64::from(filled) >= check.degraded_at;
+                let to = if degraded {
+                    Verdict::Degraded
+                } else {
+                    Verdict::Healthy
+                };
+                (
+                    to,
+                    Cause::Rate {
+                        failed,
+                        of: filled,
+                        degraded_at: check.degraded_at,
+                    },
+                )
+            }
+        };
+        (to != self.verdict).then_some((to, cause))
+    }
+
+    fn turn(&mut self, to: Verdict, cause: Cause, opinion: Opinion) -> Turn {
+        let from = std::mem::replace(&mut self.verdict, to);
+        self.single_vantage = to == Verdict::Down && opinion != Opinion::Agrees;
+        if from == Verdict::Down {
+            self.window = 0;
+            self.filled = 0;
+        }
+        Turn {
+            from,
+            to,
+            cause,
+            single_vantage: self.single_vantage,
+        }
+    }
+}
+
+/// The window in results: a policy that came through its constructor is in range, and one that did not is made to be.
+fn window_size(check: &Check) -> u8 {
+    u8::try_from(check.window).unwrap_or(u8::MAX).clamp(1, 64)
+}
+
+fn mask(size: u8) -> u64 {
+    u64::MAX >> (64 - u32::from(size))
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cause)?;
+        if self.single_vantage {
+            f.write_str(", single vantage")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::FirstSuccess => f.write_str("first success"),
+            Self::Failures { count: 1, fall } => write!(f, "1 failure in a row (fall {fall})"),
+            Self::Failures { count, fall } => write!(f, "{count} failures in a row (fall {fall})"),
+            Self::Successes { count: 1, rise } => write!(f, "1 success in a row (rise {rise})"),
+            Self::Successes { count, rise } => write!(f, "{count} successes in a row (rise {rise})"),
+            Self::Rate {
+                failed,
+                of,
+                degraded_at,
+            } => {
+                // One decimal at most, and none when it is nought: 40%, 12.5%.
+                let percent = (degraded_at * 1_000.0).round() / 10.0;
+                write!(f, "{failed} of {of} failed (degraded at {percent}%)")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

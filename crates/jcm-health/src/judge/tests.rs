@@ -1,0 +1,357 @@
+//! The rules of the judge, as tables and as properties.
+
+use std::time::Duration;
+
+use jcm_model::{Check, CheckSpec};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{LocalTrouble, Phase};
+
+const GOOD: Outcome = Outcome::Answered(200);
+const BAD: Outcome = Outcome::UnexpectedStatus(500);
+
+fn policy(fall: u32, rise: u32, window: u32, degraded_at: f64) -> Check {
+    Check {
+        fall,
+        rise,
+        window,
+        degraded_at,
+        ..CheckSpec::default().effective()
+    }
+}
+
+fn default_policy() -> Check {
+    let check = CheckSpec::default().effective();
+    assert_eq!(
+        (check.fall, check.rise, check.window, check.degraded_at),
+        (3, 2, 10, 0.4)
+    );
+    assert_eq!(check.interval, Duration::from_secs(1));
+    check
+}
+
+/// Feeds `+` and `-`, and gives the verdict after each as one letter.
+fn feed(judge: &mut Judge, results: &str, opinion: Opinion, check: &Check) -> String {
+    results
+        .chars()
+        .map(|result| {
+            let before = judge.verdict();
+            let step = judge.judge(if result == '+' { GOOD } else { BAD }, opinion, check);
+            assert_eq!(
+                step.turn.is_some(),
+                before != judge.verdict(),
+                "a turn is told when and only when it is one"
+            );
+            match judge.verdict() {
+                Verdict::Unknown => 'u',
+                Verdict::Healthy => 'h',
+                Verdict::Degraded => 'g',
+                Verdict::Down => 'd',
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn verdicts_follow_the_table() {
+    let check = |check: &Check, results: &str, verdicts: &str| {
+        assert_eq!(
+            feed(&mut Judge::new(), results, Opinion::NobodyToAsk, check),
+            verdicts,
+            "{results}"
+        );
+    };
+    let default = default_policy();
+    check(&default, "+", "h");
+    check(&default, "--+", "uuh");
+    check(&default, "---", "uud");
+    check(&default, "+--+--+", "hhhhhhh");
+    check(&default, "+---++", "hhhddh");
+    check(&default, "+---+-+-++", "hhhddddddh");
+    // The fourth failure of ten results, and the window is full.
+    check(&default, "++++--+--+", "hhhhhhhhhg");
+    check(&default, "+++++--+-+", "hhhhhhhhhh");
+    // Degraded goes back once the failures have left the window, and down from degraded takes the same streak.
+    check(&default, "++++--+--+++++++", "hhhhhhhhhggggghh");
+    check(&default, "++++--+--+---", "hhhhhhhhhgggd");
+    check(&policy(1, 1, 10, 0.4), "+-+-", "hdhd");
+    check(&policy(100, 1, 2, 1.0), "--+--+", "uuhhgh");
+    check(
+        &policy(100, 1, 64, 0.5),
+        &"-+".repeat(32),
+        &format!("u{}g", "h".repeat(62)),
+    );
+}
+
+#[test]
+fn a_node_back_from_down_starts_an_empty_window() {
+    let check = default_policy();
+    let mut judge = Judge::new();
+    feed(&mut judge, "+++++++---++", Opinion::Agrees, &check);
+    assert_eq!(judge.verdict(), Verdict::Healthy);
+    assert_eq!(judge.window(), (0, 0));
+    // Nine results later the window is not full, and three old failures must not count: 3 + 3 of 10 would be too many.
+    assert_eq!(
+        feed(&mut judge, "+-+-+-+++", Opinion::Agrees, &check),
+        "hhhhhhhhh"
+    );
+    assert_eq!(judge.window(), (3, 9));
+    assert_eq!(feed(&mut judge, "-", Opinion::Agrees, &check), "g");
+}
+
+#[test]
+fn every_turn_says_which_threshold_moved() {
+    let check = default_policy();
+    let mut judge = Judge::new();
+    let mut told = Vec::new();
+    for result in "+++++--+--+++++++---++".chars() {
+        let outcome = if result == '+' { GOOD } else { BAD };
+        if let Some(turn) = judge.judge(outcome, Opinion::Agrees, &check).turn {
+            told.push(format!("{} → {}: {turn}", turn.from, turn.to));
+        }
+    }
+    assert_eq!(
+        told,
+        [
+            "unknown → healthy: first success",
+            "healthy → degraded: 4 of 10 failed (degraded at 40%)",
+            "degraded → healthy: 3 of 10 failed (degraded at 40%)",
+            "healthy → down: 3 failures in a row (fall 3)",
+            "down → healthy: 2 successes in a row (rise 2)",
+        ]
+    );
+    assert_eq!(
+        Cause::Rate {
+            failed: 1,
+            of: 8,
+            degraded_at: 0.125
+        }
+        .to_string(),
+        "1 of 8 failed (degraded at 12.5%)"
+    );
+    assert_eq!(
+        Cause::Failures { count: 1, fall: 1 }.to_string(),
+        "1 failure in a row (fall 1)"
+    );
+}
+
+#[test]
+fn a_rate_that_is_met_exactly_counts() {
+    for window in 1..=64_u32 {
+        for failed in 1..window {
+            let check = policy(100, 1, window, f64::from(failed) / f64::from(window));
+            let mut judge = Judge::resume(Verdict::Healthy);
+            let results = "-".repeat(failed as usize) + &"+".repeat((window - failed) as usize);
+            let verdicts = feed(&mut judge, &results, Opinion::Agrees, &check);
+            assert!(
+                verdicts.ends_with('g') && !verdicts[..verdicts.len() - 1].contains('g'),
+                "{failed} of {window}"
+            );
+        }
+    }
+    for (failed, written) in [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.3),
+        (4, 0.4),
+        (6, 0.6),
+        (7, 0.7),
+        (9, 0.9),
+    ] {
+        let mut judge = Judge::resume(Verdict::Healthy);
+        let results = "-".repeat(failed) + &"+".repeat(10 - failed);
+        assert!(
+            feed(
+                &mut judge,
+                &results,
+                Opinion::Agrees,
+                &policy(100, 1, 10, written)
+            )
+            .ends_with('g'),
+            "{written}"
+        );
+    }
+}
+
+#[test]
+fn a_peer_is_asked_in_time_for_the_last_failure() {
+    for (fall, first_asked) in [(1, 1), (2, 1), (3, 2), (10, 9)] {
+        let check = policy(fall, 2, 10, 1.0);
+        let mut judge = Judge::resume(Verdict::Healthy);
+        for failure in 1..=fall + 3 {
+            let step = judge.judge(BAD, Opinion::Pending, &check);
+            assert_eq!(
+                step.ask_peer,
+                failure >= first_asked,
+                "fall {fall}, failure {failure}"
+            );
+        }
+        assert!(!judge.judge(GOOD, Opinion::Pending, &check).ask_peer);
+    }
+}
+
+#[test]
+fn one_vantage_that_reaches_the_node_is_enough() {
+    let check = default_policy();
+    let mut judge = Judge::resume(Verdict::Healthy);
+    feed(&mut judge, "--", Opinion::Pending, &check);
+    for _ in 0..100 {
+        let step = judge.judge(BAD, Opinion::Reaches, &check);
+        assert_eq!(
+            (step.turn, step.ask_peer),
+            (None, true),
+            "it is asked again as long as it is contradicted"
+        );
+    }
+    // When the peer fails too, both must fail `fall` times in a row.
+    assert_eq!(feed(&mut judge, "---", Opinion::Agrees, &check), "hhd");
+    assert!(!judge.is_single_vantage());
+    assert_eq!(feed(&mut judge, "--", Opinion::Reaches, &check), "dh");
+}
+
+#[test]
+fn down_without_an_opinion_is_flagged() {
+    for (opinion, flagged) in [
+        (Opinion::NobodyToAsk, true),
+        (Opinion::Pending, true),
+        (Opinion::Agrees, false),
+    ] {
+        let mut judge = Judge::resume(Verdict::Healthy);
+        let turns: Vec<_> = (0..3)
+            .filter_map(|_| judge.judge(BAD, opinion, &default_policy()).turn)
+            .collect();
+        let [turn] = turns[..] else { panic!("{turns:?}") };
+        assert_eq!(
+            (turn.to, turn.single_vantage),
+            (Verdict::Down, flagged),
+            "{opinion:?}"
+        );
+        assert_eq!(turn.to_string().contains("single vantage"), flagged);
+        feed(&mut judge, "++", opinion, &default_policy());
+        assert!(!judge.is_single_vantage(), "the flag ends with the verdict");
+    }
+}
+
+#[test]
+fn trouble_of_this_machine_moves_nothing() {
+    let check = default_policy();
+    let mut judge = Judge::new();
+    feed(&mut judge, "+--", Opinion::NobodyToAsk, &check);
+    let before = judge;
+    for trouble in [
+        LocalTrouble::Descriptors,
+        LocalTrouble::Ports,
+        LocalTrouble::Crowded,
+    ] {
+        let step = judge.judge(Outcome::Local(trouble), Opinion::NobodyToAsk, &check);
+        assert_eq!((step, judge), (Step::default(), before));
+    }
+    let step = judge.judge(Outcome::TimedOut(Phase::Connecting), Opinion::NobodyToAsk, &check);
+    assert_eq!(step.turn.map(|turn| turn.to), Some(Verdict::Down));
+}
+
+#[test]
+fn a_judge_fits_a_cache_line() {
+    assert!(size_of::<Judge>() <= 64, "{} bytes", size_of::<Judge>());
+}
+
+fn any_policy() -> impl Strategy<Value = Check> {
+    (
+        1..=8_u32,
+        1..=8_u32,
+        prop_oneof![1..=12_u32, Just(64)],
+        0.01..=1.0_f64,
+    )
+        .prop_map(|(fall, rise, window, degraded_at)| policy(fall, rise, window, degraded_at))
+}
+
+fn any_opinion() -> impl Strategy<Value = Opinion> {
+    prop_oneof![
+        Just(Opinion::NobodyToAsk),
+        Just(Opinion::Pending),
+        Just(Opinion::Agrees),
+        Just(Opinion::Reaches)
+    ]
+}
+
+/// One result, or a change of policy before it.
+fn any_history() -> impl Strategy<Value = Vec<(bool, Opinion, Option<Check>)>> {
+    vec(
+        (
+            any::<bool>(),
+            any_opinion(),
+            prop::option::weighted(0.1, any_policy()),
+        ),
+        0..300,
+    )
+}
+
+proptest! {
+    /// Replays a history beside a plain model that keeps every result since the node came back.
+    #[test]
+    fn no_history_breaks_a_rule(first in any_policy(), history in any_history()) {
+        let mut check = first;
+        let mut judge = Judge::new();
+        let mut since_back: Vec<bool> = Vec::new();
+        for (own, opinion, changed) in history {
+            if let Some(changed) = changed {
+                // A window that shrank has forgotten what it no longer held.
+                let kept = since_back.len().min(check.window as usize).min(changed.window as usize);
+                since_back.drain(..since_back.len() - kept);
+                check = changed;
+                let before = judge;
+                judge.repolicy(&check);
+                prop_assert_eq!(judge.verdict(), before.verdict());
+                prop_assert!(judge.window().1 <= check.window);
+            }
+            let success = own || opinion == Opinion::Reaches;
+            since_back.push(success);
+            let step = judge.judge(if own { GOOD } else { BAD }, opinion, &check);
+
+            let held = since_back.len().min(check.window as usize);
+            let newest = &since_back[since_back.len() - held..];
+            let failed = u32::try_from(newest.iter().filter(|success| !**success).count()).unwrap();
+            let held = u32::try_from(held).unwrap();
+            if let Some(turn) = step.turn {
+                prop_assert_eq!(turn.to, judge.verdict());
+                prop_assert_ne!(turn.from, turn.to);
+                match (turn.from, turn.to) {
+                    (_, Verdict::Down) => {
+                        prop_assert!(!success);
+                        let fall = check.fall as usize;
+                        prop_assert!(judge.failures_in_a_row() >= check.fall);
+                        let recent = &since_back[since_back.len().saturating_sub(fall)..];
+                        prop_assert!(recent.iter().all(|success| !success), "down within a success of the last {}", fall);
+                        prop_assert_eq!(turn.single_vantage, opinion != Opinion::Agrees);
+                    }
+                    (Verdict::Down, to) => {
+                        prop_assert_eq!(to, Verdict::Healthy);
+                        prop_assert!(success && judge.successes_in_a_row() >= check.rise);
+                        prop_assert_eq!(judge.window(), (0, 0));
+                        since_back.clear();
+                    }
+                    (_, Verdict::Degraded) => prop_assert_eq!(held, check.window, "degraded from an unfull window"),
+                    (_, to) => prop_assert_eq!(to, Verdict::Healthy),
+                }
+            }
+            match judge.verdict() {
+                Verdict::Unknown => prop_assert!(!success && judge.failures_in_a_row() < check.fall),
+                Verdict::Down => {}
+                Verdict::Healthy | Verdict::Degraded => {
+                    prop_assert!(judge.failures_in_a_row() < check.fall, "not down after `fall` failures");
+                    let by_success =
+                        step.turn.is_some_and(|turn| matches!(turn.cause, Cause::FirstSuccess | Cause::Successes { .. }));
+                    if held == check.window && !by_success {
+                        let degraded = f64::from(failed) / f64::from(held) >= check.degraded_at;
+                        prop_assert_eq!(judge.verdict() == Verdict::Degraded, degraded);
+                    }
+                }
+            }
+            if !since_back.is_empty() {
+                prop_assert_eq!(judge.window(), (failed, held));
+            }
+        }
+    }
+}

@@ -86,6 +86,15 @@ impl Target {
         self.counts(node, "connections").await
     }
 
+    /// The head of the last request that a node has received.
+    pub async fn last_request(&self, node: SocketAddr) -> String {
+        let counts = self.control.get("/count").await;
+        counts.ok()[node.to_string()]["last"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
     async fn counts(&self, node: SocketAddr, what: &str) -> u64 {
         let counts = self.control.get("/count").await;
         counts.ok()[node.to_string()][what]

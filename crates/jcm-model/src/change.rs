@@ -60,10 +60,10 @@ impl Change {
         cluster.revision = self.revision;
         if let Some(header) = header {
             let check = header.check();
-            if check != *cluster.check {
-                cluster.check = Arc::new(check);
+            if !check.same_question(&cluster.check) {
                 cluster.check_changed = self.revision;
             }
+            cluster.check = Arc::new(check);
             cluster.header = Arc::clone(header);
         }
         merge_nodes(&mut cluster.nodes, put, removed);

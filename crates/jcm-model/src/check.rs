@@ -327,6 +327,15 @@ pub struct Check {
     pub fresh: bool,
 }
 
+impl Check {
+    /// Whether both ask a node the same thing. Thresholds and timing may differ: what was found stays true under
+    /// another of those, and a node known to be down must not become routable because an interval was changed.
+    pub fn same_question(&self, other: &Self) -> bool {
+        (self.kind, &self.port, &self.path, &self.expect)
+            == (other.kind, &other.port, &other.path, &other.expect)
+    }
+}
+
 fn as_text<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&duration::format(*duration))
 }

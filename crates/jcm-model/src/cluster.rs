@@ -224,7 +224,7 @@ pub struct Cluster {
     pub revision: Revision,
     /// The commit that created it.
     pub created: Revision,
-    /// The last commit that changed how its nodes are checked.
+    /// The last commit that changed what its nodes are asked; see [`Check::same_question`].
     pub check_changed: Revision,
     /// Everything beside the nodes.
     pub header: Arc<Header>,

@@ -8,6 +8,9 @@
 //! Results that say more about this machine than about the node (a round that began or ended late, a pause) are
 //! thrown away inside the engine and only counted.
 
+mod schedule;
+pub mod task;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +30,7 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
     /// Probes this target from now on. A target with the same key is replaced.
     ///
     /// The first probe comes within the first interval, not at once: nodes that are added together are probed apart.
+    /// Setting what is already set changes nothing; setting anything else abandons a probe under way.
     fn set(&self, target: Target);
 
     /// Stops probing this target. A probe under way is abandoned; a report under way may still arrive.
@@ -38,7 +42,7 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
 pub struct TargetKey(pub u64);
 
 /// What to probe and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// Its name in this engine.
     pub key: TargetKey,

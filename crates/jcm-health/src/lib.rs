@@ -11,7 +11,9 @@ pub mod engine;
 pub mod evidence;
 pub mod judge;
 pub mod outcome;
+mod probe;
 
+pub use engine::task::{Stats, TaskEngine};
 pub use engine::{Engine, Report, Target, TargetKey};
 pub use evidence::{Evidence, Sample};
 pub use judge::{Cause, Judge, Opinion, Step, Turn};

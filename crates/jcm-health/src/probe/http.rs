@@ -1,0 +1,205 @@
+//! The HTTP check: a GET, and a status that the policy expects.
+//!
+//! The outcome is decided by the head of the answer. The body is read only to be rid of it, so that the connection
+//! can serve the next probe, or so that a node that writes a short page is not cut off in the middle of it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use jcm_model::Check;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::answer::{self, BODY_BYTES_MAX, HEAD_BYTES_MAX, Head, Progress, Rest};
+use super::{Dialer, Stopwatch};
+use crate::outcome::{Outcome, Phase};
+
+/// A connection that was idle for longer is not used again: firewalls forget such connections without a word, and the
+/// next probe would time out on a healthy node.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+
+/// First size of the buffer for an answer: most fit.
+const BUFFER_BYTES: usize = 1_024;
+
+#[derive(Debug)]
+pub(crate) struct HttpProber {
+    address: SocketAddr,
+    check: Arc<Check>,
+    request: Box<[u8]>,
+    connection: Connection,
+}
+
+/// What the prober holds between two steps.
+#[derive(Debug)]
+enum Connection {
+    None,
+    /// Open, and no answer is outstanding on it.
+    Idle {
+        stream: TcpStream,
+        since: Instant,
+    },
+    /// The head was read; the rest was not looked at yet.
+    Answering {
+        stream: TcpStream,
+        head: Head,
+        answer: BytesMut,
+    },
+}
+
+/// Why an exchange has no head of an answer.
+enum Failure {
+    /// The connection ended before one byte of an answer.
+    Unanswered(Outcome),
+    Other(Outcome),
+}
+
+impl HttpProber {
+    pub(crate) fn new(address: SocketAddr, check: Arc<Check>) -> Self {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: jcm/{version}\r\nAccept: */*\r\nConnection: {connection}\r\n\r\n",
+            path = check.path,
+            version = env!("CARGO_PKG_VERSION"),
+            // Said even where it is the default: servers that speak HTTP/1.0 keep a connection only when asked.
+            connection = if check.fresh { "close" } else { "keep-alive" },
+        );
+        Self {
+            address,
+            check,
+            request: request.into_bytes().into(),
+            connection: Connection::None,
+        }
+    }
+
+    pub(crate) async fn probe(&mut self, dialer: &Dialer, watch: &mut Stopwatch) -> Result<Outcome, Outcome> {
+        if let Some(kept) = self.take_idle() {
+            match self.exchange(kept, watch).await {
+                Ok(outcome) => return Ok(outcome),
+                // Servers close idle connections whenever they like, also while a request is on its way: no sign of
+                // trouble, so a fresh connection decides, within what is left of the same deadline.
+                Err(Failure::Unanswered(_)) => {}
+                Err(Failure::Other(outcome)) => return Err(outcome),
+            }
+        }
+        let fresh = dialer.connect(self.address, watch).await?;
+        self.exchange(fresh, watch)
+            .await
+            .map_err(|failure| match failure {
+                Failure::Unanswered(outcome) | Failure::Other(outcome) => outcome,
+            })
+    }
+
+    /// Reads the rest of the answer, if it is short and comes before the deadline, and keeps the connection if the node
+    /// does. In every other case the connection is dropped.
+    pub(crate) async fn settle(&mut self, watch: &mut Stopwatch) {
+        let Connection::Answering {
+            stream,
+            head,
+            mut answer,
+        } = std::mem::replace(&mut self.connection, Connection::None)
+        else {
+            return;
+        };
+        loop {
+            match head.body.rest(&answer[head.length..]) {
+                Rest::Complete if head.persistent && !self.check.fresh => {
+                    self.connection = Connection::Idle {
+                        stream,
+                        since: Instant::now(),
+                    };
+                    return;
+                }
+                Rest::Complete | Rest::Unwanted => return,
+                Rest::Missing => {
+                    // One byte more than is wanted tells a body that is too long from one that ends just there.
+                    let more = read(&stream, &mut answer, head.length + BODY_BYTES_MAX + 1);
+                    match watch.within(Phase::Reading, more).await {
+                        Ok(Ok(1..)) => {}
+                        Ok(Ok(0) | Err(_)) | Err(_) => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// The kept connection, unless there are signs that it is of no use.
+    fn take_idle(&mut self) -> Option<TcpStream> {
+        let Connection::Idle { stream, since } = std::mem::replace(&mut self.connection, Connection::None)
+        else {
+            return None;
+        };
+        // Something to read before a question was asked is the end of the stream, a farewell such as 408, or garbage.
+        // The byte in the socket's buffer is not an answer to what is asked next.
+        let silent =
+            matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        (silent && since.elapsed() <= IDLE_MAX).then_some(stream)
+    }
+
+    async fn exchange(&mut self, mut stream: TcpStream, watch: &mut Stopwatch) -> Result<Outcome, Failure> {
+        let failed = |error: io::Error, phase| Failure::Unanswered(Outcome::from_io(&error, phase));
+        watch
+            .within(Phase::Writing, stream.write_all(&self.request))
+            .await
+            .map_err(Failure::Other)?
+            .map_err(|error| failed(error, Phase::Writing))?;
+        let mut answer = BytesMut::new();
+        let head = loop {
+            let before = answer.len();
+            let phase = if before == 0 {
+                Phase::Waiting
+            } else {
+                Phase::Reading
+            };
+            let more = read(&stream, &mut answer, HEAD_BYTES_MAX + 1);
+            let ended = match watch.within(phase, more).await.map_err(Failure::Other)? {
+                Ok(0) => Outcome::Closed,
+                Ok(_) if !worth_parsing(&answer, before) => continue,
+                Ok(_) => match answer::parse(&answer) {
+                    Progress::Partial => continue,
+                    Progress::Complete(head) => break head,
+                    Progress::TooLarge => return Err(Failure::Other(Outcome::HeadTooLarge)),
+                    Progress::Broken(what) => return Err(Failure::Other(Outcome::NotHttp(what))),
+                },
+                Err(error) => Outcome::from_io(&error, phase),
+            };
+            return Err(if before == 0 {
+                Failure::Unanswered(ended)
+            } else {
+                Failure::Other(ended)
+            });
+        };
+        self.connection = Connection::Answering { stream, head, answer };
+        let expected = self.check.expect.accepts(head.status);
+        Ok(if expected {
+            Outcome::Answered(head.status)
+        } else {
+            Outcome::UnexpectedStatus(head.status)
+        })
+    }
+}
+
+/// Whether new bytes can have changed what the parser says. Parsing starts from the front each time, so a node that
+/// sends its head byte by byte must not have it parsed as often.
+fn worth_parsing(answer: &[u8], before: usize) -> bool {
+    const STATUS_LINE_BYTES: usize = 16;
+    before < STATUS_LINE_BYTES || answer.len() > HEAD_BYTES_MAX || answer[before..].contains(&b'\n')
+}
+
+/// Reads what is there, up to `length_max` bytes in all; 0 is the end of the stream. The buffer grows only once there is
+/// something to read: thousands of probes that wait hold no memory for it.
+async fn read(stream: &TcpStream, answer: &mut BytesMut, length_max: usize) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        let room = length_max.saturating_sub(answer.len());
+        if answer.len() == answer.capacity() {
+            answer.reserve(answer.len().max(BUFFER_BYTES).min(room));
+        }
+        match stream.try_read_buf(&mut (&mut *answer).limit(room)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}

@@ -36,7 +36,9 @@ pub struct Starter {
 
 #[derive(Debug)]
 enum Mode {
-    Dev,
+    Dev {
+        demo: bool,
+    },
     /// `serve`, with this text below a `[server]` table that names address and data directory.
     Serve(String),
 }
@@ -149,10 +151,11 @@ impl Starter {
         let mut command = Command::new(binary::program("jcm-server"));
         let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
         match &self.mode {
-            Mode::Dev => {
+            Mode::Dev { demo } => {
                 command
-                    .args(["dev", "--no-demo", "--listen", &self.listen, "--data"])
+                    .args(["dev", "--listen", &self.listen, "--data"])
                     .arg(data);
+                command.args((!demo).then_some("--no-demo"));
             }
             Mode::Serve(config) => {
                 let path = directory.join("jcm.toml");
@@ -175,7 +178,12 @@ impl Starter {
 impl Server {
     /// `jcm-server dev` without the demo nodes.
     pub fn dev() -> Starter {
-        Self::starter(Mode::Dev)
+        Self::starter(Mode::Dev { demo: false })
+    }
+
+    /// `jcm-server dev` with its demo nodes.
+    pub fn demo() -> Starter {
+        Self::starter(Mode::Dev { demo: true })
     }
 
     /// `jcm-server serve`. The config holds `[server]` with address and data directory, then this text.

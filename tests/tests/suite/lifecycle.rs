@@ -1,1 +1,610 @@
-//! Later.
+//! Start, refuse, serve beside slow clients, drain, end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use jcm_tests::process::{self, Exit};
+use jcm_tests::{Client, Events, Server, binary, eventually, raw};
+use reqwest::Method;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const PROGRAM_DEADLINE: Duration = Duration::from_secs(20);
+/// The deadlines of the server (10 s for headers, 30 s for a body) and time to spare.
+const SLOW_DEADLINE: Duration = Duration::from_secs(50);
+
+async fn start() -> (Server, Client) {
+    let server = Server::dev().start().await;
+    let client = server.client();
+    (server, client)
+}
+
+/// It ends with a failure whose message names every part, and without a panic.
+#[track_caller]
+fn check_refused(exit: &Exit, parts: &[&str]) {
+    assert!(exit.code.is_some_and(|code| code != 0), "{exit:#?}");
+    for part in parts {
+        assert!(
+            exit.stderr.contains(part),
+            "its message must name {part:?}: {exit:#?}"
+        );
+    }
+    assert!(!exit.stderr.contains("panicked"), "{exit:#?}");
+    assert!(!exit.stdout.contains("listening on"), "{exit:#?}");
+}
+
+#[tokio::test]
+async fn it_says_once_where_it_listens() {
+    let server = Server::dev().listen("127.0.0.1:0").start().await;
+    let stdout = server.stdout();
+    assert_eq!(stdout.matches("listening on").count(), 1, "{stdout}");
+    assert_ne!(server.address().port(), 0);
+    assert!(server.address().ip().is_loopback());
+    server.client().get("/readyz").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn it_lives_is_ready_and_measures_itself() {
+    let (_server, client) = start().await;
+    client.put_cluster("orders", &json!({ "nodes": [] })).await.ok();
+    client.get("/livez").await.expect_status(200);
+    client.get("/readyz").await.expect_status(200);
+    let metrics = client.get("/metrics").await;
+    metrics.expect_status(200);
+    assert!(
+        metrics
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("text/plain")),
+        "{metrics}"
+    );
+    let samples: Vec<_> = metrics
+        .text
+        .lines()
+        .filter(|line| line.starts_with("jcm_"))
+        .collect();
+    assert!(!samples.is_empty(), "{metrics}");
+    for sample in samples {
+        let value = sample
+            .rsplit(' ')
+            .next()
+            .and_then(|value| value.parse::<f64>().ok());
+        assert!(value.is_some(), "not a sample: {sample}");
+    }
+    assert!(metrics.text.contains("# TYPE jcm_"), "{metrics}");
+}
+
+#[tokio::test]
+async fn it_tells_its_state() {
+    let (_server, client) = start().await;
+    let revision = client
+        .put_cluster("orders", &json!({ "nodes": [] }))
+        .await
+        .revision();
+    let status = client.get("/v1/status").await;
+    let store = &status.ok()["store"];
+    assert_eq!(
+        (&store["kind"], &store["state"]),
+        (&json!("embedded"), &json!("ok")),
+        "{status}"
+    );
+    assert_eq!(store["revision"], revision, "{status}");
+    assert_eq!(status.body["role"], "leader", "alone it leads: {status}");
+    assert_eq!(status.body["leader"], status.body["server"], "{status}");
+    let servers = client.get("/v1/servers").await;
+    let list = servers.ok()["servers"].as_array().expect("a list");
+    assert_eq!(list.len(), 1, "{servers}");
+    assert_eq!(list[0]["id"], status.body["server"], "{servers}");
+    assert_eq!(list[0]["role"], "leader", "{servers}");
+    for field in ["advertise", "zone", "version"] {
+        assert!(list[0][field].is_string(), "{field}: {servers}");
+    }
+}
+
+#[tokio::test]
+async fn its_id_stays_the_same_over_a_restart() {
+    let (mut server, client) = start().await;
+    let before = client.get("/v1/status").await.ok()["server"].clone();
+    server.restart().await;
+    assert_eq!(client.get("/v1/status").await.ok()["server"], before);
+}
+
+#[tokio::test]
+async fn a_terminated_server_ends_well_and_keeps_what_it_has() {
+    for signal in ["TERM", "INT"] {
+        let (mut server, client) = start().await;
+        let revision = client
+            .put_cluster("orders", &json!({ "properties": { "a": "1" } }))
+            .await
+            .revision();
+        if signal == "TERM" {
+            assert!(server.terminate().await.success(), "{}", server.log());
+        } else {
+            server.signal(signal).await;
+            eventually(PROGRAM_DEADLINE, "ended", async || {
+                if server.is_running() {
+                    Err("still running")
+                } else {
+                    Ok(())
+                }
+            })
+            .await;
+        }
+        server.restart().await;
+        assert_eq!(client.get_cluster("orders").await.etag(), revision);
+    }
+}
+
+#[tokio::test]
+async fn open_streams_and_idle_connections_do_not_hold_up_its_end() {
+    let (mut server, client) = start().await;
+    client.put_cluster("orders", &json!({ "nodes": [] })).await.ok();
+    let mut events = Events::open(&client, "orders", None).await;
+    events.next(Duration::from_secs(10)).await;
+    let view = client.view("orders").await;
+    let token = jcm_tests::api::percent_encoded(view.ok()["token"].as_str().expect("a token"));
+    let path = format!("/v1/clusters/orders/view?wait=60s&token={token}");
+    let poll = client.clone();
+    let polled = tokio::spawn(async move { poll.try_send(poll.request(Method::GET, &path)).await });
+    let mut idle = TcpStream::connect(server.address()).await.unwrap();
+    let mut slow = TcpStream::connect(server.address()).await.unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\nHost: ").await.unwrap();
+    let status = server.terminate().await;
+    assert!(status.success(), "{status}: {}", server.log());
+    assert!(
+        events.ends(Duration::from_secs(5)).await,
+        "the stream is ended, not left open"
+    );
+    if let Ok(answer) = polled.await.unwrap() {
+        assert!(answer.status < 500 || answer.status == 503, "{answer}");
+    }
+    let mut byte = [0];
+    for stream in [&mut idle, &mut slow] {
+        assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)), "closed");
+    }
+}
+
+#[tokio::test]
+async fn writes_under_way_at_its_end_are_answered_or_not_begun() {
+    let (mut server, client) = start().await;
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut acknowledged = 0;
+                for number in 1.. {
+                    let body = json!({ "properties": { "number": number.to_string() } });
+                    let request = client
+                        .request(Method::PUT, &format!("/v1/clusters/w{writer}"))
+                        .json(&body);
+                    match client.try_send(request).await {
+                        Ok(answer) if answer.status < 300 => acknowledged = number,
+                        Ok(answer) if answer.status == 503 => {}
+                        Ok(answer) => panic!("{answer}"),
+                        Err(error) if error.is_connect() => break,
+                        // Cut in the middle: the drain is there to prevent just this.
+                        Err(error) => return (acknowledged, number, Some(error)),
+                    }
+                }
+                (acknowledged, 0, None)
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(server.terminate().await.success(), "{}", server.log());
+    let mut ends = Vec::new();
+    for writer in writers {
+        ends.push(writer.await.unwrap());
+    }
+    server.restart().await;
+    for (writer, (acknowledged, cut, error)) in ends.into_iter().enumerate() {
+        assert!(acknowledged > 0, "w{writer} wrote nothing");
+        let held = client.get_cluster(&format!("w{writer}")).await;
+        let number: i32 = held.ok()["properties"]["number"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(
+            number == acknowledged || number == cut,
+            "w{writer}: {acknowledged} or {cut} ({error:?}): {held}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn it_refuses_to_listen_beyond_loopback() {
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let exit = Server::dev()
+            .listen(listen)
+            .try_start()
+            .await
+            .expect_err("it must refuse");
+        check_refused(&exit, &["--insecure", listen.trim_end_matches(":0")]);
+        let exit = Server::serve("")
+            .listen(listen)
+            .try_start()
+            .await
+            .expect_err("it must refuse");
+        check_refused(&exit, &["--insecure"]);
+    }
+}
+
+#[tokio::test]
+async fn insecure_listens_beyond_loopback_and_says_so() {
+    let server = Server::dev()
+        .listen("0.0.0.0:0")
+        .argument("--insecure")
+        .start()
+        .await;
+    let client = Client::new(&format!("http://127.0.0.1:{}", server.address().port()));
+    client.get("/livez").await.expect_status(200);
+    assert!(
+        server.log().to_lowercase().contains("insecure"),
+        "{}",
+        server.log()
+    );
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_data_is_refused() {
+    let data = TempDir::new().unwrap();
+    let first = Server::dev().data(data.path()).start().await;
+    let exit = Server::dev()
+        .data(data.path())
+        .try_start()
+        .await
+        .expect_err("it must refuse");
+    check_refused(&exit, &[&data.path().display().to_string()]);
+    let client = first.client();
+    client.put_cluster("orders", &json!({ "nodes": [] })).await.ok();
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_refused_by_name() {
+    let first = Server::dev().start().await;
+    let address = first.address().to_string();
+    let exit = Server::dev()
+        .listen(&address)
+        .try_start()
+        .await
+        .expect_err("it must refuse");
+    check_refused(&exit, &[&address]);
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "not a directory").unwrap();
+    let exit = Server::dev()
+        .data(&file)
+        .try_start()
+        .await
+        .expect_err("it must refuse");
+    check_refused(&exit, &[&file.display().to_string()]);
+}
+
+#[tokio::test]
+async fn data_that_is_not_its_own_is_refused_and_left_alone() {
+    let data = TempDir::new().unwrap();
+    let first = Server::dev().data(data.path()).start().await;
+    first
+        .client()
+        .put_cluster("orders", &json!({ "nodes": [] }))
+        .await
+        .ok();
+    drop(first);
+    // Every file in turn becomes something else.
+    for entry in std::fs::read_dir(data.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(kept) = std::fs::read(&path) else { continue };
+        if kept.is_empty() {
+            continue;
+        }
+        let alien = b"this was written by somebody else entirely".repeat(200);
+        std::fs::write(&path, &alien).unwrap();
+        match Server::dev().data(data.path()).try_start().await {
+            Err(exit) => {
+                check_refused(&exit, &[&data.path().display().to_string()]);
+                assert_eq!(
+                    std::fs::read(&path).unwrap(),
+                    alien,
+                    "{} was changed",
+                    path.display()
+                );
+            }
+            // A file that it can do without, such as a lock: the definitions must still be there.
+            Ok(server) => {
+                server.client().get_cluster("orders").await.ok();
+            }
+        }
+        std::fs::write(&path, kept).unwrap();
+    }
+    let server = Server::dev().data(data.path()).start().await;
+    server.client().get_cluster("orders").await.ok();
+}
+
+#[tokio::test]
+async fn serve_takes_a_config_file() {
+    let server = Server::serve("id = \"server-a\"\nzone = \"z7\"\n[store]\nkind = \"embedded\"\n")
+        .start()
+        .await;
+    let servers = server.client().get("/v1/servers").await;
+    assert_eq!(servers.ok()["servers"][0]["id"], "server-a", "{servers}");
+    assert_eq!(servers.body["servers"][0]["zone"], "z7", "{servers}");
+    server
+        .client()
+        .put_cluster("orders", &json!({ "nodes": [] }))
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn the_environment_overrides_the_file() {
+    let server = Server::serve("zone = \"z7\"\n")
+        .environment("JCM__SERVER__ZONE", "z8")
+        .start()
+        .await;
+    let servers = server.client().get("/v1/servers").await;
+    assert_eq!(servers.ok()["servers"][0]["zone"], "z8", "{servers}");
+}
+
+#[tokio::test]
+async fn a_bad_config_is_refused_with_key_source_and_what_is_allowed() {
+    for (config, parts) in [
+        ("zones = \"z7\"\n", ["zones", "jcm.toml"].as_slice()),
+        (
+            "[store]\nkind = \"postgres\"\n",
+            &["kind", "embedded", "jcm.toml"],
+        ),
+        ("[health]\nthreads = \"many\"\n", &["threads", "jcm.toml"]),
+        ("[health]\nthreads = 0\n", &["threads"]),
+        ("[nonsense]\n", &["nonsense"]),
+        ("zone = \n", &["jcm.toml"]),
+        ("zone = \"a\\nb\"\n", &["zone"]),
+        ("id = \"a/b\"\n", &["id"]),
+    ] {
+        let exit = Server::serve(config).try_start().await.err();
+        let exit = exit.unwrap_or_else(|| panic!("{config:?} was accepted"));
+        check_refused(&exit, parts);
+    }
+    let refused = Server::serve("")
+        .environment("JCM__STORE__KIND", "postgres")
+        .try_start()
+        .await;
+    check_refused(
+        &refused.expect_err("it must refuse"),
+        &["JCM__STORE__KIND", "embedded"],
+    );
+    let refused = Server::serve("")
+        .environment("JCM__STORE__KIMD", "embedded")
+        .try_start()
+        .await;
+    check_refused(&refused.expect_err("it must refuse"), &["JCM__STORE__KIMD"]);
+    for listen in ["nonsense", "127.0.0.1", "127.0.0.1:70000", "localhost:0"] {
+        let refused = Server::serve("").listen(listen).try_start().await;
+        check_refused(&refused.expect_err("it must refuse"), &["listen", listen]);
+    }
+}
+
+async fn run(arguments: &[&str]) -> Exit {
+    process::run(&binary::program("jcm-server"), arguments, PROGRAM_DEADLINE).await
+}
+
+#[tokio::test]
+async fn the_default_config_is_a_config() {
+    let defaults = run(&["config", "defaults"]).await;
+    let text = defaults.expect_success();
+    assert!(text.contains("[server]") && text.contains("listen"), "{text}");
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("jcm.toml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.display().to_string();
+    run(&["config", "check", "--config", &path])
+        .await
+        .expect_success();
+    std::fs::write(&path, "[server]\nlistn = \"127.0.0.1:1\"\n").unwrap();
+    let checked = run(&["config", "check", "--config", &path]).await;
+    check_refused(&checked, &["listn", &path]);
+}
+
+#[tokio::test]
+async fn a_missing_config_is_named() {
+    let exit = run(&["serve", "--config", "/nowhere/jcm.toml"]).await;
+    check_refused(&exit, &["/nowhere/jcm.toml"]);
+}
+
+#[tokio::test]
+async fn unknown_flags_are_a_usage_error() {
+    let exit = run(&["dev", "--nonsense"]).await;
+    check_refused(&exit, &["--nonsense"]);
+    assert_eq!(exit.code, Some(2));
+    run(&["--help"]).await.expect_success();
+    run(&["--version"]).await.expect_success();
+}
+
+#[tokio::test]
+async fn the_demo_shows_a_death_and_a_recovery() {
+    let server = Server::demo().start().await;
+    let client = server.client();
+    let view = eventually(Duration::from_secs(30), "three healthy demo nodes", async || {
+        let view = client.view("demo").await;
+        if view.status != 200 {
+            return Err(view);
+        }
+        let nodes = view.body["nodes"].as_array().expect("nodes").clone();
+        let healthy = nodes.iter().filter(|node| node["verdict"] == "healthy").count();
+        if healthy == 3 && nodes.len() == 3 {
+            Ok(view)
+        } else {
+            Err(view)
+        }
+    })
+    .await;
+    let node = &view.body["nodes"][0];
+    let port = node["ports"]
+        .as_object()
+        .and_then(|ports| ports.values().next())
+        .expect("a port");
+    let id = node["id"].as_str().expect("an id");
+    let there = format!("http://{}:{port}", node["address"].as_str().expect("an address"));
+    for (call, verdict) in [("die", "down"), ("live", "healthy")] {
+        Client::new(&there)
+            .post(&format!("/{call}"), &json!({}))
+            .await
+            .ok();
+        eventually(
+            Duration::from_secs(30),
+            &format!("{id} is {verdict}"),
+            async || {
+                let view = client.view("demo").await;
+                if view.node(id)["verdict"] == verdict {
+                    Ok(())
+                } else {
+                    Err(view)
+                }
+            },
+        )
+        .await;
+    }
+    let said = server.stdout() + &server.log();
+    assert!(
+        said.contains("curl") && said.contains("/die"),
+        "it prints what to try: {said}"
+    );
+}
+
+/// Opens connections and sends each the same beginning.
+async fn hold(server: SocketAddr, count: usize, beginning: &[u8]) -> Vec<TcpStream> {
+    let mut streams = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(server).await.expect("the server accepts");
+        stream.write_all(beginning).await.expect("it reads");
+        streams.push(stream);
+    }
+    streams
+}
+
+/// Whether the server ends each of them, answering or not.
+async fn check_closed(streams: Vec<TcpStream>, what: &str) {
+    for mut stream in streams {
+        let closed = tokio::time::timeout(SLOW_DEADLINE, async {
+            let mut bytes = [0; 1024];
+            while let Ok(1..) = stream.read(&mut bytes).await {}
+        });
+        assert!(closed.await.is_ok(), "{what}: still open after {SLOW_DEADLINE:?}");
+    }
+}
+
+#[tokio::test]
+async fn slow_clients_are_cut_and_hold_up_nobody() {
+    let (server, client) = start().await;
+    client.put_cluster("orders", &json!({ "nodes": [] })).await.ok();
+    let put = "PUT /v1/clusters/slow HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{";
+    let beginnings: [(&str, &[u8]); 5] = [
+        ("nothing sent", b""),
+        ("half a request line", b"GET /li"),
+        ("half a head", b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Slow: "),
+        ("only the first bytes of HTTP/2", b"PRI * HTTP/2.0\r\n"),
+        ("half a body", put.as_bytes()),
+    ];
+    let mut held = Vec::new();
+    for (what, beginning) in beginnings {
+        held.push((what, hold(server.address(), 60, beginning).await));
+    }
+    // While they hang, others are served as ever.
+    for number in 0..50 {
+        let body = json!({ "properties": { "number": number.to_string() } });
+        client.put_cluster("orders", &body).await.ok();
+        raw::get(server.address(), "/livez")
+            .await
+            .expect("an answer")
+            .expect_status(200);
+    }
+    for (what, streams) in held {
+        check_closed(streams, what).await;
+    }
+    client.get_cluster("slow").await.expect_problem(404);
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_is_cut_all_the_same() {
+    let (server, _client) = start().await;
+    let stream = TcpStream::connect(server.address()).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let trickle = tokio::spawn(async move {
+        for byte in b"GET /livez HTTP/1.1\r\nX: "
+            .iter()
+            .chain(std::iter::repeat(&b'y'))
+        {
+            if writer.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    });
+    let cut = tokio::time::timeout(SLOW_DEADLINE, async {
+        let mut bytes = [0; 1024];
+        while let Ok(1..) = reader.read(&mut bytes).await {}
+    });
+    assert!(
+        cut.await.is_ok(),
+        "the deadline is for the whole head, not for each byte"
+    );
+    trickle.abort();
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_cut_all_the_same() {
+    let (server, client) = start().await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let head = "PUT /v1/clusters/slow HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                Content-Length: 100000\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let trickle = tokio::spawn(async move {
+        while writer.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    });
+    let cut = tokio::time::timeout(SLOW_DEADLINE, async {
+        let mut bytes = [0; 1024];
+        while let Ok(1..) = reader.read(&mut bytes).await {}
+    });
+    assert!(
+        cut.await.is_ok(),
+        "the deadline is for the whole body, not for each byte"
+    );
+    trickle.abort();
+    client.get_cluster("slow").await.expect_problem(404);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_cancel_its_write() {
+    let (server, client) = start().await;
+    for number in 0..20 {
+        let body = json!({ "properties": { "number": number.to_string() } }).to_string();
+        let request = format!(
+            "PUT /v1/clusters/gone-{number} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        drop(stream);
+    }
+    for number in 0..20 {
+        eventually(
+            Duration::from_secs(10),
+            &format!("write {number} is there"),
+            async || {
+                let held = client.get_cluster(&format!("gone-{number}")).await;
+                if held.status == 200 { Ok(()) } else { Err(held) }
+            },
+        )
+        .await;
+    }
+}

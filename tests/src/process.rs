@@ -43,6 +43,10 @@ pub async fn run_with<A: AsRef<OsStr>>(
 ) -> Exit {
     let mut child = Command::new(program)
         .args(arguments)
+        // What the developer's shell says must not change what is tested.
+        .env_remove("JCM_SERVER")
+        .env_remove("JCM_TOKEN_FILE")
+        .env_remove("JCM_CONFIG")
         .envs(environment.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -129,11 +129,11 @@ async fn every_kind_of_failure_is_down_with_its_reason() {
     let table = [
         ("error500", "500"),
         ("redirect", "302"),
-        ("hang", "350"),
-        ("slow-bytes", "350"),
+        ("hang", "timed out"),
+        ("slow-bytes", "timed out"),
         ("refuse", "refused"),
-        ("close", "close"),
-        ("garbage", ""),
+        ("close", "closed"),
+        ("garbage", "not an HTTP"),
         ("endless-headers", "headers"),
     ];
     let target = Target::start(table.len()).await;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod checks;
+mod cli;
 mod crash;
 mod definitions;
 mod harness;

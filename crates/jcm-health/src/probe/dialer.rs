@@ -66,11 +66,71 @@ impl Dialer {
             .within(Phase::Connecting, socket.connect(address))
             .await?
             .map_err(failed)?;
-        // Where nobody listens on a port of this machine's own ephemeral range, the kernel may pick just that port as
-        // the source: TCP then connects to itself, and the dead node would echo as a live one.
-        if stream.local_addr().is_ok_and(|local| local == address) {
-            return Err(Outcome::Refused);
+        if is_connected_to_itself(&stream, address) {
+            Err(Outcome::Refused)
+        } else {
+            Ok(stream)
         }
-        Ok(stream)
+    }
+}
+
+/// Where nobody listens on a port of this machine's own ephemeral range, the kernel may pick just that port as the
+/// source: TCP then connects to itself, and a dead node would seem to live.
+fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
+    stream.local_addr().is_ok_and(|local| local == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn dialer(opening_max: usize) -> Dialer {
+        Dialer::new(
+            Arc::new(TargetPolicy {
+                loopback_allowed: true,
+                own: Vec::new(),
+            }),
+            opening_max,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_reached_itself_is_told_from_one_that_reached_a_node() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let echo = socket
+            .connect(address)
+            .await
+            .expect("the kernel lets a socket connect to itself");
+        assert!(is_connected_to_itself(&echo, address));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        assert!(!is_connected_to_itself(&stream, address));
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_queues_for_leave_too_long_is_late_and_blames_nobody() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let dialer = dialer(1);
+        let taken = dialer.opening.acquire().await.unwrap();
+        let mut watch = Stopwatch::start(Duration::from_secs(10), Duration::from_millis(20));
+        let refused = dialer.connect(address, &mut watch).await.unwrap_err();
+        assert_eq!(refused, Outcome::Local(LocalTrouble::Crowded));
+        assert!(watch.is_late());
+        drop(taken);
+        let mut watch = Stopwatch::start(Duration::from_secs(10), Duration::from_secs(10));
+        for _ in 0..3 {
+            assert!(
+                dialer.connect(address, &mut watch).await.is_ok(),
+                "leave is given back once connected"
+            );
+        }
     }
 }

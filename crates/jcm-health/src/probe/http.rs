@@ -203,3 +203,35 @@ async fn read(stream: &TcpStream, answer: &mut BytesMut, length_max: usize) -> i
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jcm_model::CheckSpec;
+
+    use super::*;
+
+    #[test]
+    fn an_ipv6_host_stands_in_brackets() {
+        let check = Arc::new(CheckSpec::default().effective());
+        let prober = HttpProber::new("[2001:db8::1]:8080".parse().unwrap(), check);
+        let request = std::str::from_utf8(&prober.request).unwrap();
+        assert!(
+            request.starts_with("GET / HTTP/1.1\r\nHost: [2001:db8::1]:8080\r\n"),
+            "{request}"
+        );
+    }
+
+    #[test]
+    fn a_head_in_single_bytes_is_not_parsed_for_each() {
+        let mut head = b"HTTP/1.1 200 OK\r\nX-Padding: ".to_vec();
+        head.resize(HEAD_BYTES_MAX, b'x');
+        let parsed = (0..head.len())
+            .filter(|before| worth_parsing(&head[..=*before], *before))
+            .count();
+        assert!(parsed < 20, "{parsed} times");
+        assert!(
+            worth_parsing(&[head, vec![b'x']].concat(), HEAD_BYTES_MAX),
+            "the bound itself is noticed"
+        );
+    }
+}

@@ -1,1 +1,63 @@
-//! jcm-subscriber
+//! The client library of JCM: which nodes of a cluster work, and one of them to call.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use jcm_subscriber::{Policy, Subscriber};
+//!
+//! let jcm = Subscriber::builder()
+//!     .servers(["http://127.0.0.1:8080"])
+//!     .snapshot_dir("/var/lib/app/jcm")
+//!     .build()
+//!     .await?;
+//! let orders = jcm.cluster("orders").policy(Policy::p2c()).subscribe().await?;
+//!
+//! let node = orders.alloc()?; // sync, no lock, no allocation
+//! let outcome = std::net::TcpStream::connect(node.addr("http")?);
+//! node.report(&outcome); // dropped without a report = cancelled
+//! # jcm.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One stream to one server carries all clusters of a [`Subscriber`]; the other servers are there for when it fails.
+//! What a program holds only goes forward: a late or restarted server cannot take it back, and only a message that
+//! says so on purpose empties it. With no server reachable a program keeps what it holds, and starts from what it wrote
+//! to disk the last time.
+//!
+//! Decisions are pure and sit in `held`, `session` and `schedule`; sockets, files and time are in `driver`, `link` and
+//! `disk`. There is no wall clock in any decision.
+
+mod subscriber;
+
+mod change;
+mod cluster;
+mod picked;
+mod policy;
+mod status;
+
+mod alloc;
+mod core;
+mod schedule;
+mod view;
+
+mod driver;
+mod held;
+mod link;
+mod servers;
+mod session;
+
+mod disk;
+mod snapshot;
+
+mod random;
+
+pub use alloc::AllocError;
+pub use change::{Change, Changes, Turn};
+pub use cluster::{Cluster, NodeStatus, Properties};
+pub use picked::{NoSuchPort, Picked};
+pub use policy::Policy;
+pub use status::Status;
+pub use subscriber::{BuildError, Builder, ClusterBuilder, SubscribeError, Subscriber};
+
+pub use jcm_model::routing::Reason;
+pub use jcm_model::{ClusterName, Node, NodeId, Revision, Verdict};

@@ -1,0 +1,195 @@
+//! The handle of one cluster: what a program picks from and looks at.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use jcm_model::routing::Reason;
+use jcm_model::{ClusterName, Header, Node, NodeId, Revision, Verdict};
+
+use crate::alloc::{self, AllocError};
+use crate::change::{Change, Changes};
+use crate::core::{Core, Published};
+use crate::picked::Picked;
+use crate::policy::Policy;
+use crate::status::{Standing, Status};
+use crate::subscriber::Shared;
+use crate::view::View;
+
+/// One cluster, kept up to date while any handle of it lives. Clones are cheap and share everything.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    core: Arc<Core>,
+    policy: Policy,
+    shared: Arc<Shared>,
+}
+
+impl Cluster {
+    pub(crate) fn new(core: Arc<Core>, policy: Policy, shared: Arc<Shared>) -> Self {
+        Self { core, policy, shared }
+    }
+
+    /// A node to call. It takes no lock, waits for nothing and allocates nothing, except when the calling thread meets
+    /// a new view of the cluster for the first time.
+    #[inline]
+    pub fn alloc(&self) -> Result<Picked, AllocError> {
+        alloc::pick(&self.core, self.policy.0)
+    }
+
+    /// A node to call that is none of the given ones: for another try elsewhere. When all nodes of the first choice are
+    /// excluded, those of the next priority are taken.
+    pub fn alloc_excluding(&self, excluded: &[&NodeId]) -> Result<Picked, AllocError> {
+        alloc::pick_excluding(&self.core, self.policy.0, excluded)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> ClusterName {
+        self.core.view().name.clone()
+    }
+
+    /// How far what is held can be relied on.
+    pub fn status(&self) -> Status {
+        self.core.standing().status()
+    }
+
+    /// The revision of the definition that is held; `None` while there is none.
+    pub fn revision(&self) -> Option<Revision> {
+        self.core.view().revision()
+    }
+
+    /// Whether too few nodes are fit, so that protection routes to every online one.
+    pub fn is_panicking(&self) -> bool {
+        self.core.view().routing.panic
+    }
+
+    /// Every node with what is known of it, at one moment, in the order of ids.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        NodeStatus::all(&self.core.view())
+    }
+
+    /// The cluster's free configuration, at one moment.
+    pub fn properties(&self) -> Properties {
+        Properties::of(&self.core.view())
+    }
+
+    /// The changes of this cluster, the latest only. The first is what is held now.
+    pub fn stream(&self) -> Changes {
+        Changes::new(self.core.subscribe())
+    }
+
+    /// Calls `callback` for what changes from now on, from a task of this subscriber, until the cluster's last handle
+    /// is gone or the subscriber is shut down. Changes that come faster than it returns become one. A panic in it is
+    /// logged and ends nothing. It must not block for long: it runs on a thread of the runtime.
+    pub fn on_change(&self, mut callback: impl FnMut(&Change) + Send + 'static) {
+        let mut published = self.core.subscribe();
+        let mut before = published.borrow_and_update().clone();
+        let stopped = self.shared.stopped();
+        self.shared.spawn(async move {
+            while let Some(Ok(())) = stopped.run_until_cancelled(published.changed()).await {
+                let after = published.borrow_and_update().clone();
+                let change = Change::between(Some(std::mem::replace(&mut before, after.clone())), after);
+                if catch_unwind(AssertUnwindSafe(|| callback(&change))).is_err() {
+                    tracing::error!(cluster = %change.cluster(), "a change callback panicked");
+                }
+            }
+        });
+    }
+
+    /// Waits until the definition held is at least of the given revision. The caller sets the deadline. Answers `false`
+    /// when the subscriber was shut down before.
+    pub async fn reached(&self, revision: Revision) -> bool {
+        let reached = |published: &Published| published.view.revision().is_some_and(|held| held >= revision);
+        let mut published = self.core.subscribe();
+        let stopped = self.shared.stopped();
+        let waited = stopped.run_until_cancelled(published.wait_for(reached)).await;
+        matches!(waited, Some(Ok(_)))
+    }
+
+    /// Waits until anything is known of the cluster, at most until `deadline`.
+    pub(crate) async fn known(&self, deadline: Instant) {
+        let mut published = self.core.subscribe();
+        let known = published.wait_for(|published| published.standing != Standing::Unknown);
+        let stopped = self.shared.stopped();
+        // Whether it came, the deadline passed or the subscriber stopped: the caller reads the status.
+        let _ = tokio::time::timeout_at(deadline.into(), stopped.run_until_cancelled(known)).await;
+    }
+}
+
+/// A node with what is known of it, at one moment.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// Its definition.
+    pub node: Arc<Node>,
+    /// What checks found.
+    pub verdict: Verdict,
+    /// Whether it may be picked.
+    pub routable: bool,
+    /// Its share of the traffic; 0 when it gets none.
+    pub effective_weight: u16,
+    /// Why; `None` for a healthy node in use.
+    pub reason: Option<Reason>,
+    /// Calls of this program that are under way, as far as its policy counts them (p2c does).
+    pub in_flight: u32,
+    /// Calls of this program that were reported as failed.
+    pub failures: u64,
+}
+
+impl NodeStatus {
+    pub(crate) fn all(view: &View) -> Vec<Self> {
+        let Some(state) = view.state() else {
+            return Vec::new();
+        };
+        state
+            .nodes()
+            .zip(&view.routing.nodes)
+            .enumerate()
+            .map(|(at, ((node, judged), route))| Self {
+                node: Arc::clone(node),
+                verdict: judged.map_or(Verdict::Unknown, |judged| judged.verdict),
+                routable: route.routable,
+                effective_weight: route.effective_weight,
+                reason: route.reason,
+                in_flight: view.load(at).in_flight(),
+                failures: view.load(at).failures(),
+            })
+            .collect()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &NodeId {
+        &self.node.id
+    }
+}
+
+/// Free configuration that is watched with a cluster, at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Properties(Arc<Header>);
+
+impl Properties {
+    pub(crate) fn of(view: &View) -> Self {
+        Self(
+            view.state()
+                .map_or_else(Arc::default, |state| Arc::clone(&state.cluster().header)),
+        )
+    }
+
+    /// The value under a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.properties.get(key).map(AsRef::as_ref)
+    }
+
+    /// All of them in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.properties.iter().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.properties.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.properties.is_empty()
+    }
+}

@@ -1,0 +1,277 @@
+//! The front door: a subscriber, built once a program, from which clusters are subscribed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jcm_model::{ClusterName, Invalid};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::cluster::Cluster;
+use crate::disk::{self, Disk};
+use crate::driver::{Command, Driver};
+use crate::policy::Policy;
+use crate::servers::{self, Server, Servers};
+
+/// How long [`ClusterBuilder::subscribe`] waits for an answer before it goes on with nothing.
+const READY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+/// How long [`Subscriber::shutdown`] waits for its tasks: for a last write to disk, and for callbacks of the program.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Commands that wait for the driver. It handles one at a time at once; a caller that finds no room waits.
+const COMMANDS_MAX: usize = 64;
+
+/// A connection to JCM for all clusters of a program. Clones are cheap and share everything; the background tasks stop
+/// with [`shutdown`](Self::shutdown), or when the last handle, those of clusters included, is dropped.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    shared: Arc<Shared>,
+}
+
+/// What keeps the background tasks alive: every handle holds it, no task does.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    commands: mpsc::Sender<Command>,
+    tasks: TaskTracker,
+    stop: DropGuard,
+    stopped: CancellationToken,
+    snapshot_dir: Option<PathBuf>,
+    ready_timeout: Duration,
+}
+
+impl Shared {
+    /// Cancelled when the subscriber is shut down or its last handle is gone.
+    pub(crate) fn stopped(&self) -> CancellationToken {
+        self.stopped.clone()
+    }
+
+    /// Starts a task that [`Subscriber::shutdown`] joins. It must end when `stopped` is cancelled.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+}
+
+/// What a subscriber is built from.
+#[derive(Debug, Clone, Default)]
+#[must_use = "a builder does nothing until `build` is awaited"]
+pub struct Builder {
+    servers: Vec<String>,
+    snapshot_dir: Option<PathBuf>,
+    ready_timeout: Option<Duration>,
+    client_name: Option<String>,
+}
+
+/// A builder was given something that cannot work. Servers that cannot be reached are no such thing.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// There is nobody to ask.
+    #[error("no servers are given: `servers` needs at least one address like `http://127.0.0.1:8080`")]
+    NoServers,
+    /// That is no server's address.
+    #[error("server address `{given}` is refused: {reason}")]
+    Server {
+        /// As given.
+        given: String,
+        /// Why.
+        reason: String,
+    },
+    /// The name cannot be shown to operators.
+    #[error("client name is refused")]
+    ClientName(#[source] Invalid),
+    /// Snapshots could not be written.
+    #[error("snapshot directory `{}` cannot be used", .path.display())]
+    SnapshotDir {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A cluster was not subscribed.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    /// That is no cluster's name.
+    #[error("the cluster cannot be subscribed")]
+    Name(#[from] Invalid),
+    /// One subscriber follows no more clusters than one stream carries.
+    #[error("cluster `{cluster}` cannot be subscribed: one subscriber follows at most {limit} clusters")]
+    TooMany {
+        /// Which.
+        cluster: ClusterName,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// The subscriber was shut down.
+    #[error("cluster `{cluster}` cannot be subscribed: the subscriber was shut down")]
+    Stopped {
+        /// Which.
+        cluster: ClusterName,
+    },
+}
+
+impl Subscriber {
+    /// Starts describing a subscriber.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts describing the subscription of a cluster.
+    pub fn cluster(&self, name: impl Into<String>) -> ClusterBuilder {
+        ClusterBuilder {
+            shared: Arc::clone(&self.shared),
+            name: name.into(),
+            policy: Policy::default(),
+        }
+    }
+
+    /// Stops the background tasks and waits until they are gone and the last views are on disk, at most 5 seconds.
+    /// Handles of clusters can still be picked from; they stay what they are.
+    pub async fn shutdown(self) {
+        self.shared.stopped.cancel();
+        self.shared.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                tasks = self.shared.tasks.len(),
+                "background tasks did not end in time"
+            );
+        }
+    }
+}
+
+impl Builder {
+    /// The servers to begin with, as `http://host:port` or `host:port`. Names are resolved again for every connection.
+    /// One is enough: it tells of the others. All of these are kept for when none of the others answers.
+    pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
+        self.servers.extend(servers.into_iter().map(Into::into));
+        self
+    }
+
+    /// Where to keep the last view of every cluster, so that the program starts while no server is reachable. It is
+    /// created if need be, and belongs to one process.
+    pub fn snapshot_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.snapshot_dir = Some(directory.into());
+        self
+    }
+
+    /// How long `subscribe` waits for a first view: 3 seconds unless set.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.ready_timeout = Some(timeout);
+        self
+    }
+
+    /// What operators see this program as: the name of its executable unless set.
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = Some(name.into());
+        self
+    }
+
+    /// Starts the background tasks. It fails for bad input alone, never for servers that cannot be reached.
+    pub async fn build(self) -> Result<Subscriber, BuildError> {
+        let seeds = self
+            .servers
+            .iter()
+            .map(|given| {
+                Server::parse(given).map_err(|reason| BuildError::Server {
+                    given: servers::shown(given),
+                    reason,
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if seeds.is_empty() {
+            return Err(BuildError::NoServers);
+        }
+        let client_name = self.client_name.unwrap_or_else(executable_name);
+        jcm_model::text::refuse_unless_text(&client_name, "name").map_err(BuildError::ClientName)?;
+        if let Some(path) = &self.snapshot_dir {
+            disk::prepare(path.clone())
+                .await
+                .map_err(|source| BuildError::SnapshotDir {
+                    path: path.clone(),
+                    source,
+                })?;
+        }
+
+        let stopped = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let disk = self.snapshot_dir.clone().map(|directory| {
+            let disk = Disk::new(directory);
+            tasks.spawn(disk.clone().run(stopped.clone()));
+            disk
+        });
+        let driver = Driver::new(
+            client_name,
+            Servers::new(seeds),
+            disk,
+            tasks.clone(),
+            stopped.clone(),
+        );
+        tasks.spawn(driver.run(inbox));
+        let shared = Shared {
+            commands,
+            tasks,
+            stop: stopped.clone().drop_guard(),
+            stopped,
+            snapshot_dir: self.snapshot_dir,
+            ready_timeout: self.ready_timeout.unwrap_or(READY_TIMEOUT_DEFAULT),
+        };
+        Ok(Subscriber {
+            shared: Arc::new(shared),
+        })
+    }
+}
+
+fn executable_name() -> String {
+    std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .filter(|name| jcm_model::text::refuse_unless_text(name, "name").is_ok())
+        .unwrap_or_else(|| "jcm-subscriber".to_owned())
+}
+
+/// How a cluster is to be subscribed.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is subscribed until `subscribe` is awaited"]
+pub struct ClusterBuilder {
+    shared: Arc<Shared>,
+    name: String,
+    policy: Policy,
+}
+
+impl ClusterBuilder {
+    /// How nodes are chosen: [`Policy::p2c`] unless set. Each handle has its own.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Follows the cluster from now on. It returns with the first of: an answer of a server, the snapshot on disk, and
+    /// the end of the ready timeout; after that the handle is there, its status unknown until a server answers.
+    pub async fn subscribe(self) -> Result<Cluster, SubscribeError> {
+        let cluster = ClusterName::parse(&self.name)?;
+        let deadline = Instant::now() + self.shared.ready_timeout;
+        let stopped = || SubscribeError::Stopped {
+            cluster: cluster.clone(),
+        };
+        let saved = match &self.shared.snapshot_dir {
+            Some(directory) => disk::load(directory.clone(), cluster.clone()).await,
+            None => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Subscribe {
+            cluster: cluster.clone(),
+            saved,
+            reply,
+        };
+        self.shared.commands.send(command).await.map_err(|_| stopped())?;
+        let core = answer.await.map_err(|_| stopped())??;
+        let handle = Cluster::new(core, self.policy, self.shared);
+        handle.known(deadline).await;
+        Ok(handle)
+    }
+}

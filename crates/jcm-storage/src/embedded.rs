@@ -1,5 +1,182 @@
-//! The embedded store, in a file.
+//! The embedded store: one file, one server.
+//!
+//! Invariant: a commit is durable before it is acknowledged, and whole: definitions, change log and head move in one
+//! transaction of the file, with the check of the head inside. The process that has the file open is its only writer,
+//! so what this module keeps in memory (the head, the latest commits) is never behind the file.
+//!
+//! A commit rewrites the header of each cluster it touches and the nodes it names; it costs nothing for the other
+//! nodes and clusters. What is absent on purpose: batching, which is the caller's, and any cache of definitions.
+//!
+//! Work on the file runs on tokio's threads for blocking work, one commit at a time: the next one waits without a
+//! thread. A thread of its own would hand over just as often and add a way to stop. Once handed over, a commit ends
+//! whether or not anybody still waits for it.
 
-/// Stub replaced next.
+mod feed;
+mod file;
+mod reading;
+mod retention;
+mod tables;
+mod writing;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use jcm_model::{Revision, StoreId};
+use jcm_proto::Transaction;
+use tokio::sync::watch;
+
+use crate::submission::Submission;
+use crate::tail::Tail;
+use crate::{ChangeFeed, CommitError, LoadError, Snapshot, Store};
+use feed::EmbeddedFeed;
+use file::DataFile;
+use reading::Quarantine;
+use retention::{Limits, Retention};
+use writing::Writer;
+
+/// How many of the latest commits are kept in memory: what a follower may be behind before it costs reads of the file.
+const TAIL_TRANSACTIONS_MAX: usize = 1024;
+/// What their records may add up to; in memory they take a few times as much.
+const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The embedded store.
 #[derive(Debug)]
-pub struct EmbeddedStore;
+pub struct EmbeddedStore {
+    inner: Arc<Inner>,
+    /// Whoever holds it commits.
+    writer: Arc<tokio::sync::Mutex<Writer>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: StoreId,
+    file: DataFile,
+    tail: Mutex<Tail>,
+    /// The head, for feeds to wait on. It moves after `tail`.
+    head: watch::Sender<Revision>,
+    /// The clusters that the last load could not read.
+    quarantine: Mutex<Quarantine>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in a file, or makes a new one where there is none.
+    ///
+    /// Blocks until the file is checked, and repaired after a crash. A file that is damaged, was written by a later
+    /// version or is no store at all is refused and left as it is; so is one that another process has open.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        Self::assemble(DataFile::open(path)?, Limits::default())
+    }
+
+    fn assemble(file: DataFile, limits: Limits) -> Result<Self, LoadError> {
+        let (id, head) = file.read(tables::identity)?;
+        let inner = Inner {
+            id,
+            file,
+            tail: Mutex::new(Tail::new(head, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX)),
+            head: watch::Sender::new(head),
+            quarantine: Mutex::default(),
+        };
+        let writer = Writer::new(Retention::new(limits, head, Instant::now()));
+        Ok(Self {
+            inner: Arc::new(inner),
+            writer: Arc::new(tokio::sync::Mutex::new(writer)),
+        })
+    }
+}
+
+impl Inner {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn quarantine(&self) -> MutexGuard<'_, Quarantine> {
+        self.quarantine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everybody about a commit that is in the file.
+    fn publish(&self, submission: Submission) {
+        let head = submission.transaction.last();
+        let mut tail = self.tail();
+        // A reader that opened the file again meanwhile has seen it there already.
+        if tail.head() < head {
+            tail.push(submission.transaction, submission.record.len());
+        }
+        drop(tail);
+        self.head.send_replace(head);
+    }
+
+    /// Closes the file and opens it again, which is how it recovers from a failed write, and answers the head in it.
+    fn reopen(&self) -> Result<Revision, LoadError> {
+        self.file.reopen()?;
+        let (_, head) = self.file.read(tables::identity)?;
+        let mut tail = self.tail();
+        if tail.head() != head {
+            tail.restart(head);
+            drop(tail);
+            self.head.send_replace(head);
+        }
+        Ok(head)
+    }
+
+    /// Reads from the file, after opening it again where a failed write has closed it.
+    fn read<T>(&self, read: impl Fn(&redb::Database) -> Result<T, redb::Error>) -> Result<T, LoadError> {
+        match self.file.read(&read) {
+            Err(_) => {
+                self.reopen()?;
+                self.file.read(read)
+            }
+            done => done,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn id(&self) -> StoreId {
+        self.inner.id
+    }
+
+    async fn load(&self) -> Result<Snapshot, LoadError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let snapshot = inner.read(reading::snapshot)?;
+            *inner.quarantine() = snapshot.quarantined.iter().cloned().collect();
+            Ok(snapshot)
+        })
+        .await
+        .unwrap_or_else(|reason| Err(LoadError::Unavailable { reason }))
+    }
+
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError> {
+        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let submission = Submission::parse(transaction, expected)?;
+            writer.commit(&inner, submission, expected, Instant::now())
+        })
+        .await
+        .unwrap_or_else(|reason| Err(CommitError::Unknown { reason }))
+    }
+
+    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
+        Ok(Box::new(EmbeddedFeed::new(&self.inner, from)))
+    }
+
+    async fn head(&self) -> Result<Revision, LoadError> {
+        // Nobody else writes to the file, and a commit is answered after it has moved this.
+        Ok(self.inner.tail().head())
+    }
+}
+
+/// Runs work on the file beside the runtime. An error is a panic in there, or a runtime that is going away.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| format!("work on the store file did not end: {error}"))
+}

@@ -8,6 +8,8 @@ pub mod embedded;
 pub mod membership;
 pub mod memory;
 pub mod store;
+mod submission;
+mod tail;
 
 pub use embedded::EmbeddedStore;
 pub use membership::{Member, Membership, Solo};

@@ -1,5 +1,215 @@
-//! The reference store, in memory.
+//! The reference store, in memory: what the other backends must equal, and what a simulation runs on.
+//!
+//! It does what the contract says in the plainest way, and fails on demand: see [`Faults`]. Nothing survives it.
 
-/// Stub replaced next.
+mod faults;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use async_trait::async_trait;
+use jcm_model::{Cluster, ClusterName, Revision, StoreId};
+use jcm_proto::Transaction;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use faults::{Faults, Outcome};
+
+use crate::store::{OPERATIONS_KEPT_MAX, Operation};
+use crate::submission::Submission;
+use crate::tail::{Next, Tail};
+use crate::{ChangeFeed, CommitError, Feed, LoadError, Snapshot, Store};
+
+/// What the log of changes may take: more than any test writes.
+const LOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// The reference store.
 #[derive(Debug)]
-pub struct MemoryStore;
+pub struct MemoryStore {
+    id: StoreId,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    /// Rises with everything that a feed may wait for.
+    ticks: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    operations: VecDeque<Operation>,
+    log: Tail,
+    /// What it was told to do wrong.
+    faults: faults::Orders,
+}
+
+impl MemoryStore {
+    /// An empty store with an id of its own.
+    #[expect(
+        clippy::new_without_default,
+        reason = "two stores are never equal: each has a new identity"
+    )]
+    pub fn new() -> Self {
+        let state = State {
+            clusters: BTreeMap::new(),
+            operations: VecDeque::new(),
+            log: Tail::new(Revision::ZERO, OPERATIONS_KEPT_MAX, LOG_BYTES_MAX),
+            faults: faults::Orders::default(),
+        };
+        let inner = Inner {
+            state: Mutex::new(state),
+            ticks: watch::Sender::new(0),
+        };
+        Self {
+            id: StoreId(Uuid::new_v4()),
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The handle that makes it fail.
+    pub fn faults(&self) -> Faults {
+        Faults::new(&self.inner)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick(&self) {
+        self.ticks.send_modify(|ticks| *ticks += 1);
+    }
+}
+
+impl State {
+    fn apply(&mut self, submission: Submission) {
+        for entry in &submission.transaction.entries {
+            let name = &entry.change.cluster;
+            match entry.change.apply(self.clusters.get(name)) {
+                Some(cluster) => self.clusters.insert(name.clone(), cluster),
+                None => self.clusters.remove(name),
+            };
+        }
+        self.operations.extend(submission.operations);
+        let forgotten = self.operations.len().saturating_sub(OPERATIONS_KEPT_MAX);
+        self.operations.drain(..forgotten);
+        self.log.push(submission.transaction, submission.record.len());
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn id(&self) -> StoreId {
+        self.id
+    }
+
+    async fn load(&self) -> Result<Snapshot, LoadError> {
+        let state = self.inner.state();
+        state.faults.refuse_read()?;
+        Ok(Snapshot {
+            store: self.id,
+            revision: state.log.head(),
+            clusters: state.clusters.values().cloned().collect(),
+            quarantined: Vec::new(),
+            operations: state.operations.iter().copied().collect(),
+        })
+    }
+
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError> {
+        let submission = Submission::parse(transaction, expected)?;
+        let mut state = self.inner.state();
+        state.faults.refuse_commit()?;
+        let found = state.log.head();
+        if found != expected {
+            return Err(CommitError::Conflict { expected, found });
+        }
+        let outcome = state.faults.take_outcome();
+        if outcome != Some(Outcome::UnknownLost) {
+            state.apply(submission);
+        }
+        drop(state);
+        self.inner.tick();
+        match outcome {
+            None => Ok(()),
+            Some(_) => Err(CommitError::Unknown {
+                reason: "told to lose the answer".to_owned(),
+            }),
+        }
+    }
+
+    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
+        let state = self.inner.state();
+        state.faults.refuse_read()?;
+        Ok(Box::new(MemoryFeed {
+            inner: Arc::downgrade(&self.inner),
+            ticks: self.inner.ticks.subscribe(),
+            at: from,
+            resets_seen: state.faults.resets(),
+            is_lost: false,
+        }))
+    }
+
+    async fn head(&self) -> Result<Revision, LoadError> {
+        let state = self.inner.state();
+        state.faults.refuse_read()?;
+        Ok(state.log.head())
+    }
+}
+
+struct MemoryFeed {
+    /// A feed does not keep the store open.
+    inner: Weak<Inner>,
+    ticks: watch::Receiver<u64>,
+    at: Revision,
+    resets_seen: u64,
+    is_lost: bool,
+}
+
+impl MemoryFeed {
+    /// What can be said now, without waiting.
+    fn step(&mut self, state: &State) -> Option<Feed> {
+        if state.faults.holds_feeds() {
+            return None;
+        }
+        if self.is_lost || self.resets_seen != state.faults.resets() {
+            self.is_lost = true;
+            return Some(Feed::Reset);
+        }
+        match state.log.after(self.at) {
+            Next::Nothing => None,
+            Next::Committed(transaction) => {
+                self.at = transaction.last();
+                Some(Feed::Committed(transaction))
+            }
+            Next::Older | Next::Gap => {
+                self.is_lost = true;
+                Some(Feed::Reset)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ChangeFeed for MemoryFeed {
+    async fn next(&mut self) -> Option<Feed> {
+        loop {
+            let inner = self.inner.upgrade()?;
+            // Marked as seen before looking: what happens after the look wakes the wait.
+            self.ticks.borrow_and_update();
+            let step = self.step(&inner.state());
+            drop(inner);
+            if step.is_some() {
+                return step;
+            }
+            self.ticks.changed().await.ok()?;
+        }
+    }
+}

@@ -654,15 +654,16 @@ async fn a_pruning_apply_deletes_what_it_does_not_name() {
     let (_server, client) = start().await;
     client.put_cluster("left", &cluster(&[1])).await.ok();
     client.put_cluster("right", &cluster(&[1])).await.ok();
-    let body = jcm_tests::api::apply_body(&json!([{ "name": "left", "nodes": nodes(&[2]) }]));
-    let tried = client.post("/v1/apply?prune=true&dry_run=true", &body).await;
+    let mut body = jcm_tests::api::apply_body(&json!([{ "name": "left", "nodes": nodes(&[2]) }]));
+    body["prune"] = json!(true);
+    let tried = client.post("/v1/apply?dry_run=true", &body).await;
     tried.expect_status(200);
     assert!(
         tried.text.contains("right"),
         "the dry run names what would go: {tried}"
     );
     client.get_cluster("right").await.ok();
-    client.post("/v1/apply?prune=true", &body).await.ok();
+    client.post("/v1/apply", &body).await.ok();
     client.get_cluster("right").await.expect_problem(404);
     client.get_cluster("left").await.ok();
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jcm_model::{Revision, StoreId};
+use jcm_model::{ClusterName, Revision, StoreId};
 use prost::Message;
 use uuid::Uuid;
 
@@ -10,6 +10,9 @@ use crate::{Malformed, v1};
 
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 256;
+
+/// Longest text for several clusters: what fits the headers of a request.
+const MANY_BYTES_MAX: usize = 12 * 1024;
 
 /// What a reader of a cluster holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +73,36 @@ impl Token {
             .map_err(|_| Malformed::Shape("the token is no token of this service"))?;
         Self::from_bytes(&bytes)
     }
+}
+
+/// The text that stands for what a reader of several clusters holds.
+pub fn many_to_text<'a>(held: impl IntoIterator<Item = (&'a ClusterName, Token)>) -> String {
+    let held = held.into_iter().map(|(cluster, token)| v1::resume_tokens::Held {
+        cluster: cluster.to_string(),
+        token: token.to_bytes(),
+    });
+    URL_SAFE_NO_PAD.encode(v1::ResumeTokens { held: held.collect() }.encode_to_vec())
+}
+
+/// Reads what [`many_to_text`] wrote.
+pub fn many_from_text(text: &[u8]) -> Result<Vec<(ClusterName, Token)>, Malformed> {
+    if text.len() > MANY_BYTES_MAX {
+        return Err(Malformed::Shape("the token is too long"));
+    }
+    let bytes = URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| Malformed::Shape("the token is no token of this service"))?;
+    let tokens = v1::ResumeTokens::decode(bytes.as_slice())?;
+    tokens
+        .held
+        .iter()
+        .map(|held| {
+            Ok((
+                ClusterName::parse(&held.cluster)?,
+                Token::from_bytes(&held.token)?,
+            ))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,1 +1,22 @@
-//! jcm-server
+//! One JCM server: definitions in, verdicts out.
+//!
+//! Read in this order: [`server`](self) numbers the steps of start and stop and shows who owns whom; `registry` and
+//! `catalog` are a definition's way in; `checker` and `views` are a verdict's way out; `http`, `discovery` and
+//! `classic` are the doors, behind the one port of `listen`.
+
+mod catalog;
+mod checker;
+mod classic;
+mod cli;
+mod config;
+mod data_dir;
+mod demo;
+mod discovery;
+mod http;
+mod listen;
+mod registry;
+mod server;
+mod views;
+
+pub use cli::Cli;
+pub use server::run;

@@ -1,0 +1,332 @@
+//! The watch stream: one for all clusters of a subscriber, fed with events that are encoded once for everybody.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::{Buf, BufMut, Bytes};
+use jcm_model::ClusterName;
+use jcm_proto::WATCH_PROTOCOL;
+use jcm_proto::token::Token;
+use jcm_proto::v1::{WatchRequest, watch_request, watch_response};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+
+use crate::http::App;
+use crate::http::watch::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
+use crate::views::{EventKind, Held, Inbox, Watching, general};
+
+/// Messages between a stream's task and its connection: one under way and a few small ones. More would be backlog:
+/// what changes while the connection is full is told from the latest view.
+const MESSAGES_MAX: usize = 4;
+
+/// Largest message of a client: names and tokens.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// How many subscribers hold a stream now.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribers(AtomicUsize);
+
+/// Counts one subscriber while it lives.
+pub(crate) struct Counted(Arc<Subscribers>);
+
+impl Subscribers {
+    pub(crate) fn enter(self: &Arc<Self>) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("jcm_subscribers").increment(1);
+        Counted(Arc::clone(self))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("jcm_subscribers").decrement(1);
+    }
+}
+
+/// `/jcm.v1.Discovery/Watch`.
+pub(crate) async fn watch(State(app): State<App>, request: Request) -> Response {
+    let mut grpc =
+        tonic::server::Grpc::new(EncodedOnce).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
+    grpc.streaming(Watch(app), request.map(tonic::body::Body::new))
+        .await
+        .map(axum::body::Body::new)
+        .into_response()
+}
+
+struct Watch(App);
+
+impl tonic::server::StreamingService<WatchRequest> for Watch {
+    type Response = Bytes;
+    type ResponseStream = ReceiverStream<Result<Bytes, Status>>;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Self::ResponseStream>, Status>> + Send>>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<WatchRequest>>) -> Self::Future {
+        let app = self.0.clone();
+        Box::pin(async move {
+            let (sender, responses) = mpsc::channel(MESSAGES_MAX);
+            let session = Session {
+                app,
+                inbox: Arc::default(),
+                names: HashMap::new(),
+                watched: HashMap::new(),
+                next_key: 0,
+                sender,
+            };
+            // The task ends with its stream, when the server drains, or when nobody reads.
+            tokio::spawn(session.run(request.into_inner()));
+            Ok(tonic::Response::new(ReceiverStream::new(responses)))
+        })
+    }
+}
+
+/// One subscriber's stream.
+struct Session {
+    app: App,
+    inbox: Arc<Inbox>,
+    names: HashMap<ClusterName, u32>,
+    watched: HashMap<u32, Watched>,
+    next_key: u32,
+    sender: mpsc::Sender<Result<Bytes, Status>>,
+}
+
+struct Watched {
+    name: ClusterName,
+    held: Held,
+    _watching: Watching,
+}
+
+/// Why a session ends.
+enum End {
+    /// The client went away or closed its side.
+    Closed,
+    /// The client is told this.
+    Refused(Status),
+    /// The client does not read.
+    Unread,
+    /// The server stops.
+    Draining,
+}
+
+impl Session {
+    async fn run(mut self, mut requests: Streaming<WatchRequest>) {
+        let _counted = self.app.subscribers.enter();
+        match self.serve(&mut requests).await {
+            End::Closed => {}
+            End::Refused(status) => {
+                info!(code = ?status.code(), reason = status.message(), "subscriber refused");
+                let _ = tokio::time::timeout(UNREAD_MAX, self.sender.send(Err(status))).await;
+            }
+            End::Unread => info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read"),
+            End::Draining => {
+                let go_away = watch_response::GoAway {
+                    reason: "the server is stopping".to_owned(),
+                };
+                // Whoever does not read learns it from the closed connection.
+                let _ = self
+                    .sender
+                    .try_send(Ok(general(watch_response::Event::GoAway(go_away))));
+            }
+        }
+    }
+
+    async fn serve(&mut self, requests: &mut Streaming<WatchRequest>) -> End {
+        let draining = self.app.draining.clone();
+        if let Err(end) = self.greet(requests).await {
+            return end;
+        }
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = draining.cancelled() => return End::Draining,
+                () = self.sender.closed() => return End::Closed,
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.take(request),
+                    Ok(None) | Err(_) => return End::Closed,
+                },
+                changed = tokio::time::timeout(HEARTBEAT, self.inbox.take()) => match changed {
+                    Ok(changed) => self.tell(changed).await,
+                    Err(_) => self.send(general(watch_response::Event::Heartbeat(watch_response::Heartbeat {}))).await,
+                },
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    async fn greet(&mut self, requests: &mut Streaming<WatchRequest>) -> Result<(), End> {
+        let first = tokio::time::timeout(HEARTBEAT, requests.message()).await;
+        let hello = match first {
+            Ok(Ok(Some(WatchRequest {
+                request: Some(watch_request::Request::Hello(hello)),
+            }))) => hello,
+            Ok(Ok(Some(_))) => {
+                return Err(End::Refused(Status::failed_precondition(
+                    "the first message of a stream is `hello`",
+                )));
+            }
+            Ok(Ok(None) | Err(_)) => return Err(End::Closed),
+            Err(_) => return Err(End::Refused(Status::deadline_exceeded("no `hello` came in time"))),
+        };
+        if hello.protocol == 0 || hello.protocol > WATCH_PROTOCOL {
+            let text = format!(
+                "protocol {} is not known, this server speaks {WATCH_PROTOCOL}",
+                hello.protocol
+            );
+            return Err(End::Refused(Status::failed_precondition(text)));
+        }
+        debug!(client = %jcm_model::invalid::quoted(&hello.client), "subscriber connected");
+        let welcome = watch_response::Welcome {
+            protocol: WATCH_PROTOCOL,
+            server: self.app.server.to_string(),
+            heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).expect("a heartbeat is seconds"),
+        };
+        self.send(general(watch_response::Event::Welcome(welcome)))
+            .await?;
+        let server = |member: jcm_storage::Member| watch_response::Server {
+            id: member.id.to_string(),
+            advertise: member.advertise,
+            zone: member.zone,
+        };
+        let servers = self.app.membership.members().into_iter().map(server).collect();
+        self.send(general(watch_response::Event::Servers(watch_response::Servers {
+            servers,
+        })))
+        .await
+    }
+
+    fn take(&mut self, request: WatchRequest) -> Result<(), End> {
+        use watch_request::Request;
+        let name = |text: &str| {
+            ClusterName::parse(text)
+                .map_err(|error| End::Refused(Status::invalid_argument(error.to_string())))
+        };
+        match request.request {
+            Some(Request::Subscribe(subscribe)) => self.subscribe(name(&subscribe.cluster)?, &subscribe),
+            Some(Request::Unsubscribe(unsubscribe)) => {
+                if let Some(key) = self.names.remove(&name(&unsubscribe.cluster)?) {
+                    self.watched.remove(&key);
+                }
+                Ok(())
+            }
+            // What a subscriber holds is asked for by nobody yet; it is read so that clients need no change later.
+            Some(Request::Acknowledge(_)) => Ok(()),
+            Some(Request::Hello(_)) => Err(End::Refused(Status::failed_precondition(
+                "`hello` comes once, first",
+            ))),
+            None => Err(End::Refused(Status::unimplemented(
+                "a request that this server does not know",
+            ))),
+        }
+    }
+
+    fn subscribe(&mut self, name: ClusterName, subscribe: &watch_request::Subscribe) -> Result<(), End> {
+        // A token that cannot be read stands for nothing held: the whole view is always a right answer.
+        let token = Some(&subscribe.token)
+            .filter(|token| !token.is_empty())
+            .and_then(|token| Token::from_bytes(token).ok());
+        let held = Held::new(EventKind::Proto, token);
+        if let Some(key) = self.names.get(&name) {
+            if let Some(watched) = self.watched.get_mut(key) {
+                watched.held = held;
+                self.inbox.tell(*key);
+            }
+            return Ok(());
+        }
+        if self.names.len() == CLUSTERS_MAX {
+            let text = format!("a stream carries at most {CLUSTERS_MAX} clusters");
+            return Err(End::Refused(Status::resource_exhausted(text)));
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        let Some(watching) = self.app.views.watch(&name, &self.inbox, key) else {
+            let text = "too many clusters that do not exist are being watched on this server";
+            return Err(End::Refused(Status::resource_exhausted(text)));
+        };
+        self.names.insert(name.clone(), key);
+        self.watched.insert(
+            key,
+            Watched {
+                name,
+                held,
+                _watching: watching,
+            },
+        );
+        self.inbox.tell(key);
+        Ok(())
+    }
+
+    async fn tell(&mut self, changed: impl IntoIterator<Item = u32>) -> Result<(), End> {
+        for key in changed {
+            let Some(watched) = self.watched.get_mut(&key) else {
+                continue;
+            };
+            if let Some(event) = self.app.views.event(&watched.name, &mut watched.held) {
+                self.send(event.body).await?;
+            }
+        }
+        tokio::time::sleep(COALESCE_FOR).await;
+        Ok(())
+    }
+
+    async fn send(&self, message: Bytes) -> Result<(), End> {
+        match tokio::time::timeout(UNREAD_MAX, self.sender.send(Ok(message))).await {
+            Ok(sent) => sent.map_err(|_| End::Closed),
+            Err(_) => Err(End::Unread),
+        }
+    }
+}
+
+/// Sends messages that are encoded already, and decodes requests as usual.
+#[derive(Debug, Clone, Copy, Default)]
+struct EncodedOnce;
+
+impl Codec for EncodedOnce {
+    type Encode = Bytes;
+    type Decode = WatchRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for EncodedOnce {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for EncodedOnce {
+    type Item = WatchRequest;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<WatchRequest>, Status> {
+        let request = WatchRequest::decode(buffer.copy_to_bytes(buffer.remaining()));
+        request
+            .map(Some)
+            .map_err(|error| Status::invalid_argument(format!("a request that cannot be read: {error}")))
+    }
+}

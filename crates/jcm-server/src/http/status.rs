@@ -1,0 +1,87 @@
+//! How this server is: liveness, readiness, metrics, members, and what became of an operation.
+
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Json, Response};
+use jcm_model::OperationId;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{App, Problem};
+
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Definitions were loaded before the port was opened, so whoever can ask gets the same answer, until draining.
+pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Problem> {
+    if app.draining.is_cancelled() {
+        return Err(Problem::not_loaded("this server is stopping"));
+    }
+    Ok("ok\n")
+}
+
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        app.metrics.0.render(),
+    )
+        .into_response()
+}
+
+pub(super) async fn servers(State(app): State<App>) -> Response {
+    let leader = app.membership.leader();
+    let row = |member: jcm_storage::Member| {
+        let role = if leader.as_ref() == Some(&member.id) {
+            "leader"
+        } else {
+            "follower"
+        };
+        json!({ "id": member.id, "advertise": member.advertise, "zone": member.zone, "role": role, "version": member.version })
+    };
+    Json(json!({ "servers": app.membership.members().into_iter().map(row).collect::<Vec<_>>() }))
+        .into_response()
+}
+
+pub(super) async fn status(State(app): State<App>) -> Response {
+    let leader = app.membership.leader();
+    let role = if leader.as_ref() == Some(&app.server) {
+        "leader"
+    } else {
+        "follower"
+    };
+    let snapshot = app.catalog.get();
+    Json(json!({
+        "server": app.server,
+        "version": env!("CARGO_PKG_VERSION"),
+        "role": role,
+        "leader": leader,
+        "store": {
+            "kind": app.store.kind(),
+            "id": app.views.store(),
+            "state": "ok",
+            "revision": snapshot.revision,
+            "stale_for_ms": 0,
+        },
+        "clusters": snapshot.clusters.len(),
+        "nodes_owned": app.asker.owned(),
+        "subscribers": app.subscribers.count(),
+    }))
+    .into_response()
+}
+
+/// What became of an operation. Everything this server's memory holds was applied; what it does not hold was, on a
+/// single server, either forgotten or never applied, and those two cannot be told apart by id alone.
+pub(super) async fn operation(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let refused = |_| {
+        Problem::invalid("an operation id is what a write answered as `operation`").with("field", "operation")
+    };
+    let id = OperationId(Uuid::parse_str(&id).map_err(refused)?);
+    let known = app.catalog.operations().get(id);
+    Ok(match known {
+        Some(known) => {
+            Json(json!({ "operation": id, "state": "applied", "revision": known.revision })).into_response()
+        }
+        None => Json(json!({ "operation": id, "state": "unknown", "revision": null })).into_response(),
+    })
+}

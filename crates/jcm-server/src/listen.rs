@@ -1,0 +1,177 @@
+//! The port: connections in, each with deadlines and caps, HTTP/1 and HTTP/2 on one socket.
+//!
+//! A client that sends nothing, or too slowly, is cut: the first bytes, the headers and the body each have their time.
+//! Which protocol a connection speaks is seen from its first bytes, so that HTTP/2 without TLS needs no upgrade.
+
+mod prefixed;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use prefixed::Prefixed;
+
+/// Time for the first bytes of a connection.
+const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Time for the headers of a request.
+const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// HTTP/2 pings a quiet connection after this time, and cuts it when no answer comes: a half-open one is noticed
+/// within the sum.
+const PING_AFTER: Duration = Duration::from_secs(10);
+const PING_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 256;
+
+/// Header bytes of a request: room for a resume id.
+const HEADER_BYTES_MAX: u32 = 32 * 1024;
+
+/// Descriptors that are kept for checks, the store and files when the rest is taken by connections.
+const DESCRIPTORS_RESERVED: u64 = 1_500;
+
+/// How long connections may go on after the streams were told to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(6);
+
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Accepts connections until told to stop, then lets those under way finish.
+pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(connections_max()));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: trying again at once would only spin.
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            warn!(limit = connections_max(), %peer, "connection refused: the limit of open connections is reached");
+            continue;
+        };
+        // Small answers must not wait for an acknowledgement of the ones before.
+        let _ = socket.set_nodelay(true);
+        let (router, stop) = (router.clone(), stop.clone());
+        metrics::counter!("jcm_connections_total").increment(1);
+        connections.spawn(async move {
+            connection(socket, peer, router, stop).await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(DRAIN_DEADLINE, connections.wait())
+        .await
+        .is_err()
+    {
+        info!(
+            open = connections.len(),
+            "connections cut that did not finish in time"
+        );
+    }
+}
+
+/// All descriptors but a reserve; the soft limit is raised to the hard one first, at start.
+fn connections_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(65_536);
+    usize::try_from(limit.saturating_sub(DESCRIPTORS_RESERVED).max(64))
+        .unwrap_or(usize::MAX)
+        .min(Semaphore::MAX_PERMITS)
+}
+
+/// Raises the limit of open descriptors as far as this process may.
+pub(crate) fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        warn!(%error, "the limit of open descriptors could not be raised");
+    }
+}
+
+async fn connection(mut socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+    let first = tokio::select! {
+        () = stop.cancelled() => return,
+        first = tokio::time::timeout(FIRST_BYTES_DEADLINE, first_bytes(&mut socket)) => first,
+    };
+    let Ok(Ok(first)) = first else {
+        debug!(%peer, "connection closed: it sent nothing");
+        return;
+    };
+    let is_http2 = first == HTTP2_PREFACE;
+    let io = TokioIo::new(Prefixed::new(first, socket));
+    let service = TowerToHyperService::new(router);
+    let ended = if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_DEADLINE);
+        let connection = builder.serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_DEADLINE)
+            .max_buf_size(HEADER_BYTES_MAX as usize);
+        let connection = builder.serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "connection ended early");
+    }
+}
+
+/// Reads until it is clear which protocol is spoken: as little as one byte when it is not HTTP/2.
+async fn first_bytes(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut first = Vec::with_capacity(HTTP2_PREFACE.len());
+    let mut buffer = [0; 24];
+    while first.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&first) {
+        let room = HTTP2_PREFACE.len() - first.len();
+        let count = socket.read(&mut buffer[..room]).await?;
+        if count == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        first.extend_from_slice(&buffer[..count]);
+    }
+    Ok(first)
+}

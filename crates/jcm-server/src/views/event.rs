@@ -1,0 +1,311 @@
+//! What a reader is told: the way from what it holds to what is published, encoded once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jcm_model::view::NodeView;
+use jcm_model::{ClusterName, Delta, NodeId, Revision, StoreId};
+use jcm_proto::token::Token;
+use jcm_proto::v1::{self, WatchResponse, watch_response};
+use prost::Message;
+use serde::Serialize;
+
+use super::cell::{Published, Step};
+
+/// In which clothes a reader wants its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum EventKind {
+    /// Messages of the watch stream.
+    Proto,
+    /// Lines of JSON for server-sent events.
+    Json,
+}
+
+/// What a reader holds of one cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    kind: EventKind,
+    what: What,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum What {
+    Nothing,
+    View(Token),
+    /// It was told that the cluster is not there.
+    Absent,
+    /// It was told to wait, and what it held before still counts.
+    Unknown(Option<Token>),
+}
+
+/// Where what a reader holds was counted.
+pub(super) enum Place {
+    /// It holds just this.
+    Same,
+    /// It holds something newer than this server has.
+    Ahead,
+    /// In this run of this server, at this sequence.
+    Here(u64),
+    /// Nowhere, or somewhere else.
+    Elsewhere,
+}
+
+/// One event, ready to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// `view`, `delta`, `removed` or `unknown`.
+    pub(crate) name: &'static str,
+    /// An encoded `WatchResponse`, or a line of JSON.
+    pub(crate) body: Bytes,
+    what: What,
+}
+
+impl Held {
+    /// A reader that starts with a token, or with nothing.
+    pub(crate) fn new(kind: EventKind, token: Option<Token>) -> Self {
+        Self {
+            kind,
+            what: token.map_or(What::Nothing, What::View),
+        }
+    }
+
+    pub(super) fn kind(&self) -> EventKind {
+        self.kind
+    }
+
+    /// What it holds, as a token.
+    pub(crate) fn token(&self) -> Option<Token> {
+        match self.what {
+            What::View(token) | What::Unknown(Some(token)) => Some(token),
+            What::Nothing | What::Absent | What::Unknown(None) => None,
+        }
+    }
+
+    /// Where the reader stands, seen from what is published.
+    pub(super) fn place(&self, published: &Token) -> Place {
+        let Some(held) = self.token() else {
+            return Place::Elsewhere;
+        };
+        if held.store != published.store {
+            Place::Elsewhere
+        } else if (held.revision, held.digest) == (published.revision, published.digest) {
+            // Sequences count more than the digest shows: a verdict that was found again by another server, say.
+            if held.origin == published.origin && held.sequence != published.sequence {
+                Place::Here(held.sequence)
+            } else {
+                Place::Same
+            }
+        } else if held.revision > published.revision {
+            Place::Ahead
+        } else if held.origin == published.origin {
+            Place::Here(held.sequence)
+        } else {
+            Place::Elsewhere
+        }
+    }
+
+    /// The reader is told this now.
+    pub(super) fn advance(&mut self, event: &Event) {
+        self.what = event.what.clone();
+    }
+
+    /// The reader holds the same content from elsewhere: from here on it is counted here.
+    pub(super) fn adopt(&mut self, token: Token) {
+        self.what = What::View(token);
+    }
+}
+
+impl Event {
+    /// The cluster is not there, as far as the reader does not know that already.
+    pub(super) fn absent(
+        name: &ClusterName,
+        store: StoreId,
+        revision: Revision,
+        held: &Held,
+    ) -> Option<Self> {
+        if held.what == What::Absent {
+            return None;
+        }
+        // Behind what the reader holds: it may be there by now, and a late server must not empty anybody.
+        if held
+            .token()
+            .is_some_and(|token| token.store == store && token.revision > revision)
+        {
+            return Self::unknown(name, held);
+        }
+        let body = match held.kind {
+            EventKind::Proto => proto(watch_response::Event::Removed(watch_response::Removed {
+                cluster: name.to_string(),
+                store: store.0.as_bytes().to_vec(),
+                revision: revision.0,
+            })),
+            EventKind::Json => json(&serde_json::json!({ "cluster": name, "revision": revision })),
+        };
+        Some(Self {
+            name: "removed",
+            body,
+            what: What::Absent,
+        })
+    }
+
+    /// This server cannot tell yet, as far as the reader was not told that already.
+    pub(super) fn unknown(name: &ClusterName, held: &Held) -> Option<Self> {
+        if matches!(held.what, What::Unknown(_)) {
+            return None;
+        }
+        let reason = "this server has no view of the cluster yet";
+        let body = match held.kind {
+            EventKind::Proto => proto(watch_response::Event::Unknown(watch_response::Unknown {
+                cluster: name.to_string(),
+                reason: reason.to_owned(),
+            })),
+            EventKind::Json => json(&serde_json::json!({ "cluster": name, "reason": reason })),
+        };
+        Some(Self {
+            name: "unknown",
+            body,
+            what: What::Unknown(held.token()),
+        })
+    }
+
+    pub(super) fn view(kind: EventKind, published: &Arc<Published>) -> Self {
+        let body = match kind {
+            EventKind::Json => published.json(),
+            EventKind::Proto => {
+                let token = published.token.to_bytes();
+                proto(watch_response::Event::View(watch_response::View::new(
+                    published.token.store,
+                    token,
+                    &published.state,
+                    false,
+                )))
+            }
+        };
+        Self {
+            name: "view",
+            body,
+            what: What::View(published.token),
+        }
+    }
+
+    /// The way over the given steps, which end at what is published.
+    pub(super) fn delta<'a>(
+        kind: EventKind,
+        published: &Arc<Published>,
+        steps: impl Iterator<Item = &'a Step>,
+    ) -> Self {
+        let mut from = None;
+        let mut header = false;
+        let (mut defined, mut judged, mut rerouted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for step in steps {
+            from.get_or_insert(step.from_revision);
+            header |= step.header;
+            defined.extend(&step.defined);
+            judged.extend(&step.judged);
+            rerouted.extend(&step.rerouted);
+        }
+        let state = &published.state;
+        let cluster = state.cluster();
+        let mut delta = Delta {
+            from: from.unwrap_or(cluster.revision),
+            to: cluster.revision,
+            header: header.then(|| Arc::clone(&cluster.header)),
+            put: Vec::new(),
+            removed: Vec::new(),
+            judged: Vec::new(),
+        };
+        for id in defined {
+            match cluster.node(id) {
+                Some(node) => delta.put.push(Arc::clone(node)),
+                None => delta.removed.push(id.clone()),
+            }
+        }
+        let body = match kind {
+            EventKind::Proto => {
+                // A node that was defined anew may have its verdict already, and its old one does not count.
+                let verdicts = judged
+                    .iter()
+                    .copied()
+                    .chain(delta.put.iter().map(|node| &node.id))
+                    .collect::<BTreeSet<&NodeId>>();
+                delta.judged = verdicts
+                    .into_iter()
+                    .filter_map(|id| Some((id.clone(), state.judged(id)?.clone())))
+                    .collect();
+                let token = published.token.to_bytes();
+                proto(watch_response::Event::Delta(watch_response::Delta::new(
+                    &cluster.name,
+                    token,
+                    &delta,
+                    false,
+                )))
+            }
+            EventKind::Json => {
+                let rows: BTreeSet<&NodeId> = judged
+                    .into_iter()
+                    .chain(rerouted)
+                    .chain(delta.put.iter().map(|node| &node.id))
+                    .collect();
+                delta_json(published, &delta, &rows)
+            }
+        };
+        Self {
+            name: "delta",
+            body,
+            what: What::View(published.token),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct DeltaView<'a> {
+    cluster: &'a ClusterName,
+    from: Revision,
+    to: Revision,
+    token: String,
+    panic: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<&'a jcm_model::cluster::Properties>,
+    nodes: Vec<NodeView<'a>>,
+    removed: &'a [NodeId],
+}
+
+fn delta_json(published: &Published, delta: &Delta, rows: &BTreeSet<&NodeId>) -> Bytes {
+    let state = &published.state;
+    let cluster = state.cluster();
+    let row = |id: &&NodeId| {
+        let at = cluster.position(id).ok()?;
+        Some(NodeView::new(
+            &cluster.nodes[at],
+            state.judged(id),
+            published.routing.nodes[at],
+        ))
+    };
+    json(&DeltaView {
+        cluster: &cluster.name,
+        from: delta.from,
+        to: delta.to,
+        token: published.token.to_text(),
+        panic: published.routing.panic,
+        online: delta.header.as_ref().map(|header| header.online()),
+        properties: delta.header.as_ref().map(|_| &cluster.header.properties),
+        nodes: rows.iter().filter_map(row).collect(),
+        removed: &delta.removed,
+    })
+}
+
+fn proto(event: watch_response::Event) -> Bytes {
+    Bytes::from(WatchResponse { event: Some(event) }.encode_to_vec())
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("an event is JSON"))
+}
+
+/// A message of the stream that belongs to no cluster.
+pub(crate) fn general(event: v1::watch_response::Event) -> Bytes {
+    proto(event)
+}

@@ -1,0 +1,357 @@
+//! Requests to servers: failover between them, and one error for all that can go wrong.
+//!
+//! A write carries one idempotency key through all its attempts, so that a server which sees it a second time answers
+//! with the first one's result. An attempt whose outcome nobody knows is remembered: unless a later attempt gets a
+//! definite answer, the whole write ends as [`Error::OutcomeUnknown`], whatever the last attempt said.
+//!
+//! No proxy and no redirect is ever followed: the token goes to the servers that were named, and nowhere else.
+
+mod error;
+mod request;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use backon::BackoffBuilder as _;
+use reqwest::header::{AUTHORIZATION, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+
+pub(crate) use error::{Error, Problem, chain};
+pub(crate) use request::{Call, Condition};
+
+use crate::settings::{Server, Settings};
+
+/// No new round of attempts starts after this: a leader's death is over by then, and a person is waiting.
+const RETRY_BUDGET: Duration = Duration::from_secs(5);
+/// First pause between two rounds over all servers; the next ones double.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two rounds.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Most rounds; the budget ends them earlier when servers are slow to answer.
+const PAUSES_MAX: usize = 6;
+/// Largest answer that is read: a cluster at its limits is far below.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// What talks to the servers.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    servers: Vec<Server>,
+    /// The server that answered last; it is asked first.
+    preferred: AtomicUsize,
+    token: Option<HeaderValue>,
+    idempotency_key: String,
+    /// Writes done so far: each needs a key of its own, and the same ones when the command is repeated.
+    writes: AtomicUsize,
+    attempt_timeout: Duration,
+    verbose: bool,
+}
+
+/// A definite answer that is not a refusal.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// The revision in the `ETag`.
+    pub revision: Option<u64>,
+    /// The JSON of the body; `Null` when there was none.
+    pub body: Value,
+}
+
+/// Why an attempt leads to another one.
+#[derive(Debug)]
+struct Elsewhere {
+    reason: String,
+    /// The write may have been carried out.
+    unknown: bool,
+    /// Waiting may help: something is there, it only cannot do this now.
+    passing: bool,
+    problem: Option<Problem>,
+    wait: Option<Duration>,
+}
+
+enum Attempt {
+    Answered(Answer),
+    Final(Error),
+    Elsewhere(Elsewhere),
+}
+
+impl Client {
+    pub(crate) fn new(settings: &Settings, verbose: bool) -> Self {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(settings.request_timeout.min(Duration::from_secs(2)))
+            .user_agent(concat!("jcmctl/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .expect("a client without TLS always builds");
+        let token = settings.token.as_deref().map(|token| {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .expect("settings let only visible ASCII through");
+            value.set_sensitive(true);
+            value
+        });
+        Self {
+            http,
+            servers: settings.servers.clone(),
+            preferred: AtomicUsize::new(0),
+            token,
+            idempotency_key: settings
+                .idempotency_key
+                .clone()
+                .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            writes: AtomicUsize::new(0),
+            attempt_timeout: settings.request_timeout,
+            verbose,
+        }
+    }
+
+    /// The servers, in the order they are tried.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Server> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        (0..self.servers.len()).map(move |i| &self.servers[(first + i) % self.servers.len()])
+    }
+
+    /// Sends a request to one server after another until one gives a definite answer.
+    pub(crate) async fn send(&self, call: Call) -> Result<Answer, Error> {
+        let key = call.is_write().then(|| self.next_key());
+        let started = Instant::now();
+        let mut pauses = pauses();
+        let mut unknown: Option<(Server, Elsewhere)> = None;
+        loop {
+            let mut round: Vec<(Server, Elsewhere)> = Vec::new();
+            let first = self.preferred.load(Ordering::Relaxed);
+            for i in 0..self.servers.len() {
+                let index = (first + i) % self.servers.len();
+                let server = &self.servers[index];
+                match self.attempt(server, &call, key.as_deref()).await {
+                    Attempt::Answered(answer) => {
+                        self.preferred.store(index, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
+                    Attempt::Final(error) => return Err(error),
+                    Attempt::Elsewhere(elsewhere) if elsewhere.unknown && call.is_write() => {
+                        unknown = Some((server.clone(), elsewhere));
+                    }
+                    Attempt::Elsewhere(elsewhere) => round.push((server.clone(), elsewhere)),
+                }
+            }
+            let worth_waiting = call.is_patient()
+                && (unknown.is_some() || round.iter().any(|(_, elsewhere)| elsewhere.passing));
+            let asked = round.iter().filter_map(|(_, elsewhere)| elsewhere.wait).max();
+            let pause = pauses
+                .next()
+                .map(|pause| asked.map_or(pause, |asked| asked.max(pause)));
+            match pause {
+                Some(pause) if worth_waiting && started.elapsed() + pause < RETRY_BUDGET => {
+                    self.note(|| format!("trying again in {} ms", pause.as_millis()));
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return Err(end(unknown, round, key)),
+            }
+        }
+    }
+
+    /// Opens a stream at one server: the answer's head within the attempt's time, its body as long as it lasts.
+    pub(crate) async fn open(&self, server: &Server, call: &Call) -> Result<Response, Error> {
+        let request = self.request(server, call, None);
+        let failed = |reason: String| Error::Unreachable {
+            tried: vec![(server.to_string(), reason)],
+        };
+        let response = tokio::time::timeout(self.attempt_timeout, request.send())
+            .await
+            .map_err(|_| {
+                failed(format!(
+                    "no answer within {} ms",
+                    self.attempt_timeout.as_millis()
+                ))
+            })?
+            .map_err(|error| failed(error::chain(&error)))?;
+        let status = response.status();
+        self.note(|| format!("{} {} -> {status}", call.method(), call.url(server)));
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = read(response).await.unwrap_or_default();
+        Err(Error::Refused(Problem::new(server, status, &body)))
+    }
+
+    async fn attempt(&self, server: &Server, call: &Call, key: Option<&str>) -> Attempt {
+        let started = Instant::now();
+        let timeout = self.attempt_timeout + call.wait();
+        let answered = async {
+            let response = self.request(server, call, key).send().await?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            Ok::<_, Broken>((status, headers, read(response).await?))
+        };
+        let outcome = tokio::time::timeout(timeout, answered).await;
+        self.note(|| {
+            let what = match &outcome {
+                Ok(Ok((status, ..))) => status.to_string(),
+                Ok(Err(failed)) => failed.to_string(),
+                Err(_) => "timed out".to_owned(),
+            };
+            let taken = started.elapsed().as_millis();
+            format!("{} {} -> {what} ({taken} ms)", call.method(), call.url(server))
+        });
+        match outcome {
+            Ok(Ok((status, headers, body))) => judge(server, status, &headers, &body),
+            Ok(Err(Broken::TooLarge)) => Attempt::Final(Error::Malformed {
+                server: server.to_string(),
+                what: format!("it is larger than {ANSWER_BYTES_MAX} bytes"),
+            }),
+            Ok(Err(Broken::Transport(broken))) => Attempt::Elsewhere(Elsewhere {
+                // A connection that was never there carried no request.
+                unknown: !broken.is_connect(),
+                passing: !broken.is_connect(),
+                reason: error::chain(&broken),
+                problem: None,
+                wait: None,
+            }),
+            Err(_) => Attempt::Elsewhere(Elsewhere {
+                unknown: true,
+                passing: false,
+                reason: format!("no answer within {} ms", timeout.as_millis()),
+                problem: None,
+                wait: None,
+            }),
+        }
+    }
+
+    fn request(&self, server: &Server, call: &Call, key: Option<&str>) -> reqwest::RequestBuilder {
+        let mut request = self.http.request(call.method(), call.url(server));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(id) = call.last_event_id() {
+            request = request.header("last-event-id", id);
+        }
+        match call.condition() {
+            Some(Condition::Revision(revision)) => {
+                request = request.header(IF_MATCH, format!("\"{revision}\""));
+            }
+            Some(Condition::Absent) => request = request.header(IF_NONE_MATCH, "*"),
+            None => {}
+        }
+        match call.body() {
+            Some(body) => request.json(body),
+            None => request,
+        }
+    }
+
+    /// The key of the next write of this command: the first one's as given, then numbered, so that a repeated command
+    /// names its writes alike.
+    fn next_key(&self) -> String {
+        match self.writes.fetch_add(1, Ordering::Relaxed) {
+            0 => self.idempotency_key.clone(),
+            n => format!("{}-{n}", self.idempotency_key),
+        }
+    }
+
+    fn note(&self, line: impl FnOnce() -> String) {
+        if self.verbose {
+            eprintln!("{}", crate::text::escaped(&line()));
+        }
+    }
+}
+
+/// Pauses between rounds over all servers: doubling, with jitter, so that many clients do not come back as one.
+pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
+    backon::ExponentialBuilder::default()
+        .with_min_delay(PAUSE_MIN)
+        .with_max_delay(PAUSE_MAX)
+        .with_max_times(PAUSES_MAX)
+        .with_jitter()
+        .build()
+}
+
+/// What an answer means for the request as a whole.
+fn judge(server: &Server, status: StatusCode, headers: &reqwest::header::HeaderMap, body: &[u8]) -> Attempt {
+    if status.is_success() {
+        let text = headers.get("etag").and_then(|value| value.to_str().ok());
+        let revision = text.and_then(|text| text.trim_start_matches("W/").trim_matches('"').parse().ok());
+        let body = if body.is_empty() {
+            Ok(Value::Null)
+        } else {
+            serde_json::from_slice(body)
+        };
+        return match body {
+            Ok(body) => Attempt::Answered(Answer { revision, body }),
+            Err(error) => Attempt::Final(Error::Malformed {
+                server: server.to_string(),
+                what: error.to_string(),
+            }),
+        };
+    }
+    let problem = Problem::new(server, status, body);
+    let unknown = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+    let passing = matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+    );
+    if !unknown && !passing {
+        return Attempt::Final(Error::Refused(problem));
+    }
+    let wait = headers.get("retry-after").and_then(|value| value.to_str().ok());
+    Attempt::Elsewhere(Elsewhere {
+        reason: problem.to_string(),
+        unknown,
+        passing: true,
+        problem: Some(problem),
+        wait: wait
+            .and_then(|seconds| seconds.parse().ok())
+            .map(Duration::from_secs),
+    })
+}
+
+/// The error of a request that no attempt settled.
+fn end(
+    unknown: Option<(Server, Elsewhere)>,
+    mut round: Vec<(Server, Elsewhere)>,
+    key: Option<String>,
+) -> Error {
+    if let (Some((server, elsewhere)), Some(key)) = (unknown, key) {
+        return Error::OutcomeUnknown {
+            server: server.to_string(),
+            operation: elsewhere.problem.and_then(|problem| problem.operation),
+            reason: elsewhere.reason,
+            key,
+        };
+    }
+    // A server that says why tells more than one that is not there.
+    if let Some(at) = round
+        .iter()
+        .position(|(_, elsewhere)| elsewhere.problem.is_some())
+        && let Some(problem) = round.swap_remove(at).1.problem
+    {
+        return Error::Refused(problem);
+    }
+    Error::Unreachable {
+        tried: round
+            .into_iter()
+            .map(|(server, elsewhere)| (server.to_string(), elsewhere.reason))
+            .collect(),
+    }
+}
+
+/// What kept an answer from being read.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{}", error::chain(.0))]
+    Transport(#[from] reqwest::Error),
+    #[error("answer too large")]
+    TooLarge,
+}
+
+async fn read(mut response: Response) -> Result<Vec<u8>, Broken> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(Broken::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

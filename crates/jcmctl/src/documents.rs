@@ -1,0 +1,386 @@
+//! Files of definitions: YAML or JSON; one thing, a list, or several documents, each of which may be a list.
+//!
+//! What is read is validated here by the model's own rules, so that a mistake is shown with its line before anything
+//! is sent. What was left out stays out.
+
+use std::cell::RefCell;
+use std::io::Read as _;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use jcm_model::{ClusterSpec, NodeSpec};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use crate::failure::Failure;
+
+/// Largest file. Servers take bodies up to 8 MiB; the same in YAML, with comments, may be longer.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Most parser events of a file: clusters at the server's limit have a few million.
+const YAML_EVENTS_MAX: usize = 16_000_000;
+
+/// Where definitions come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// As it is named in messages.
+    name: String,
+    text: String,
+}
+
+impl Source {
+    /// Reads a file, or standard input for `-`.
+    pub(crate) fn fetch(path: &Path) -> Result<Self, Failure> {
+        let standard_input = path == Path::new("-");
+        let name = if standard_input {
+            "standard input".to_owned()
+        } else {
+            path.display().to_string()
+        };
+        let wrong = |what: String| Failure::usage(format!("{name}: {what}")).next("jcmctl export");
+        let mut bytes = Vec::new();
+        let read = if standard_input {
+            std::io::stdin()
+                .lock()
+                .take(FILE_BYTES_MAX + 1)
+                .read_to_end(&mut bytes)
+        } else {
+            std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        };
+        read.map_err(|error| wrong(error.to_string()))?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(wrong(format!("it is larger than {} MiB", FILE_BYTES_MAX >> 20)));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            wrong(format!(
+                "it is not UTF-8 at byte {}",
+                error.utf8_error().valid_up_to()
+            ))
+        })?;
+        Ok(Self { name, text })
+    }
+
+    /// All entries of all documents.
+    fn entries<T: DeserializeOwned>(&self) -> Result<Vec<T>, Failure> {
+        let wrong = |what: String| {
+            Failure::usage(format!("{}:{what}", self.name)).next("jcmctl export (shows the form)")
+        };
+        let documents = if is_json(&self.text) {
+            read_json::<T>(&self.text)
+        } else {
+            read_yaml::<T>(&self.text)
+        };
+        Ok(documents
+            .map_err(wrong)?
+            .into_iter()
+            .flat_map(|document| document.0)
+            .collect())
+    }
+}
+
+/// Every cluster of every file. Each has a name, and no name stands there twice.
+pub(crate) fn fetch_clusters(paths: &[PathBuf]) -> Result<Vec<ClusterSpec>, Failure> {
+    let mut sources = Vec::new();
+    for path in paths {
+        sources.push(Source::fetch(path)?);
+    }
+    clusters(&sources)
+}
+
+fn clusters(sources: &[Source]) -> Result<Vec<ClusterSpec>, Failure> {
+    let mut all: Vec<ClusterSpec> = Vec::new();
+    let mut places = std::collections::HashMap::new();
+    for source in sources {
+        for (index, spec) in source.entries::<ClusterSpec>()?.into_iter().enumerate() {
+            let place = format!("{}: cluster {}", source.name, index + 1);
+            let Some(name) = spec.name.clone() else {
+                return Err(Failure::usage(format!("{place}: missing field `name`"))
+                    .next("add `name:` to it; jcmctl export shows the form"));
+            };
+            if let Some(first) = places.insert(name.clone(), place.clone()) {
+                return Err(
+                    Failure::usage(format!("{place}: `{name}` stands there already ({first})"))
+                        .next("leave one of them out"),
+                );
+            }
+            all.push(spec);
+        }
+    }
+    if all.is_empty() {
+        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+        return Err(
+            Failure::usage(format!("{}: there is no cluster in it", names.join(", ")))
+                .next("jcmctl export (shows the form)"),
+        );
+    }
+    Ok(all)
+}
+
+/// The one cluster of a file; the name may be left out.
+pub(crate) fn fetch_cluster(path: &Path) -> Result<ClusterSpec, Failure> {
+    let source = Source::fetch(path)?;
+    let mut entries = source.entries::<ClusterSpec>()?;
+    match (entries.pop(), entries.len()) {
+        (Some(spec), 0) => Ok(spec),
+        (None, _) => {
+            Err(Failure::usage(format!("{}: there is no cluster in it", source.name)).next("jcmctl export"))
+        }
+        (_, more) => Err(
+            Failure::usage(format!("{}: {} clusters, one is expected", source.name, more + 1))
+                .next("jcmctl apply -f FILE"),
+        ),
+    }
+}
+
+/// All nodes of a file.
+pub(crate) fn fetch_nodes(path: &Path) -> Result<Vec<NodeSpec>, Failure> {
+    let source = Source::fetch(path)?;
+    let nodes = source.entries::<NodeSpec>()?;
+    if nodes.is_empty() {
+        return Err(Failure::usage(format!("{}: there is no node in it", source.name)));
+    }
+    Ok(nodes)
+}
+
+/// Validates what flags have put together, with the same words as for files.
+pub(crate) fn validated<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        Failure::usage(pathed(&path, &error.inner().to_string())).next("jcmctl help")
+    })
+}
+
+/// One document: a thing, a list of things, or nothing.
+struct Document<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Document<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = Vec<T>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object, or a list of them")
+            }
+            fn visit_unit<E>(self) -> Result<Vec<T>, E> {
+                Ok(Vec::new())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<T>, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list))
+            }
+        }
+        FAILED_AT.with_borrow_mut(String::clear);
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
+        let read = tracked.deserialize_any(Either(PhantomData)).map(Document);
+        if read.is_err() {
+            FAILED_AT.set(track.path().to_string());
+        }
+        read
+    }
+}
+
+thread_local! {
+    /// The field that the last document failed at. The parsers drive `Deserialize` themselves for each document of a
+    /// stream, and their own error, which knows line and column, has no room for it.
+    static FAILED_AT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A message with the field in front, where there is one and it does not stand there already.
+fn pathed(path: &str, message: &str) -> String {
+    if path.is_empty() || path == "." || path == "?" || message.starts_with(&format!("{path}:")) {
+        message.to_owned()
+    } else {
+        format!("{path}: {message}")
+    }
+}
+
+/// Whether the text is meant as JSON. JSON is almost YAML; its own parser knows its escapes and its mistakes better.
+fn is_json(text: &str) -> bool {
+    let start = text.trim_start();
+    let mut stream = serde_json::Deserializer::from_str(start).into_iter::<serde::de::IgnoredAny>();
+    match start.as_bytes().first() {
+        // `{ a: 1 }` is YAML: JSON's parser stops at the first key.
+        Some(b'{') => start[1..].trim_start().starts_with(['"', '}']),
+        Some(b'[') => !matches!(stream.next(), Some(Err(_)) | None),
+        _ => false,
+    }
+}
+
+fn read_json<T: DeserializeOwned>(text: &str) -> Result<Vec<Document<T>>, String> {
+    let documents: Result<Vec<Document<T>>, serde_json::Error> =
+        serde_json::Deserializer::from_str(text).into_iter().collect();
+    documents.map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let message = error.to_string();
+        let message = message
+            .strip_suffix(&format!(" at line {line} column {column}"))
+            .unwrap_or(&message);
+        let path = FAILED_AT.take();
+        format!("{line}:{column}: {}", pathed(&path, message))
+    })
+}
+
+fn read_yaml<T: DeserializeOwned>(text: &str) -> Result<Vec<Document<T>>, String> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: YAML_EVENTS_MAX,
+            max_nodes: YAML_EVENTS_MAX,
+        },
+    };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let message = error.without_snippet().to_string();
+        let path = FAILED_AT.take();
+        match error.location() {
+            None => format!(" {}", pathed(&path, &message)),
+            Some(at) => {
+                let place = format!(" at line {}, column {}", at.line(), at.column());
+                let message = message.strip_suffix(&place).unwrap_or(&message);
+                format!("{}:{}: {}", at.line(), at.column(), pathed(&path, message))
+            }
+        }
+    })
+}
+
+/// The JSON of a cluster as it is sent under a name of its own place.
+pub(crate) fn to_json(spec: &ClusterSpec) -> Value {
+    serde_json::to_value(spec).expect("a valid cluster has a JSON form")
+}
+
+/// Pairs of a command line as a JSON object; a key that stands there twice keeps its last value.
+pub(crate) fn object(pairs: &[(String, String)]) -> Value {
+    let fields: Map<String, Value> = pairs.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+    Value::Object(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source {
+            name: "orders.yaml".into(),
+            text: text.into(),
+        }
+    }
+
+    fn names(text: &str) -> Vec<String> {
+        let specs = clusters(&[source(text)]).unwrap_or_else(|failure| panic!("{text}: {}", failure.what));
+        specs
+            .into_iter()
+            .map(|spec| String::from(spec.name.unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn one_cluster_a_list_and_several_documents_are_read() {
+        for (text, expected) in [
+            ("name: a\nnodes: []\n", vec!["a"]),
+            ("- name: a\n- name: b\n", vec!["a", "b"]),
+            (
+                "---\nname: a\n---\n- name: b\n- name: c\n---\n",
+                vec!["a", "b", "c"],
+            ),
+            ("{name: a}", vec!["a"]),
+            ("[{name: a}, {name: b}]", vec!["a", "b"]),
+            (r#"{"name":"a"}"#, vec!["a"]),
+            ("{\"name\":\"a\"}\n{\"name\":\"b\"}\n", vec!["a", "b"]),
+            (r#"[{"name":"a"},{"name":"b"}]"#, vec!["a", "b"]),
+        ] {
+            assert_eq!(names(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_shown_with_line_and_field() {
+        for (text, part) in [
+            (
+                "name: a\nnodes:\n  - { address: 127.0.0.1, ports: { http: 1 } }\n  - { address: 127.0.0.1, ports: { http: 2 }, weight: 0 }\n",
+                "orders.yaml:4:5: nodes[1]: weight: 0 is refused",
+            ),
+            (
+                "name: a\ncolour: red\n",
+                "orders.yaml:2:1: colour: unknown field `colour`",
+            ),
+            (
+                "name: a\ncheck: { kind: http, interval: 1 }\n",
+                "check.interval: `1` is no duration",
+            ),
+            (
+                "---\nname: a\n---\nname: b\nonline: maybe\n",
+                "orders.yaml:5:9: online: invalid boolean",
+            ),
+            (
+                "- name: a\n- name: b\n  colour: red\n",
+                "orders.yaml:3:3: [1].colour: unknown field `colour`",
+            ),
+            (
+                "{\"name\":\"a\",\n\"colour\":1}",
+                "orders.yaml:2:8: colour: unknown field `colour`",
+            ),
+            (
+                "{\"name\":\"a\",\n\"online\":1}",
+                "orders.yaml:2:10: online: invalid type: integer `1`",
+            ),
+            ("{\"name\":\"a\"", "orders.yaml:1:11: EOF"),
+            ("name: a\nname: b\n", "orders.yaml:2:1: duplicate"),
+            ("name: [", "orders.yaml:1:"),
+            (
+                "name: ../x\n",
+                "orders.yaml:1:7: name: cluster name `../x` is refused",
+            ),
+            ("nodes: []\n", "cluster 1: missing field `name`"),
+            (
+                "name: a\n---\nname: a\n",
+                "cluster 2: `a` stands there already (orders.yaml: cluster 1)",
+            ),
+            ("", "there is no cluster"),
+            ("# nothing\n", "there is no cluster"),
+            ("42", "an object, or a list of them"),
+            ("hello", "an object, or a list of them"),
+        ] {
+            let failure = clusters(&[source(text)]).expect_err(text);
+            assert!(
+                failure.what.contains(part),
+                "{text}\n  says {}\n  not  {part}",
+                failure.what
+            );
+            assert_eq!(failure.exit, crate::failure::Exit::Usage);
+            assert!(!failure.line().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn what_was_left_out_stays_out_of_what_is_sent() {
+        let specs = clusters(&[source(
+            "name: a\nnodes: [{address: 127.0.0.1, ports: {http: 1}}]\n",
+        )])
+        .unwrap();
+        assert_eq!(
+            to_json(&specs[0]).to_string(),
+            r#"{"name":"a","nodes":[{"address":"127.0.0.1","ports":{"http":1}}]}"#
+        );
+    }
+
+    #[test]
+    fn a_cluster_at_its_limit_is_read() {
+        let mut text = String::from("name: a\nnodes:\n");
+        for i in 0..jcm_model::cluster::NODES_MAX {
+            let (high, low) = (i / 250, i % 250 + 1);
+            writeln!(
+                text,
+                "  - {{ address: 127.1.{high}.{low}, ports: {{ http: 80, grpc: 90 }}, weight: 100, zone: z1, labels: {{ rack: a7 }} }}"
+            )
+            .expect("writing to a string cannot fail");
+        }
+        assert_eq!(
+            clusters(&[source(&text)]).unwrap()[0].nodes.len(),
+            jcm_model::cluster::NODES_MAX
+        );
+    }
+}

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::catalog::{Audience, Snapshot};
+use crate::verdicts::Remembered;
 use crate::views::Views;
 pub(crate) use record::Findings;
 use record::Record;
@@ -36,6 +37,8 @@ const REPORTS_BATCH_MAX: usize = 512;
 pub(crate) struct Definitions {
     views: Arc<Views>,
     checker: mpsc::Sender<Defined>,
+    /// Verdicts of an earlier run, published with the first definitions and before anybody is answered.
+    remembered: Remembered,
 }
 
 enum Defined {
@@ -49,6 +52,13 @@ enum Defined {
 impl Audience for Definitions {
     async fn loaded(&mut self, snapshot: &Snapshot) {
         self.views.load(snapshot);
+        let mut by_cluster: HashMap<ClusterName, Vec<(NodeId, Judged)>> = HashMap::new();
+        for ((cluster, node), judged) in self.remembered.drain() {
+            by_cluster.entry(cluster).or_default().push((node, judged));
+        }
+        for (cluster, verdicts) in by_cluster {
+            self.views.judge(&cluster, verdicts);
+        }
         // Nobody listens any more only while the server stops.
         let _ = self.checker.send(Defined::Everything(snapshot.clone())).await;
     }
@@ -121,7 +131,7 @@ pub(crate) struct Checker {
     sequence: u64,
     owned: Arc<AtomicUsize>,
     /// Verdicts of an earlier run, until the node's own first result here.
-    remembered: HashMap<(ClusterName, NodeId), Judged>,
+    remembered: Remembered,
 }
 
 impl Checker {
@@ -131,7 +141,7 @@ impl Checker {
         engine: Arc<dyn Engine>,
         reports: mpsc::Receiver<Report>,
         views: Arc<Views>,
-        remembered: HashMap<(ClusterName, NodeId), Judged>,
+        remembered: Remembered,
     ) -> (Self, Definitions, Asker) {
         let (to_checker, definitions) = mpsc::channel(CHANGES_QUEUE_MAX);
         let (asker, questions) = mpsc::channel(QUESTIONS_QUEUE_MAX);
@@ -139,6 +149,7 @@ impl Checker {
         let audience = Definitions {
             views: Arc::clone(&views),
             checker: to_checker,
+            remembered: remembered.clone(),
         };
         let checker = Self {
             judging,
@@ -358,6 +369,7 @@ impl Checker {
             });
             metrics::counter!("jcm_checks_total", "result" => if report.outcome.is_success() { "success" } else { "failure" })
                 .increment(1);
+            metrics::histogram!("jcm_check_seconds").record(report.latency.as_secs_f64());
             // A server on its own has nobody to ask: a failure stands on its word, and says so.
             let step = record
                 .judge

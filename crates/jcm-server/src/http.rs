@@ -23,11 +23,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use jcm_model::ServerId;
 use jcm_storage::{Membership, Store};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::checker::Asker;
+use crate::measure::Metrics;
 use crate::registry::Registry;
 use crate::views::Views;
 pub(crate) use body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, read as read_body};
@@ -50,15 +50,6 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Cancelled when streams shall end because the server stops.
     pub(crate) draining: CancellationToken,
-}
-
-/// The rendering of what was measured.
-pub(crate) struct Metrics(pub(crate) PrometheusHandle);
-
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Metrics")
-    }
 }
 
 /// All routes of the port, gRPC included.

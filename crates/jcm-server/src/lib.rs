@@ -14,8 +14,10 @@ mod demo;
 mod discovery;
 mod http;
 mod listen;
+mod measure;
 mod registry;
 mod server;
+mod verdicts;
 mod views;
 
 pub use cli::Cli;

@@ -2,7 +2,6 @@
 //!
 //! A panic in any task ends the process: half a server that looks alive is worse than none.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +13,6 @@ use jcm_health::engine::REPORT_QUEUE_MAX;
 use jcm_health::{Engine, TaskEngine};
 use jcm_model::TargetPolicy;
 use jcm_storage::{EmbeddedStore, Member, Membership, Solo, Store};
-use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -27,10 +25,11 @@ use crate::checker::{Checker, Judging};
 use crate::cli::{Cli, Command, ConfigCommand, Dev, Serve};
 use crate::config::{self, Config, Setting};
 use crate::data_dir::DataDir;
-use crate::http::{App, Metrics};
+use crate::http::App;
+use crate::measure::Metrics;
 use crate::registry::Registry;
 use crate::views::Views;
-use crate::{demo, http, listen};
+use crate::{demo, http, listen, verdicts};
 
 /// How long readers get between "go elsewhere" and the end of their connections.
 const GO_AWAY_GRACE: Duration = Duration::from_millis(200);
@@ -172,10 +171,7 @@ async fn life(settings: &Settings) -> Result<()> {
         warn!(listen = %bound, "INSECURE: no tokens and no TLS, whoever reaches this port may change everything");
     }
 
-    // 4. Metrics, and the members: this server alone.
-    let metrics = PrometheusBuilder::new()
-        .install_recorder()
-        .context("metrics could not be started")?;
+    // 4. The members: this server alone.
     let membership: Arc<dyn Membership> = Arc::new(Solo::default());
     let member = Member {
         id: data_dir.server().clone(),
@@ -195,14 +191,16 @@ async fn life(settings: &Settings) -> Result<()> {
     });
     let (report_sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
     let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), report_sender));
+    let metrics = Arc::new(Metrics::start(Arc::clone(&engine))?);
     let views = Arc::new(Views::new(uuid::Uuid::new_v4().as_u64_pair().0));
     let judging = Judging {
         server: data_dir.server().clone(),
         incarnation: data_dir.incarnation(),
     };
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
-    let (checker, definitions, asker) =
-        Checker::new(judging, seam, reports, Arc::clone(&views), HashMap::new());
+    let verdicts_file = data_dir.file("verdicts.snapshot");
+    let remembered = verdicts::load(&verdicts_file, store.id());
+    let (checker, definitions, asker) = Checker::new(judging, seam, reports, Arc::clone(&views), remembered);
     let checking = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(checker.run(checking.clone()));
@@ -220,6 +218,12 @@ async fn life(settings: &Settings) -> Result<()> {
     let writing = CancellationToken::new();
     tasks.spawn(writer.run(writing.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
+    tasks.spawn(Arc::clone(&metrics).upkeep(checking.clone()));
+    tasks.spawn(verdicts::keep(
+        verdicts_file,
+        Arc::clone(&views),
+        checking.clone(),
+    ));
 
     // 7. The demo, where asked for.
     let demo = if settings.demo {
@@ -238,7 +242,7 @@ async fn life(settings: &Settings) -> Result<()> {
         store,
         membership: Arc::clone(&membership),
         subscribers: Arc::default(),
-        metrics: Arc::new(Metrics(metrics)),
+        metrics: Arc::clone(&metrics),
         draining: CancellationToken::new(),
     };
     let draining = app.draining.clone();

@@ -212,6 +212,32 @@ impl Views {
         next
     }
 
+    /// Every cluster's verdicts, each cluster's through `lay_out`.
+    pub(crate) fn verdicts<T>(
+        &self,
+        lay_out: impl Fn(&ClusterName, &mut dyn Iterator<Item = (&NodeId, &Judged)>) -> T,
+    ) -> Vec<T> {
+        let cells = self.cells.load();
+        let published = cells
+            .values()
+            .filter_map(|cell| cell.get())
+            .filter(|published| published.state.cluster().is_checked());
+        published
+            .map(|published| {
+                let state = &published.state;
+                let mut verdicts = state
+                    .nodes()
+                    .filter_map(|(node, judged)| Some((&node.id, judged?)));
+                lay_out(&state.cluster().name, &mut verdicts)
+            })
+            .collect()
+    }
+
+    /// Rises with everything that is published.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.origin.sequence.load(Ordering::Relaxed)
+    }
+
     /// Which store the revisions belong to.
     pub(crate) fn store(&self) -> StoreId {
         self.general().store

@@ -1,0 +1,98 @@
+//! What operators can measure: one recorder, rendered for Prometheus.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jcm_health::TaskEngine;
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+/// How often samples of histograms are summed up when nobody scrapes: it bounds what they take.
+const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
+
+/// Seconds, from a memory access to the longest request.
+const BUCKETS_SECONDS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// Mutations of one commit.
+const BUCKETS_MUTATIONS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// The recorder's reading side.
+pub(crate) struct Metrics {
+    handle: PrometheusHandle,
+    engine: Arc<TaskEngine>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Starts recording, once in a process.
+    pub(crate) fn start(engine: Arc<TaskEngine>) -> Result<Self> {
+        let builder = PrometheusBuilder::new()
+            .set_buckets(BUCKETS_SECONDS)
+            .and_then(|builder| {
+                let commits = metrics_exporter_prometheus::Matcher::Full("jcm_commit_mutations".to_owned());
+                builder.set_buckets_for_metric(commits, BUCKETS_MUTATIONS)
+            })
+            .context("the buckets of histograms are refused")?;
+        let handle = builder
+            .install_recorder()
+            .context("metrics could not be started")?;
+        describe_counter!("jcm_checks_total", "Probes that were judged, by result");
+        describe_counter!(
+            "jcm_verdict_turns_total",
+            "Verdicts that turned, by what they turned to"
+        );
+        describe_counter!(
+            "jcm_check_rounds_late_total",
+            "Rounds of probes thrown away because this server was late"
+        );
+        describe_counter!(
+            "jcm_check_local_troubles_total",
+            "Probes thrown away because of trouble on this server"
+        );
+        describe_counter!("jcm_connections_total", "Connections accepted");
+        describe_counter!(
+            "jcm_http_requests_total",
+            "Requests answered, by route, method and status"
+        );
+        describe_gauge!("jcm_nodes_checked", "Nodes that this server checks");
+        describe_gauge!("jcm_subscribers", "Streams of subscribers that are open");
+        describe_gauge!(
+            "jcm_clusters_quarantined",
+            "Clusters that cannot be read from the store"
+        );
+        describe_histogram!("jcm_check_seconds", "Time of one probe");
+        describe_histogram!(
+            "jcm_http_request_seconds",
+            "Time from a request's headers to its answer's headers"
+        );
+        describe_histogram!("jcm_commit_mutations", "Mutations in one commit of the store");
+        Ok(Self { handle, engine })
+    }
+
+    /// All figures in Prometheus' text format.
+    pub(crate) fn render(&self) -> String {
+        let stats = self.engine.stats();
+        metrics::counter!("jcm_check_rounds_late_total").absolute(stats.late_rounds);
+        metrics::counter!("jcm_check_local_troubles_total").absolute(stats.local_troubles);
+        self.handle.render()
+    }
+
+    /// Sums samples up now and then until told to stop.
+    pub(crate) async fn upkeep(self: Arc<Self>, stop: CancellationToken) {
+        while tokio::time::timeout(UPKEEP_PAUSE, stop.cancelled())
+            .await
+            .is_err()
+        {
+            self.handle.run_upkeep();
+        }
+    }
+}

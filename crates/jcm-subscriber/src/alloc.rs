@@ -81,7 +81,7 @@ impl Slot {
         Self {
             generation: 0,
             // Threads that start together must not march together.
-            turn: random.next() as usize >> 1,
+            turn: random.below(u32::MAX) as usize,
             random,
             view: None,
             stock: Vec::new(),
@@ -123,12 +123,11 @@ impl Slot {
 
     #[inline]
     fn next_turn(&mut self, view: &View) -> Option<u32> {
-        let entry = match view.turns.get(self.turn) {
-            Some(entry) => *entry,
-            None => {
-                self.turn = 0;
-                *view.turns.first()?
-            }
+        let entry = if let Some(entry) = view.turns.get(self.turn) {
+            *entry
+        } else {
+            self.turn = 0;
+            *view.turns.first()?
         };
         self.turn += 1;
         Some(entry)
@@ -173,7 +172,10 @@ impl Slot {
 
 #[inline]
 fn two_choices(view: &View, random: &mut Random) -> Option<u32> {
-    // A table of turns is bounded far below 2^32.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a table of turns is bounded far below 2^32"
+    )]
     let count = view.turns.len() as u32;
     let chosen = if count < 2 {
         *view.turns.first()?

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jcm_model::{ClusterName, ClusterState, Delta, Revision, StoreId};
 use jcm_proto::Malformed;
+use jcm_proto::v1::watch_request::Subscribe;
 use jcm_proto::v1::watch_response::{self as wire, Event};
 
 use crate::view::Content;
@@ -36,8 +37,10 @@ pub(crate) enum Step {
     Changed,
     /// It says just what is held.
     Same,
-    /// It is older than what is held, or of another store: dropped. The sender should learn what is held.
+    /// It is older than what is held: dropped. The sender should learn what is held.
     Behind,
+    /// It says that the cluster is not in a store that what is held is not of: dropped.
+    Foreign,
     /// It cannot be applied to what is held: only a full view helps.
     Misfit,
     /// It was applied, and there are signs that something was missed before: a full view clears that up.
@@ -125,7 +128,7 @@ impl Held {
         let revision = Revision(message.revision);
         let removed = Self::Removed { store, revision };
         match self {
-            Self::View { store: held, .. } if *held != store => return Ok(Step::Behind),
+            Self::View { store: held, .. } if *held != store => return Ok(Step::Foreign),
             Self::View { state, .. } if state.cluster().revision > revision => return Ok(Step::Behind),
             Self::Removed {
                 store: held,
@@ -154,6 +157,22 @@ impl Held {
                 };
                 Step::Changed
             }
+        }
+    }
+
+    /// The subscription that says what is held.
+    pub(crate) fn to_subscribe(&self, cluster: &ClusterName) -> Subscribe {
+        Subscribe {
+            cluster: cluster.to_string(),
+            store: self
+                .store()
+                .map(|store| store.0.as_bytes().to_vec())
+                .unwrap_or_default(),
+            revision: self.revision().unwrap_or_default().0,
+            token: match self {
+                Self::View { token, .. } => token.clone(),
+                Self::Nothing | Self::Removed { .. } => Vec::new(),
+            },
         }
     }
 

@@ -1,4 +1,8 @@
 //! Random numbers for spreading load: fast, and not for secrets.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "random bits are cut to size on purpose"
+)]
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -1,1 +1,524 @@
+//! What a subscriber does next: which server it talks to, what it asks, what it makes of the answers. Pure: time is an
+//! argument, randomness is seeded, and what should happen outside comes back as [`Effect`]s.
+//!
+//! There is one link in use. A second stands beside it only while the first is being left for it: the newer takes over
+//! cluster by cluster, with its first answer for each, so that a server can ask to be left without a gap.
 
+mod followed;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use jcm_model::ClusterName;
+use jcm_model::invalid::quoted;
+use jcm_proto::v1::watch_request::{self, Acknowledge, Hello, Request, Unsubscribe};
+use jcm_proto::v1::watch_response::{self as wire, Event as Answer};
+use jcm_proto::{Malformed, WATCH_PROTOCOL};
+use tracing::{info, warn};
+
+use crate::held::{Held, Step};
+use crate::random::Random;
+use crate::servers::{Server, Servers};
+use crate::snapshot::Saved;
+use crate::status::Standing;
+use followed::Followed;
+use peer::Peer;
+
+/// Most clusters of one subscriber: what a server accepts on one stream.
+pub(crate) const CLUSTERS_MAX: usize = 1000;
+/// From asking for a connection to its first message. A server that needs longer is no help.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A link that held this long was no accident: its end begins a new round of short delays.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+/// A server answers a subscription, or says within 5 seconds that it cannot tell; one that holds just what the client
+/// holds may say nothing. So silence for longer means that.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a link that asked to be left is kept for clusters that its successor has no answer for.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Which link, among all that a session ever opened: later ones have higher numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LinkId(pub(crate) u64);
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The program wants to follow a cluster, and brings what it had on disk.
+    Subscribe {
+        cluster: ClusterName,
+        saved: Option<Saved>,
+    },
+    /// Nobody holds a handle of the cluster any more.
+    Unsubscribe { cluster: ClusterName },
+    /// A server sent a message.
+    Message { link: LinkId, answer: Box<Answer> },
+    /// A link ended, or never came about.
+    Closed { link: LinkId, reason: String },
+    /// Time passed.
+    Tick,
+}
+
+/// What should happen.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Open a link. What is sent on it from now on goes out once it is open.
+    Connect { link: LinkId, server: Server },
+    /// Send on a link.
+    Send { link: LinkId, request: Request },
+    /// End a link; no `Closed` is expected for it.
+    Close { link: LinkId },
+    /// Show programs what is held, or how far it can be relied on.
+    Publish { cluster: ClusterName, changed: bool },
+}
+
+/// The whole state.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: String,
+    servers: Servers,
+    random: Random,
+    clusters: BTreeMap<ClusterName, Followed>,
+    /// Oldest first.
+    peers: Vec<Peer>,
+    last_link: u64,
+    /// When the next link may be opened.
+    retry_at: Instant,
+    /// Clusters of which something else is held than before the event at hand.
+    changed: BTreeSet<ClusterName>,
+    effects: Vec<Effect>,
+}
+
+impl Session {
+    pub(crate) fn new(client: String, servers: Servers, random: Random, now: Instant) -> Self {
+        Self {
+            client,
+            servers,
+            random,
+            clusters: BTreeMap::new(),
+            peers: Vec::new(),
+            last_link: 0,
+            retry_at: now,
+            changed: BTreeSet::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is held of a cluster that is followed.
+    pub(crate) fn held(&self, cluster: &ClusterName) -> Option<&Held> {
+        self.clusters.get(cluster).map(|followed| &followed.held)
+    }
+
+    /// How far that can be relied on.
+    pub(crate) fn standing(&self, cluster: &ClusterName) -> Standing {
+        self.clusters
+            .get(cluster)
+            .map_or(Standing::Unknown, |followed| followed.standing)
+    }
+
+    /// Takes an event in and answers what should happen, in order.
+    pub(crate) fn apply(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        match event {
+            Event::Subscribe { cluster, saved } => self.follow(&cluster, saved, now),
+            Event::Unsubscribe { cluster } => self.unfollow(&cluster),
+            Event::Message { link, answer } => self.hear(link, *answer, now),
+            Event::Closed { link, reason } => self.lose(link, &reason, now),
+            Event::Tick => {}
+        }
+        self.pass_time(now);
+        self.publish();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When time alone makes a difference next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let retry = (!self.has_fresh_peer()).then_some(self.retry_at);
+        let leave = self
+            .peers
+            .iter()
+            .any(|peer| peer.leaving.is_some())
+            .then(|| self.leave_at())
+            .flatten();
+        let peers = self
+            .peers
+            .iter()
+            .flat_map(|peer| [Some(peer.silent_at()), peer.answer_due_at()])
+            .flatten();
+        peers.chain(retry).chain(leave).min()
+    }
+
+    fn follow(&mut self, cluster: &ClusterName, saved: Option<Saved>, now: Instant) {
+        if self.clusters.contains_key(cluster) {
+            return;
+        }
+        self.clusters.insert(cluster.clone(), Followed::new(saved, now));
+        self.changed.insert(cluster.clone());
+        for link in self.peers.iter().map(|peer| peer.link).collect::<Vec<_>>() {
+            self.ask(link, cluster, false, now);
+        }
+    }
+
+    fn unfollow(&mut self, cluster: &ClusterName) {
+        if self.clusters.remove(cluster).is_none() {
+            return;
+        }
+        for peer in &mut self.peers {
+            peer.talks.remove(cluster);
+            let request = Request::Unsubscribe(Unsubscribe {
+                cluster: cluster.to_string(),
+            });
+            self.effects.push(Effect::Send {
+                link: peer.link,
+                request,
+            });
+        }
+    }
+
+    /// Says to a server what is held of a cluster, or that nothing is, so that it sends everything.
+    fn ask(&mut self, link: LinkId, cluster: &ClusterName, full: bool, now: Instant) {
+        let Some(followed) = self.clusters.get(cluster) else {
+            return;
+        };
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) else {
+            return;
+        };
+        let request = if full {
+            watch_request::Subscribe {
+                cluster: cluster.to_string(),
+                ..Default::default()
+            }
+        } else {
+            followed.held.to_subscribe(cluster)
+        };
+        peer.talk(cluster)
+            .ask(full, if full { None } else { followed.held.store() }, now);
+        self.effects.push(Effect::Send {
+            link,
+            request: Request::Subscribe(request),
+        });
+    }
+
+    fn hear(&mut self, link: LinkId, answer: Answer, now: Instant) {
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) else {
+            return;
+        };
+        if peer.hear(now) {
+            self.servers.settle_on(&peer.server);
+        }
+        match answer {
+            Answer::Welcome(welcome) => self.welcome(link, &welcome, now),
+            Answer::View(view) => {
+                let name = view
+                    .cluster
+                    .as_ref()
+                    .map(|cluster| cluster.name.clone())
+                    .unwrap_or_default();
+                let (store, stale) = (jcm_proto::discovery::store_id(&view.store).ok(), view.stale);
+                self.answered(link, &name, stale, now, |held, talk| {
+                    talk.full_view_came(store);
+                    held.apply_view(view)
+                });
+            }
+            Answer::Delta(delta) => {
+                let (name, stale) = (delta.cluster.clone(), delta.stale);
+                self.answered(link, &name, stale, now, |held, talk| {
+                    // A delta counts from what this link was told or sent; another link may have swapped the store since.
+                    if talk.store == held.store() {
+                        held.apply_delta(delta)
+                    } else {
+                        Ok(Step::Misfit)
+                    }
+                });
+            }
+            Answer::Removed(removed) => {
+                let name = removed.cluster.clone();
+                self.answered(link, &name, false, now, |held, talk| {
+                    talk.full_view_came(None);
+                    held.apply_removed(&removed)
+                });
+            }
+            Answer::Unknown(unknown) => self.cannot_tell(link, &unknown, now),
+            Answer::Servers(servers) => self
+                .servers
+                .learn(servers.servers.iter().map(|server| server.advertise.as_str())),
+            Answer::Heartbeat(_) => {}
+            Answer::GoAway(go_away) => self.leave(link, &go_away.reason, now),
+        }
+    }
+
+    fn welcome(&mut self, link: LinkId, welcome: &wire::Welcome, now: Instant) {
+        if welcome.protocol == 0 || welcome.protocol > WATCH_PROTOCOL {
+            let reason = format!(
+                "it speaks protocol {}, this program {WATCH_PROTOCOL}",
+                welcome.protocol
+            );
+            self.effects.push(Effect::Close { link });
+            return self.lose(link, &reason, now);
+        }
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
+            peer.welcome(Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
+            info!(server = %peer.server, id = %quoted(&welcome.server), "connected");
+        }
+    }
+
+    /// A server answered for a cluster; `apply` takes the answer over.
+    fn answered(
+        &mut self,
+        link: LinkId,
+        name: &str,
+        stale: bool,
+        now: Instant,
+        apply: impl FnOnce(&mut Held, &mut peer::Talk) -> Result<Step, Malformed>,
+    ) {
+        let Ok(cluster) = ClusterName::parse(name) else {
+            return warn!(name = %quoted(name), "a server sent a view of a cluster with an invalid name");
+        };
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) else {
+            return;
+        };
+        let Some(followed) = self.clusters.get_mut(&cluster) else {
+            return;
+        };
+        if followed.source.is_some_and(|source| source > link) {
+            return;
+        }
+        let server = &peer.server;
+        let talk = peer.talks.entry(cluster.clone()).or_default();
+        let step = match apply(&mut followed.held, talk) {
+            Ok(step) => step,
+            Err(error) => {
+                // Whatever else this server sends may be sound, and another server may be no better: keep what is held
+                // and ask again in a while.
+                warn!(%cluster, %server, error = &error as &dyn std::error::Error, "a server sent what this program cannot read");
+                followed.doubted_by(link, now);
+                return talk.wait(now);
+            }
+        };
+        match step {
+            Step::Changed | Step::Same | Step::Doubtful => {
+                let awaits_full = talk.full;
+                talk.answered(step == Step::Doubtful);
+                followed.confirmed_by(link, stale, now);
+                let revision = followed.held.revision().unwrap_or_default();
+                let acknowledge = Acknowledge {
+                    cluster: cluster.to_string(),
+                    revision: revision.0,
+                };
+                self.effects.push(Effect::Send {
+                    link,
+                    request: Request::Acknowledge(acknowledge),
+                });
+                if step != Step::Same {
+                    self.changed.insert(cluster.clone());
+                }
+                if step == Step::Doubtful && !awaits_full {
+                    self.ask(link, &cluster, true, now);
+                }
+            }
+            Step::Misfit if talk.full => {}
+            Step::Misfit => self.ask(link, &cluster, true, now),
+            Step::Foreign => {
+                followed.doubted_by(link, now);
+                talk.answered(false);
+            }
+            Step::Behind => {
+                followed.doubted_by(link, now);
+                if talk.corrected {
+                    talk.wait(now);
+                } else {
+                    self.ask(link, &cluster, false, now);
+                    if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
+                        peer.talk(&cluster).corrected = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn cannot_tell(&mut self, link: LinkId, unknown: &wire::Unknown, now: Instant) {
+        let Ok(cluster) = ClusterName::parse(&unknown.cluster) else {
+            return;
+        };
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) else {
+            return;
+        };
+        let Some(followed) = self.clusters.get_mut(&cluster) else {
+            return;
+        };
+        followed.doubted_by(link, now);
+        peer.talk(&cluster).wait(now);
+    }
+
+    /// A server wants to be left: first find another, then go.
+    fn leave(&mut self, link: LinkId, reason: &str, now: Instant) {
+        let Some(peer) = self
+            .peers
+            .iter_mut()
+            .find(|peer| peer.link == link && peer.leaving.is_none())
+        else {
+            return;
+        };
+        info!(server = %peer.server, reason = %quoted(reason), "a server asks to be left");
+        peer.leaving = Some(now);
+        self.servers.avoid(&peer.server);
+        self.retry_at = now + self.servers.delay(&mut self.random);
+        // Two that want to be left: the one that carries less goes at once, so that there are never more than two links.
+        let leaving: Vec<LinkId> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.leaving.is_some())
+            .map(|peer| peer.link)
+            .collect();
+        if let [older, newer] = leaving[..] {
+            let carries = |link| {
+                self.clusters
+                    .values()
+                    .filter(|followed| followed.confirmed == Some(link))
+                    .count()
+            };
+            let spare = if carries(newer) >= carries(older) {
+                older
+            } else {
+                newer
+            };
+            self.effects.push(Effect::Close { link: spare });
+            self.forget(spare);
+        }
+    }
+
+    fn lose(&mut self, link: LinkId, reason: &str, now: Instant) {
+        let Some(peer) = self.forget(link) else { return };
+        if !self.has_fresh_peer() {
+            let delay = self.servers.delay(&mut self.random);
+            self.retry_at = now + delay;
+            warn!(server = %peer.server, reason, retry_in = ?delay, "no connection");
+        }
+    }
+
+    /// Takes a link out. What it kept up to date is as old as its last message.
+    fn forget(&mut self, link: LinkId) -> Option<Peer> {
+        let at = self.peers.iter().position(|peer| peer.link == link)?;
+        let peer = self.peers.remove(at);
+        for followed in self.clusters.values_mut() {
+            followed.lost(link, peer.heard);
+        }
+        Some(peer)
+    }
+
+    fn has_fresh_peer(&self) -> bool {
+        self.peers.iter().any(|peer| peer.leaving.is_none())
+    }
+
+    fn pass_time(&mut self, now: Instant) {
+        for link in self
+            .peers
+            .iter()
+            .filter(|peer| peer.silent_at() <= now)
+            .map(|peer| peer.link)
+            .collect::<Vec<_>>()
+        {
+            self.effects.push(Effect::Close { link });
+            self.lose(link, "it is silent", now);
+        }
+        self.close_what_is_left(now);
+        self.read_silence(now);
+        if !self.has_fresh_peer() && self.retry_at <= now {
+            self.open(now);
+        }
+    }
+
+    fn open(&mut self, now: Instant) {
+        let server = self.servers.next(&mut self.random);
+        self.last_link += 1;
+        let link = LinkId(self.last_link);
+        self.peers.push(Peer::new(link, server.clone(), now));
+        self.effects.push(Effect::Connect { link, server });
+        let hello = Hello {
+            protocol: WATCH_PROTOCOL,
+            client: self.client.clone(),
+        };
+        self.effects.push(Effect::Send {
+            link,
+            request: Request::Hello(hello),
+        });
+        for cluster in self.clusters.keys().cloned().collect::<Vec<_>>() {
+            self.ask(link, &cluster, false, now);
+        }
+    }
+
+    /// When a link that asked to be left is left at the latest; `None` while there is no other.
+    fn leave_at(&self) -> Option<Instant> {
+        let fresh = self.peers.iter().filter(|peer| peer.leaving.is_none());
+        fresh
+            .filter_map(|peer| peer.welcomed)
+            .min()
+            .map(|since| since + LEAVE_TIMEOUT)
+    }
+
+    /// Ends links that asked to be left, once nothing needs them.
+    fn close_what_is_left(&mut self, now: Instant) {
+        let Some(leave_at) = self.leave_at() else { return };
+        let done = |peer: &&Peer| {
+            let needed = || {
+                self.clusters
+                    .values()
+                    .any(|followed| followed.confirmed == Some(peer.link))
+            };
+            peer.leaving.is_some() && (leave_at <= now || !needed())
+        };
+        for link in self
+            .peers
+            .iter()
+            .filter(done)
+            .map(|peer| peer.link)
+            .collect::<Vec<_>>()
+        {
+            self.effects.push(Effect::Close { link });
+            self.forget(link);
+        }
+    }
+
+    /// Questions that stayed without an answer.
+    fn read_silence(&mut self, now: Instant) {
+        let mut again = Vec::new();
+        for peer in self.peers.iter_mut().filter(|peer| peer.welcomed.is_some()) {
+            for (cluster, talk) in &mut peer.talks {
+                let Some(followed) = self.clusters.get_mut(cluster) else {
+                    continue;
+                };
+                if talk.due_at().is_none_or(|due| due > now) {
+                    continue;
+                }
+                if followed.source.is_some_and(|source| source > peer.link) {
+                    // A newer link answered meanwhile.
+                    talk.answered(false);
+                } else if talk.unsure || talk.full || !matches!(followed.held, Held::View { .. }) {
+                    again.push((peer.link, cluster.clone(), talk.full));
+                } else {
+                    talk.answered(false);
+                    followed.confirmed_by(peer.link, false, now);
+                }
+            }
+        }
+        for (link, cluster, full) in again {
+            self.ask(link, &cluster, full, now);
+        }
+    }
+
+    fn publish(&mut self) {
+        for (cluster, followed) in &mut self.clusters {
+            let standing = followed.judge_standing();
+            let changed = self.changed.contains(cluster);
+            if changed || standing != followed.standing {
+                followed.standing = standing;
+                self.effects.push(Effect::Publish {
+                    cluster: cluster.clone(),
+                    changed,
+                });
+            }
+        }
+        self.changed.clear();
+    }
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jcm_model::{ClusterName, Invalid};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::Cluster;
@@ -34,7 +34,6 @@ pub struct Subscriber {
 pub(crate) struct Shared {
     commands: mpsc::Sender<Command>,
     tasks: TaskTracker,
-    stop: DropGuard,
     stopped: CancellationToken,
     snapshot_dir: Option<PathBuf>,
     ready_timeout: Duration,
@@ -49,6 +48,12 @@ impl Shared {
     /// Starts a task that [`Subscriber::shutdown`] joins. It must end when `stopped` is cancelled.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stopped.cancel();
     }
 }
 
@@ -199,9 +204,10 @@ impl Builder {
         let stopped = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let ended = CancellationToken::new();
         let disk = self.snapshot_dir.clone().map(|directory| {
             let disk = Disk::new(directory);
-            tasks.spawn(disk.clone().run(stopped.clone()));
+            tasks.spawn(disk.clone().run(ended.clone()));
             disk
         });
         let driver = Driver::new(
@@ -210,12 +216,12 @@ impl Builder {
             disk,
             tasks.clone(),
             stopped.clone(),
+            ended.drop_guard(),
         );
         tasks.spawn(driver.run(inbox));
         let shared = Shared {
             commands,
             tasks,
-            stop: stopped.clone().drop_guard(),
             stopped,
             snapshot_dir: self.snapshot_dir,
             ready_timeout: self.ready_timeout.unwrap_or(READY_TIMEOUT_DEFAULT),

@@ -1,0 +1,132 @@
+//! One link as the session sees it: how it stands, and what was asked on it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jcm_model::{ClusterName, StoreId};
+
+use crate::servers::Server;
+
+use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, LinkId, SETTLED_AFTER};
+
+/// A client that hears nothing for so many heartbeats looks elsewhere.
+const HEARTBEATS_MISSED_MAX: u32 = 3;
+/// Heartbeats as servers may announce them. Shorter would call any hiccup silence; longer, silence would go unnoticed.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) link: LinkId,
+    pub(super) server: Server,
+    begun: Instant,
+    /// When the last message came; before the first, when the link was begun.
+    pub(super) heard: Instant,
+    pub(super) welcomed: Option<Instant>,
+    /// Since when it asks to be left.
+    pub(super) leaving: Option<Instant>,
+    pub(super) talks: BTreeMap<ClusterName, Talk>,
+    heartbeat: Duration,
+    settled: bool,
+}
+
+/// What was asked of one server about one cluster.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    /// The store that the next delta counts in.
+    pub(super) store: Option<StoreId>,
+    /// A full view was asked for: until it comes, what does not fit is no surprise.
+    pub(super) full: bool,
+    /// The server could not tell.
+    pub(super) unsure: bool,
+    /// The server was behind, and was told so.
+    pub(super) corrected: bool,
+    /// When a question was asked that was not answered yet.
+    asked: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) fn new(link: LinkId, server: Server, now: Instant) -> Self {
+        Self {
+            link,
+            server,
+            begun: now,
+            heard: now,
+            welcomed: None,
+            leaving: None,
+            talks: BTreeMap::new(),
+            heartbeat: HEARTBEAT_MAX,
+            settled: false,
+        }
+    }
+
+    /// A message came. Answers whether this link has just proved itself.
+    pub(super) fn hear(&mut self, now: Instant) -> bool {
+        self.heard = now;
+        let proved = !self.settled
+            && self.leaving.is_none()
+            && self.welcomed.is_some_and(|since| since + SETTLED_AFTER <= now);
+        self.settled |= proved;
+        proved
+    }
+
+    pub(super) fn welcome(&mut self, heartbeat: Duration, now: Instant) {
+        self.welcomed = Some(now);
+        self.heartbeat = heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
+        // The server could not answer before it was there.
+        for talk in self.talks.values_mut() {
+            talk.asked = talk.asked.map(|_| now);
+        }
+    }
+
+    /// From when on it counts as silent, unless it speaks.
+    pub(super) fn silent_at(&self) -> Instant {
+        match self.welcomed {
+            // Other messages do not replace the welcome.
+            None => self.begun + CONNECT_TIMEOUT,
+            Some(_) => self.heard + self.heartbeat * HEARTBEATS_MISSED_MAX,
+        }
+    }
+
+    pub(super) fn talk(&mut self, cluster: &ClusterName) -> &mut Talk {
+        self.talks.entry(cluster.clone()).or_default()
+    }
+
+    /// When the first question is due that was not answered.
+    pub(super) fn answer_due_at(&self) -> Option<Instant> {
+        self.welcomed?;
+        self.talks.values().filter_map(Talk::due_at).min()
+    }
+}
+
+impl Talk {
+    pub(super) fn ask(&mut self, full: bool, store: Option<StoreId>, now: Instant) {
+        self.store = store;
+        self.full = full;
+        self.unsure = false;
+        self.asked = Some(now);
+    }
+
+    /// An answer that counts from nothing: later deltas count from it.
+    pub(super) fn full_view_came(&mut self, store: Option<StoreId>) {
+        self.store = store;
+        self.full = false;
+    }
+
+    pub(super) fn answered(&mut self, doubtful: bool) {
+        self.unsure = false;
+        self.corrected = false;
+        self.asked = None;
+        self.full &= doubtful;
+    }
+
+    /// The question stands, and is asked again in a while.
+    pub(super) fn wait(&mut self, now: Instant) {
+        self.unsure = true;
+        self.asked = Some(now);
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.asked.map(|asked| asked + ANSWER_TIMEOUT)
+    }
+}

@@ -11,7 +11,7 @@ use crate::api::Answer;
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Sends these bytes, then reads the answer until the server closes. `None`: it closed without one.
+/// Sends these bytes, then reads the answer until the server closes. `None`: it closed without one of HTTP/1.
 ///
 /// The request should say `Connection: close`.
 pub async fn send(server: SocketAddr, request: &[u8]) -> Option<Answer> {
@@ -61,7 +61,8 @@ fn first_line(request: &[u8]) -> String {
 }
 
 fn parse(asked: String, bytes: &[u8]) -> Option<Answer> {
-    if bytes.is_empty() {
+    // Frames of HTTP/2 are the answer to its preface; that is no answer to what was sent after it.
+    if !bytes.starts_with(b"HTTP/1.") {
         return None;
     }
     let text = String::from_utf8_lossy(bytes);

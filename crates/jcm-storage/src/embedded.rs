@@ -16,6 +16,8 @@ mod file;
 mod reading;
 mod retention;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::path::Path;
@@ -64,7 +66,7 @@ impl EmbeddedStore {
     /// Opens the store in a file, or makes a new one where there is none.
     ///
     /// Blocks until the file is checked, and repaired after a crash. A file that is damaged, was written by a later
-    /// version or is no store at all is refused and left as it is; so is one that another process has open.
+    /// version or is no store at all is refused; so is one that another process has open.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         Self::assemble(DataFile::open(path)?, Limits::default())
     }

@@ -237,7 +237,7 @@ pub(crate) async fn concurrent_committers_lose_no_update_and_number_without_a_ga
                     match store.commit(transaction(vec![change]), head).await {
                         Ok(()) => break,
                         Err(CommitError::Conflict { found, .. }) => {
-                            catch_up(&mut mine, &mut feed, found).await
+                            catch_up(&mut mine, &mut feed, found).await;
                         }
                         Err(error) => panic!("task {task}: {error:?}"),
                     }

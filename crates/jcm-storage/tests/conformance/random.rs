@@ -53,7 +53,7 @@ fn header(flavour: u8) -> Value {
     }
 }
 
-fn flavoured(&(number, flavour): &(u32, u8)) -> Value {
+fn flavoured((number, flavour): (u32, u8)) -> Value {
     let mut node = node(number);
     match flavour {
         0 => {}
@@ -69,12 +69,12 @@ impl Step {
         match &self.kind {
             Kind::Put { flavour, nodes } => {
                 let mut written = header(*flavour);
-                written["nodes"] = nodes.iter().map(flavoured).collect();
+                written["nodes"] = nodes.iter().copied().map(flavoured).collect();
                 cluster(written)
             }
             Kind::Patch { flavour } => Mutation::PatchCluster(header(*flavour)),
             Kind::PutNodes { nodes } => {
-                let spec = |node| serde_json::from_value(flavoured(node)).unwrap();
+                let spec = |node: &(u32, u8)| serde_json::from_value(flavoured(*node)).unwrap();
                 Mutation::PutNodes(nodes.iter().map(spec).collect())
             }
             Kind::DeleteNode { node } => Mutation::DeleteNodes(vec![node_id(&format!("n{node:06}"))]),

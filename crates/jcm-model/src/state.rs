@@ -25,6 +25,8 @@ pub struct Delta {
     pub from: Revision,
     /// The cluster revision it leads to.
     pub to: Revision,
+    /// [`Cluster::check_changed`] at `to`: a delta over several commits does not show in which of them that was.
+    pub check_changed: Revision,
     /// Everything beside the nodes, where that changed.
     pub header: Option<Arc<Header>>,
     /// Nodes that are new or differ.
@@ -128,7 +130,9 @@ impl ClusterState {
                 revision: delta.to,
                 effect,
             };
-            self.redefined(change.apply(Some(&self.cluster))?)
+            let mut cluster = change.apply(Some(&self.cluster))?;
+            Arc::make_mut(&mut cluster).check_changed = delta.check_changed;
+            self.redefined(cluster)
         };
         for (id, judged) in &delta.judged {
             next.judge(id, judged.clone());
@@ -141,6 +145,7 @@ impl ClusterState {
         let mut delta = Delta {
             from: earlier.cluster.revision,
             to: self.cluster.revision,
+            check_changed: self.cluster.check_changed,
             header: (*earlier.cluster.header != *self.cluster.header)
                 .then(|| Arc::clone(&self.cluster.header)),
             put: Vec::new(),

@@ -45,6 +45,7 @@ impl wire::Delta {
             token,
             from: delta.from.0,
             to: delta.to.0,
+            check_changed: delta.check_changed.0,
             header: delta.header.as_deref().map(Into::into),
             put: delta.put.iter().map(|node| node.as_ref().into()).collect(),
             removed: delta.removed.iter().map(NodeId::to_string).collect(),
@@ -65,6 +66,7 @@ impl TryFrom<wire::Delta> for Delta {
         Ok(Self {
             from: Revision(message.from),
             to: Revision(message.to),
+            check_changed: Revision(message.check_changed),
             header: message
                 .header
                 .map(|header| Header::try_from(header).map(Arc::new))

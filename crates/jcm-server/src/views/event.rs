@@ -210,6 +210,7 @@ impl Event {
         let mut delta = Delta {
             from: from.unwrap_or(cluster.revision),
             to: cluster.revision,
+            check_changed: cluster.check_changed,
             header: header.then(|| Arc::clone(&cluster.header)),
             put: Vec::new(),
             removed: Vec::new(),

@@ -1,0 +1,324 @@
+//! Laws that hold for any sequence of mutations and verdicts.
+
+use std::sync::Arc;
+
+use jcm_model::routing::{Reason, route};
+use jcm_model::{
+    Change, Cluster, ClusterName, ClusterSpec, ClusterState, Effect, Judged, Mutation, NodeId, NodeSpec,
+    Precondition, Refusal, Revision, ServerId, Stamp, TargetPolicy, Timestamp, Verdict,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn policy() -> TargetPolicy {
+    TargetPolicy {
+        loopback_allowed: true,
+        own: Vec::new(),
+    }
+}
+
+fn name() -> ClusterName {
+    ClusterName::parse("orders").unwrap()
+}
+
+fn node(n: u16, weight: Option<u16>) -> Value {
+    let mut node = json!({ "address": "127.0.0.1", "ports": { "http": 18000 + n } });
+    if let Some(weight) = weight {
+        node["weight"] = json!(weight);
+    }
+    node
+}
+
+fn spec(json: Value) -> ClusterSpec {
+    serde_json::from_value(json).unwrap()
+}
+
+/// A cluster with its history, changed only as servers change it.
+#[derive(Default)]
+struct History {
+    cluster: Option<Arc<Cluster>>,
+    revision: Revision,
+}
+
+impl History {
+    fn try_on(&mut self, mutation: &Mutation, precondition: Precondition) -> Result<Option<Change>, Refusal> {
+        let next = self.revision.next();
+        let change = mutation.change(&name(), self.cluster.as_ref(), precondition, next, &policy())?;
+        if let Some(change) = &change {
+            self.cluster = change.apply(self.cluster.as_ref());
+            self.revision = next;
+        }
+        Ok(change)
+    }
+
+    fn put(&mut self, json: Value) -> Option<Change> {
+        self.try_on(&Mutation::PutCluster(spec(json)), Precondition::default())
+            .unwrap()
+    }
+
+    fn cluster(&self) -> &Arc<Cluster> {
+        self.cluster.as_ref().unwrap()
+    }
+}
+
+fn judged(cluster: &Cluster, id: &NodeId, verdict: Verdict, sequence: u64) -> Judged {
+    Judged {
+        verdict,
+        birth: cluster.birth(cluster.node(id).unwrap()),
+        stamp: Stamp {
+            ring_epoch: 0,
+            term: 0,
+            server: ServerId::parse("s1").unwrap(),
+            incarnation: 1,
+            sequence,
+        },
+        since: Timestamp::UNIX_EPOCH,
+        single_vantage: false,
+        stale_since: None,
+    }
+}
+
+fn mutations() -> impl Strategy<Value = Mutation> {
+    let nodes = prop::collection::btree_map(0_u16..8, prop::option::of(1_u16..=1000), 0..6);
+    let list = |nodes: std::collections::BTreeMap<u16, Option<u16>>| -> Vec<Value> {
+        nodes.into_iter().map(|(n, weight)| node(n, weight)).collect()
+    };
+    let specs = move |values: Vec<Value>| -> Vec<NodeSpec> {
+        values
+            .into_iter()
+            .map(|v| serde_json::from_value(v).unwrap())
+            .collect()
+    };
+    prop_oneof![
+        (nodes.clone(), any::<bool>(), 0_u8..3).prop_map(move |(nodes, online, kind)| {
+            let check = match kind {
+                0 => json!({ "kind": "none" }),
+                1 => json!({ "kind": "http", "interval": "1s" }),
+                _ => json!({ "kind": "http", "interval": "2s" }),
+            };
+            Mutation::PutCluster(spec(
+                json!({ "online": online, "check": check, "nodes": list(nodes) }),
+            ))
+        }),
+        nodes.prop_map(move |nodes| Mutation::PutNodes(specs(list(nodes)))),
+        (0_u16..8).prop_map(|n| Mutation::DeleteNodes(vec![id(n)])),
+        (0_u16..8, 1_u16..=1000)
+            .prop_map(|(n, weight)| Mutation::PatchNode(id(n), json!({ "weight": weight }))),
+        Just(Mutation::PatchCluster(json!({ "properties": { "a": "b" } }))),
+        Just(Mutation::DeleteCluster),
+    ]
+}
+
+fn id(n: u16) -> NodeId {
+    NodeId::parse(&format!("127.0.0.1:{}", 18000 + n)).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn what_is_read_can_be_written_back_and_changes_nothing(mutations in prop::collection::vec(mutations(), 1..20)) {
+        let mut history = History::default();
+        for mutation in &mutations {
+            let _ = history.try_on(mutation, Precondition::default());
+            if let Some(cluster) = history.cluster.clone() {
+                let filled = serde_json::to_value(cluster.to_filled()).unwrap();
+                let back = Mutation::PutCluster(serde_json::from_value(filled).unwrap());
+                prop_assert_eq!(history.try_on(&back, Precondition::default()).unwrap(), None);
+                let written = Mutation::PutCluster(cluster.to_spec());
+                prop_assert_eq!(history.try_on(&written, Precondition::default()).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_applied_twice_is_applied_once(mutations in prop::collection::vec(mutations(), 1..20)) {
+        let mut history = History::default();
+        for mutation in &mutations {
+            let before = history.cluster.clone();
+            if let Ok(Some(change)) = history.try_on(mutation, Precondition::default()) {
+                let after = change.apply(before.as_ref());
+                if change.effect != Effect::Deleted {
+                    prop_assert_eq!(change.apply(after.as_ref()), after.clone());
+                }
+                if let Some(cluster) = after {
+                    prop_assert!(cluster.nodes.is_sorted_by(|a, b| a.id < b.id));
+                    prop_assert!(cluster.nodes.iter().all(|node| cluster.birth(node) <= cluster.revision));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_delta_leads_exactly_where_its_sender_is(
+        steps in prop::collection::vec((mutations(), 0_u16..8, 1_u8..4), 1..20),
+        hold in 0_usize..20,
+    ) {
+        let mut history = History::default();
+        history.put(json!({ "check": { "kind": "tcp" }, "nodes": [node(0, None), node(1, None)] }));
+        let mut state = ClusterState::new(Arc::clone(history.cluster()));
+        let mut held = state.clone();
+        for (sequence, (mutation, n, verdict)) in (1_u64..).zip(steps) {
+            if !matches!(mutation, Mutation::DeleteCluster) {
+                let _ = history.try_on(&mutation, Precondition::default());
+                state = state.redefined(Arc::clone(history.cluster()));
+            }
+            if history.cluster().node(&id(n)).is_some() {
+                let verdict = [Verdict::Healthy, Verdict::Degraded, Verdict::Down][usize::from(verdict) - 1];
+                state.judge(&id(n), judged(history.cluster(), &id(n), verdict, sequence));
+            }
+            if sequence == hold as u64 {
+                held = state.clone();
+            }
+            let delta = state.since(&held);
+            prop_assert_eq!(held.after(&delta).map(|after| after.digest()), Some(state.digest()));
+            prop_assert_eq!(held.after(&delta), Some(state.clone()));
+            prop_assert_eq!(route(&state).nodes.len(), state.cluster().nodes.len());
+        }
+    }
+
+    #[test]
+    fn a_list_is_empty_only_on_purpose(verdicts in prop::collection::vec(0_u8..4, 1..12), panic_below in 0.01_f64..=1.0) {
+        let mut history = History::default();
+        let nodes: Vec<Value> = (0..verdicts.len()).map(|n| node(u16::try_from(n).unwrap(), None)).collect();
+        history.put(json!({ "check": { "kind": "tcp" }, "protection": { "panic_below": panic_below }, "nodes": nodes }));
+        let mut state = ClusterState::new(Arc::clone(history.cluster()));
+        for (n, verdict) in (0_u16..).zip(&verdicts) {
+            let verdict = match verdict { 0 => continue, 1 => Verdict::Healthy, 2 => Verdict::Degraded, _ => Verdict::Down };
+            state.judge(&id(n), judged(history.cluster(), &id(n), verdict, 1));
+        }
+        let routing = route(&state);
+        prop_assert!(routing.nodes.iter().any(|route| route.routable));
+        let fit = verdicts.iter().filter(|verdict| matches!(verdict, 1 | 2)).count();
+        let judged = verdicts.iter().any(|verdict| *verdict != 0);
+        #[expect(clippy::cast_precision_loss, reason = "a dozen nodes")]
+        let expected = judged && (fit as f64) < panic_below * verdicts.len() as f64;
+        prop_assert_eq!(routing.panic, expected);
+    }
+}
+
+#[test]
+fn a_stale_condition_reports_the_found_revision() {
+    let mut history = History::default();
+    history.put(json!({ "nodes": [node(0, None)] }));
+    let at = |revision| Precondition {
+        revision: Some(Revision(revision)),
+        absent: false,
+    };
+    let mutation = Mutation::PatchNode(id(0), json!({ "weight": 5 }));
+    assert_eq!(
+        history.try_on(&mutation, at(7)),
+        Err(Refusal::Condition {
+            cluster: name(),
+            found: Some(Revision(1))
+        })
+    );
+    assert!(history.try_on(&mutation, at(1)).unwrap().is_some());
+    let create = Precondition {
+        revision: None,
+        absent: true,
+    };
+    let put = Mutation::PutCluster(spec(json!({})));
+    assert_eq!(
+        history.try_on(&put, create),
+        Err(Refusal::Condition {
+            cluster: name(),
+            found: Some(Revision(2))
+        })
+    );
+}
+
+#[test]
+fn a_node_without_an_id_is_the_node_that_has_its_place() {
+    let mut history = History::default();
+    history.put(json!({ "nodes": [{ "address": "127.0.0.1", "ports": { "http": 18000 } }] }));
+    history.put(json!({ "nodes": [{ "address": "127.0.0.1", "ports": { "admin": 9000, "http": 18000 } }] }));
+    let ids: Vec<&str> = history
+        .cluster()
+        .nodes
+        .iter()
+        .map(|node| node.id.as_str())
+        .collect();
+    assert_eq!(ids, ["127.0.0.1:18000"]);
+    let clash = Mutation::PutNodes(vec![
+        serde_json::from_value(json!({ "id": "x", "address": "127.0.0.1", "ports": { "a": 9000 } })).unwrap(),
+    ]);
+    assert!(matches!(
+        history.try_on(&clash, Precondition::default()),
+        Err(Refusal::Clash { port: 9000, .. })
+    ));
+}
+
+#[test]
+fn a_verdict_of_another_form_of_the_node_is_dropped() {
+    let mut history = History::default();
+    history.put(json!({ "check": { "kind": "http" }, "nodes": [node(0, None)] }));
+    let mut state = ClusterState::new(Arc::clone(history.cluster()));
+    let old = judged(history.cluster(), &id(0), Verdict::Down, 9);
+    assert!(state.judge(&id(0), old.clone()));
+    history.put(json!({ "check": { "kind": "http", "interval": "5s" }, "nodes": [node(0, Some(7))] }));
+    state = state.redefined(Arc::clone(history.cluster()));
+    assert_eq!(
+        state.judged(&id(0)),
+        Some(&old),
+        "new timing and weight keep the verdict"
+    );
+    history.put(json!({ "check": { "kind": "http", "path": "/other" }, "nodes": [node(0, Some(7))] }));
+    state = state.redefined(Arc::clone(history.cluster()));
+    assert_eq!(state.judged(&id(0)), None, "a new question starts anew");
+    assert!(!state.judge(&id(0), old));
+}
+
+#[test]
+fn routing_says_why() {
+    let mut history = History::default();
+    let mut nodes: Vec<Value> = (0..6).map(|n| node(n, None)).collect();
+    nodes[4]["online"] = json!(false);
+    nodes[5]["draining"] = json!(true);
+    history.put(json!({ "check": { "kind": "tcp" }, "nodes": nodes }));
+    let cluster = Arc::clone(history.cluster());
+    let mut state = ClusterState::new(Arc::clone(&cluster));
+    let reasons = |state: &ClusterState| -> Vec<Option<Reason>> {
+        route(state).nodes.iter().map(|route| route.reason).collect()
+    };
+    let (unchecked, offline, draining) = (
+        Some(Reason::NotYetChecked),
+        Some(Reason::Offline),
+        Some(Reason::Draining),
+    );
+    assert_eq!(
+        reasons(&state),
+        [unchecked, unchecked, unchecked, unchecked, offline, draining]
+    );
+    assert!(!route(&state).panic, "nobody looked yet: that is no emergency");
+
+    for (n, verdict) in [
+        (0, Verdict::Healthy),
+        (1, Verdict::Degraded),
+        (2, Verdict::Down),
+        (5, Verdict::Down),
+    ] {
+        state.judge(&id(n), judged(&cluster, &id(n), verdict, 1));
+    }
+    let down = Some(Reason::Down {
+        single_vantage: false,
+    });
+    assert_eq!(
+        reasons(&state),
+        [None, Some(Reason::Degraded), down, unchecked, offline, draining]
+    );
+    let weights: Vec<u16> = route(&state)
+        .nodes
+        .iter()
+        .map(|route| route.effective_weight)
+        .collect();
+    assert_eq!(weights, [100, 25, 0, 0, 0, 0]);
+
+    state.judge(&id(0), judged(&cluster, &id(0), Verdict::Down, 2));
+    let routing = route(&state);
+    assert!(routing.panic);
+    assert_eq!(
+        routing.nodes.iter().filter(|route| route.routable).count(),
+        4,
+        "every node in use, and no other"
+    );
+    assert_eq!(routing.nodes[2].reason.unwrap().to_string(), "panic: down");
+}

@@ -382,10 +382,9 @@ fn control(line: &str, places: &Places) -> Result<String, String> {
             let counts = places.values().map(|place| {
                 let requests = place.requests.load(Ordering::Relaxed);
                 let connections = place.connections.load(Ordering::Relaxed);
-                (
-                    place.address.to_string(),
-                    json!({ "requests": requests, "connections": connections }),
-                )
+                let last = place.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let counts = json!({ "requests": requests, "connections": connections, "last": last });
+                (place.address.to_string(), counts)
             });
             Ok(serde_json::Value::Object(counts.collect()).to_string())
         }

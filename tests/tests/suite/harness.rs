@@ -44,6 +44,7 @@ async fn a_target_answers_as_it_is_told() {
     );
     assert_eq!(target.count(node).await, 8);
     assert_eq!(target.count(other).await, 1);
+    assert!(target.last_request(other).await.starts_with("GET / HTTP/1.1"));
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@
 mod cell;
 mod event;
 mod inbox;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -95,8 +95,8 @@ pub(super) struct Step {
     pub(super) defined: BTreeSet<NodeId>,
     /// Nodes whose verdict changed.
     pub(super) judged: BTreeSet<NodeId>,
-    /// Nodes that are routed to in another way than before.
-    pub(super) rerouted: BTreeSet<NodeId>,
+    /// Nodes that are routed to in another way than before, or lost their verdict.
+    pub(super) relaid: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Default)]
@@ -284,17 +284,15 @@ impl Inner {
 }
 
 impl Step {
-    /// A step that names the nodes whose routing differs; the rest is the caller's.
+    /// A step that names the nodes that look different; the rest is the caller's.
     fn between(before: &Published, after: &Published) -> Self {
-        let mut rerouted = BTreeSet::new();
+        let mut relaid = BTreeSet::new();
         let mut old = before.state.nodes().zip(&before.routing.nodes).peekable();
-        for ((node, _), route) in after.state.nodes().zip(&after.routing.nodes) {
+        for ((node, judged), route) in after.state.nodes().zip(&after.routing.nodes) {
             while old.next_if(|((held, _), _)| held.id < node.id).is_some() {}
-            if old
-                .next_if(|((held, _), _)| held.id == node.id)
-                .is_some_and(|(_, held)| held != route)
-            {
-                rerouted.insert(node.id.clone());
+            let held = old.next_if(|((held, _), _)| held.id == node.id);
+            if held.is_some_and(|((_, held_judged), held_route)| held_route != route || held_judged != judged) {
+                relaid.insert(node.id.clone());
             }
         }
         Self {
@@ -303,11 +301,11 @@ impl Step {
             header: false,
             defined: BTreeSet::new(),
             judged: BTreeSet::new(),
-            rerouted,
+            relaid,
         }
     }
 
     fn named_count(&self) -> usize {
-        self.defined.len() + self.judged.len() + self.rerouted.len()
+        self.defined.len() + self.judged.len() + self.relaid.len()
     }
 }

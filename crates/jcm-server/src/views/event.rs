@@ -197,13 +197,13 @@ impl Event {
     ) -> Self {
         let mut from = None;
         let mut header = false;
-        let (mut defined, mut judged, mut rerouted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut defined, mut judged, mut relaid) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for step in steps {
             from.get_or_insert(step.from_revision);
             header |= step.header;
             defined.extend(&step.defined);
             judged.extend(&step.judged);
-            rerouted.extend(&step.rerouted);
+            relaid.extend(&step.relaid);
         }
         let state = &published.state;
         let cluster = state.cluster();
@@ -245,7 +245,7 @@ impl Event {
             EventKind::Json => {
                 let rows: BTreeSet<&NodeId> = judged
                     .into_iter()
-                    .chain(rerouted)
+                    .chain(relaid)
                     .chain(delta.put.iter().map(|node| &node.id))
                     .collect();
                 delta_json(published, &delta, &rows)

@@ -4,12 +4,16 @@
 //! log of their changes and the ids of recent operations; it never keeps a verdict. It decides nothing: what a
 //! mutation means was worked out before, and a commit is refused unless the head is still where that was worked out.
 
-pub mod embedded;
-pub mod membership;
-pub mod memory;
 pub mod store;
+
 mod submission;
 mod tail;
+
+pub mod memory;
+
+pub mod embedded;
+
+pub mod membership;
 
 pub use embedded::EmbeddedStore;
 pub use membership::{Member, Membership, Solo};

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jcm_model::{Cluster, ClusterName, Invalid, OperationId, Revision, StoreId};
 use jcm_proto::{Malformed, Transaction};
 
-/// How many operation ids are kept at least as long as their age allows; older ones are forgotten.
+/// How many operations are remembered at most; older ones are forgotten, and so are those that are too old.
 pub const OPERATIONS_KEPT_MAX: usize = 200_000;
 
 /// All definitions at one revision.
@@ -18,7 +18,10 @@ pub struct Snapshot {
     pub revision: Revision,
     /// Every cluster that could be read.
     pub clusters: Vec<Arc<Cluster>>,
-    /// Clusters whose bytes could not be read: left alone, not served, named for the operator.
+    /// Clusters whose bytes could not be read, with the reason: left alone, not served, named for the operator.
+    ///
+    /// A store refuses every commit that touches one, but for its deletion. A server refuses such a wish beforehand:
+    /// it would take the rest of its batch with it.
     pub quarantined: Vec<(ClusterName, String)>,
     /// The operations still remembered, oldest first.
     pub operations: Vec<Operation>,
@@ -42,14 +45,14 @@ pub struct Operation {
 pub enum Feed {
     /// The next commit. Its first revision follows the one before without a gap.
     Committed(Arc<Transaction>),
-    /// What follows cannot be given without a gap: load again.
+    /// What follows cannot be given without a gap: load again, and follow from there. Nothing else comes after it.
     Reset,
 }
 
 /// Commits in order, from a revision on. Dropping it ends the subscription.
 #[async_trait]
 pub trait ChangeFeed: Send {
-    /// Waits for the next step. `None`: the store was closed.
+    /// Waits for the next step. `None`: the store was closed. Whoever stops waiting loses nothing.
     async fn next(&mut self) -> Option<Feed>;
 }
 
@@ -67,8 +70,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Commits, if the head is still `expected`: all of the transaction, durably, or nothing.
     ///
-    /// The transaction's first revision must be `expected + 1`. On success the transaction also comes back through
-    /// every change feed, which is the only way it may enter a server's memory.
+    /// The transaction's revisions must be `expected + 1` and on. A commit that was handed over goes on when its sender
+    /// stops waiting. On success the transaction also comes back through every change feed, which is the only way it
+    /// may enter a server's memory.
     async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError>;
 
     /// Every commit after `from`, then those to come.
@@ -117,8 +121,9 @@ pub enum CommitError {
         /// What a store takes.
         limit_bytes: usize,
     },
-    /// Nothing was submitted.
-    #[error("the store does not answer: {reason}")]
+    /// Nothing was submitted, or nothing of it is there: the disk is full, the store does not answer, a cluster of the
+    /// transaction is quarantined, its revisions do not follow.
+    #[error("the store takes no such write: {reason}")]
     Unavailable {
         /// What was tried and failed.
         reason: String,
@@ -131,7 +136,8 @@ pub enum CommitError {
     },
 }
 
-/// The largest encoded transaction that a store takes, alike for every backend so that a cluster that fits one fits all.
+/// The largest transaction that a store takes, encoded and packed as it is stored: alike for every backend, so that a
+/// cluster that fits one fits all.
 pub const TRANSACTION_BYTES_MAX: usize = 900 * 1024;
 
 impl From<Malformed> for LoadError {

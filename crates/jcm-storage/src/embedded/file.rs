@@ -59,6 +59,14 @@ impl DataFile {
         })
     }
 
+    /// Whether the last attempt to open it again failed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.database
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+    }
+
     /// Works on the database. It stays open until the work is done.
     pub(super) fn with<T>(&self, work: impl FnOnce(&Database) -> T) -> Result<T, LoadError> {
         match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {

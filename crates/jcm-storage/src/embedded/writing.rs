@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jcm_model::{Change, Cluster, ClusterName, Effect, Revision};
 use jcm_proto::{record, v1};
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::Inner;
 use super::reading::{Quarantine, has_nodes, header_of, node_key};
@@ -25,7 +25,7 @@ const REST_AFTER_FAILURE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Writer {
     retention: Retention,
-    /// Until when writes are refused unsubmitted, and why.
+    /// Since the last write failed: until when writes are refused unsubmitted, and why.
     resting: Option<(Instant, String)>,
 }
 
@@ -61,7 +61,7 @@ impl Writer {
         expected: Revision,
         now: Instant,
     ) -> Result<(), CommitError> {
-        self.refuse_while_resting(inner, now)?;
+        self.refuse_unless_ready(inner, now)?;
         let last = submission.transaction.last();
         let trim = self.retention.next_trim(expected, now);
         let quarantine = inner.quarantine().clone();
@@ -71,6 +71,9 @@ impl Writer {
             .map_err(|error| unavailable(&error))?;
         let (failed, began) = match attempt {
             Ok(()) => {
+                if self.resting.take().is_some() {
+                    info!("the store takes writes again");
+                }
                 release(inner, &submission);
                 inner.publish(submission);
                 return Ok(());
@@ -102,20 +105,20 @@ impl Writer {
     }
 
     /// After a failure writes are refused for a while; then the file has to be open again.
-    fn refuse_while_resting(&mut self, inner: &Inner, now: Instant) -> Result<(), CommitError> {
-        let Some((until, reason)) = &self.resting else {
-            return Ok(());
-        };
-        if now < *until {
+    fn refuse_unless_ready(&mut self, inner: &Inner, now: Instant) -> Result<(), CommitError> {
+        if let Some((until, reason)) = &self.resting
+            && now < *until
+        {
             return Err(CommitError::Unavailable {
                 reason: reason.clone(),
             });
         }
-        if let Err(error) = inner.file.with(|_| ()).or_else(|_| inner.reopen().map(|_| ())) {
+        if inner.file.is_closed()
+            && let Err(error) = inner.reopen()
+        {
             self.resting = Some((now + REST_AFTER_FAILURE, error.to_string()));
             return Err(unavailable(&error));
         }
-        self.resting = None;
         Ok(())
     }
 }

@@ -175,6 +175,13 @@ impl Starter {
     }
 }
 
+/// A server for one test and a client of it.
+pub async fn start() -> (Server, Client) {
+    let server = Server::dev().start().await;
+    let client = server.client();
+    (server, client)
+}
+
 impl Server {
     /// `jcm-server dev` without the demo nodes.
     pub fn dev() -> Starter {

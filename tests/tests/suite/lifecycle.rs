@@ -1,29 +1,20 @@
-//! Start, refuse, serve beside slow clients, drain, end.
+//! A server starts, tells its state, drains and ends.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use jcm_tests::process::{self, Exit};
-use jcm_tests::{Client, Events, Server, binary, eventually, raw};
+use jcm_tests::process::Exit;
+use jcm_tests::server::start;
+use jcm_tests::{Client, Events, Server, eventually};
 use reqwest::Method;
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(20);
-/// The deadlines of the server (10 s for headers, 30 s for a body) and time to spare.
-const SLOW_DEADLINE: Duration = Duration::from_secs(50);
-
-async fn start() -> (Server, Client) {
-    let server = Server::dev().start().await;
-    let client = server.client();
-    (server, client)
-}
 
 /// It ends with a failure whose message names every part, and without a panic.
 #[track_caller]
-fn check_refused(exit: &Exit, parts: &[&str]) {
+pub(crate) fn check_refused(exit: &Exit, parts: &[&str]) {
     assert!(exit.code.is_some_and(|code| code != 0), "{exit:#?}");
     for part in parts {
         assert!(
@@ -255,20 +246,6 @@ async fn insecure_listens_beyond_loopback_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_second_server_on_the_same_data_is_refused() {
-    let data = TempDir::new().unwrap();
-    let first = Server::dev().data(data.path()).start().await;
-    let exit = Server::dev()
-        .data(data.path())
-        .try_start()
-        .await
-        .expect_err("it must refuse");
-    check_refused(&exit, &[&data.path().display().to_string()]);
-    let client = first.client();
-    client.put_cluster("orders", &json!({ "nodes": [] })).await.ok();
-}
-
-#[tokio::test]
 async fn an_address_in_use_is_refused_by_name() {
     let first = Server::dev().start().await;
     let address = first.address().to_string();
@@ -278,158 +255,6 @@ async fn an_address_in_use_is_refused_by_name() {
         .await
         .expect_err("it must refuse");
     check_refused(&exit, &[&address]);
-}
-
-#[tokio::test]
-async fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
-    let directory = TempDir::new().unwrap();
-    let file = directory.path().join("file");
-    std::fs::write(&file, "not a directory").unwrap();
-    let exit = Server::dev()
-        .data(&file)
-        .try_start()
-        .await
-        .expect_err("it must refuse");
-    check_refused(&exit, &[&file.display().to_string()]);
-}
-
-#[tokio::test]
-async fn data_that_is_not_its_own_is_refused_and_left_alone() {
-    let data = TempDir::new().unwrap();
-    let first = Server::dev().data(data.path()).start().await;
-    first
-        .client()
-        .put_cluster("orders", &json!({ "nodes": [] }))
-        .await
-        .ok();
-    drop(first);
-    // Every file in turn becomes something else.
-    for entry in std::fs::read_dir(data.path()).unwrap() {
-        let path = entry.unwrap().path();
-        let Ok(kept) = std::fs::read(&path) else { continue };
-        if kept.is_empty() {
-            continue;
-        }
-        let alien = b"this was written by somebody else entirely".repeat(200);
-        std::fs::write(&path, &alien).unwrap();
-        match Server::dev().data(data.path()).try_start().await {
-            Err(exit) => {
-                check_refused(&exit, &[&data.path().display().to_string()]);
-                assert_eq!(
-                    std::fs::read(&path).unwrap(),
-                    alien,
-                    "{} was changed",
-                    path.display()
-                );
-            }
-            // A file that it can do without, such as a lock: the definitions must still be there.
-            Ok(server) => {
-                server.client().get_cluster("orders").await.ok();
-            }
-        }
-        std::fs::write(&path, kept).unwrap();
-    }
-    let server = Server::dev().data(data.path()).start().await;
-    server.client().get_cluster("orders").await.ok();
-}
-
-#[tokio::test]
-async fn serve_takes_a_config_file() {
-    let server = Server::serve("id = \"server-a\"\nzone = \"z7\"\n[store]\nkind = \"embedded\"\n")
-        .start()
-        .await;
-    let servers = server.client().get("/v1/servers").await;
-    assert_eq!(servers.ok()["servers"][0]["id"], "server-a", "{servers}");
-    assert_eq!(servers.body["servers"][0]["zone"], "z7", "{servers}");
-    server
-        .client()
-        .put_cluster("orders", &json!({ "nodes": [] }))
-        .await
-        .ok();
-}
-
-#[tokio::test]
-async fn the_environment_overrides_the_file() {
-    let server = Server::serve("zone = \"z7\"\n")
-        .environment("JCM__SERVER__ZONE", "z8")
-        .start()
-        .await;
-    let servers = server.client().get("/v1/servers").await;
-    assert_eq!(servers.ok()["servers"][0]["zone"], "z8", "{servers}");
-}
-
-#[tokio::test]
-async fn a_bad_config_is_refused_with_key_source_and_what_is_allowed() {
-    for (config, parts) in [
-        ("zones = \"z7\"\n", ["zones", "jcm.toml"].as_slice()),
-        (
-            "[store]\nkind = \"postgres\"\n",
-            &["kind", "embedded", "jcm.toml"],
-        ),
-        ("[health]\nthreads = \"many\"\n", &["threads", "jcm.toml"]),
-        ("[health]\nthreads = 0\n", &["threads"]),
-        ("[nonsense]\n", &["nonsense"]),
-        ("zone = \n", &["jcm.toml"]),
-        ("zone = \"a\\nb\"\n", &["zone"]),
-        ("id = \"a/b\"\n", &["id"]),
-    ] {
-        let exit = Server::serve(config).try_start().await.err();
-        let exit = exit.unwrap_or_else(|| panic!("{config:?} was accepted"));
-        check_refused(&exit, parts);
-    }
-    let refused = Server::serve("")
-        .environment("JCM__STORE__KIND", "postgres")
-        .try_start()
-        .await;
-    check_refused(
-        &refused.expect_err("it must refuse"),
-        &["JCM__STORE__KIND", "embedded"],
-    );
-    let refused = Server::serve("")
-        .environment("JCM__STORE__KIMD", "embedded")
-        .try_start()
-        .await;
-    check_refused(&refused.expect_err("it must refuse"), &["JCM__STORE__KIMD"]);
-    for listen in ["nonsense", "127.0.0.1", "127.0.0.1:70000", "localhost:0"] {
-        let refused = Server::serve("").listen(listen).try_start().await;
-        check_refused(&refused.expect_err("it must refuse"), &["listen", listen]);
-    }
-}
-
-async fn run(arguments: &[&str]) -> Exit {
-    process::run(&binary::program("jcm-server"), arguments, PROGRAM_DEADLINE).await
-}
-
-#[tokio::test]
-async fn the_default_config_is_a_config() {
-    let defaults = run(&["config", "defaults"]).await;
-    let text = defaults.expect_success();
-    assert!(text.contains("[server]") && text.contains("listen"), "{text}");
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().join("jcm.toml");
-    std::fs::write(&path, text).unwrap();
-    let path = path.display().to_string();
-    run(&["config", "check", "--config", &path])
-        .await
-        .expect_success();
-    std::fs::write(&path, "[server]\nlistn = \"127.0.0.1:1\"\n").unwrap();
-    let checked = run(&["config", "check", "--config", &path]).await;
-    check_refused(&checked, &["listn", &path]);
-}
-
-#[tokio::test]
-async fn a_missing_config_is_named() {
-    let exit = run(&["serve", "--config", "/nowhere/jcm.toml"]).await;
-    check_refused(&exit, &["/nowhere/jcm.toml"]);
-}
-
-#[tokio::test]
-async fn unknown_flags_are_a_usage_error() {
-    let exit = run(&["dev", "--nonsense"]).await;
-    check_refused(&exit, &["--nonsense"]);
-    assert_eq!(exit.code, Some(2));
-    run(&["--help"]).await.expect_success();
-    run(&["--version"]).await.expect_success();
 }
 
 #[tokio::test]
@@ -481,109 +306,4 @@ async fn the_demo_shows_a_death_and_a_recovery() {
         said.contains("curl") && said.contains("/die"),
         "it prints what to try: {said}"
     );
-}
-
-/// Opens connections and sends each the same beginning.
-async fn hold(server: SocketAddr, count: usize, beginning: &[u8]) -> Vec<TcpStream> {
-    let mut streams = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut stream = TcpStream::connect(server).await.expect("the server accepts");
-        stream.write_all(beginning).await.expect("it reads");
-        streams.push(stream);
-    }
-    streams
-}
-
-/// Whether the server ends each of them, answering or not.
-async fn check_closed(streams: Vec<TcpStream>, what: &str) {
-    for mut stream in streams {
-        let closed = tokio::time::timeout(SLOW_DEADLINE, async {
-            let mut bytes = [0; 1024];
-            while let Ok(1..) = stream.read(&mut bytes).await {}
-        });
-        assert!(closed.await.is_ok(), "{what}: still open after {SLOW_DEADLINE:?}");
-    }
-}
-
-#[tokio::test]
-async fn slow_clients_are_cut_and_hold_up_nobody() {
-    let (server, client) = start().await;
-    client.put_cluster("orders", &json!({ "nodes": [] })).await.ok();
-    let put = "PUT /v1/clusters/slow HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{";
-    let beginnings: [(&str, &[u8]); 5] = [
-        ("nothing sent", b""),
-        ("half a request line", b"GET /li"),
-        ("half a head", b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Slow: "),
-        ("only the first bytes of HTTP/2", b"PRI * HTTP/2.0\r\n"),
-        ("half a body", put.as_bytes()),
-    ];
-    let mut held = Vec::new();
-    for (what, beginning) in beginnings {
-        held.push((what, hold(server.address(), 60, beginning).await));
-    }
-    // While they hang, others are served as ever.
-    for number in 0..50 {
-        let body = json!({ "properties": { "number": number.to_string() } });
-        client.put_cluster("orders", &body).await.ok();
-        raw::get(server.address(), "/livez")
-            .await
-            .expect("an answer")
-            .expect_status(200);
-    }
-    for (what, streams) in held {
-        check_closed(streams, what).await;
-    }
-    client.get_cluster("slow").await.expect_problem(404);
-}
-
-#[tokio::test]
-async fn a_head_that_trickles_is_cut_all_the_same() {
-    let (server, _client) = start().await;
-    let stream = TcpStream::connect(server.address()).await.unwrap();
-    let (mut reader, mut writer) = stream.into_split();
-    let trickle = tokio::spawn(async move {
-        for byte in b"GET /livez HTTP/1.1\r\nX: "
-            .iter()
-            .chain(std::iter::repeat(&b'y'))
-        {
-            if writer.write_all(&[*byte]).await.is_err() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-    });
-    let cut = tokio::time::timeout(SLOW_DEADLINE, async {
-        let mut bytes = [0; 1024];
-        while let Ok(1..) = reader.read(&mut bytes).await {}
-    });
-    assert!(
-        cut.await.is_ok(),
-        "the deadline is for the whole head, not for each byte"
-    );
-    trickle.abort();
-}
-
-#[tokio::test]
-async fn a_body_that_trickles_is_cut_all_the_same() {
-    let (server, client) = start().await;
-    let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    let head = "PUT /v1/clusters/slow HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
-                Content-Length: 100000\r\n\r\n{";
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let (mut reader, mut writer) = stream.into_split();
-    let trickle = tokio::spawn(async move {
-        while writer.write_all(b" ").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-    });
-    let cut = tokio::time::timeout(SLOW_DEADLINE, async {
-        let mut bytes = [0; 1024];
-        while let Ok(1..) = reader.read(&mut bytes).await {}
-    });
-    assert!(
-        cut.await.is_ok(),
-        "the deadline is for the whole body, not for each byte"
-    );
-    trickle.abort();
-    client.get_cluster("slow").await.expect_problem(404);
 }

@@ -1,10 +1,30 @@
 //! What JCM does, seen from outside: one module a suite, one test a sentence.
 
-mod bad_input;
-mod checks;
-mod cli;
-mod crash;
-mod definitions;
 mod harness;
-mod lifecycle;
+
+mod apply;
+mod bad_input;
+mod bad_requests;
+mod conditions;
+mod definitions;
+mod nodes;
+
+mod fleet;
+mod probes;
+mod routing;
+mod verdicts;
+
+mod long_poll;
 mod push;
+
+mod cli;
+
+mod config;
+mod crash;
+mod data;
+mod lifecycle;
+mod slow_clients;
+
+mod checked;
+mod fixtures;
+mod refusal;

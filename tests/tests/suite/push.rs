@@ -3,35 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use jcm_tests::{Client, Event, Events, Server, Target, eventually};
+use jcm_tests::server::start;
+use jcm_tests::{Client, Event, Events, Target, eventually};
 use serde_json::{Value, json};
 
+use crate::fixtures::{cluster, id, nodes};
+
 const EVENT_DEADLINE: Duration = Duration::from_secs(20);
+
 /// Long against every push, short against a test: nothing that comes later counts as pushed.
 const SILENCE: Duration = Duration::from_millis(1500);
 
-async fn start() -> (Server, Client) {
-    let server = Server::dev().start().await;
-    let client = server.client();
-    (server, client)
-}
-
-fn nodes(ports: impl IntoIterator<Item = u16>) -> Value {
-    ports
-        .into_iter()
-        .map(|port| json!({ "address": "127.0.0.9", "ports": { "http": port } }))
-        .collect()
-}
-
-fn id(port: u16) -> String {
-    format!("127.0.0.9:{port}")
-}
-
 async fn put(client: &Client, name: &str, ports: impl IntoIterator<Item = u16>) -> u64 {
-    client
-        .put_cluster(name, &json!({ "nodes": nodes(ports) }))
-        .await
-        .revision()
+    client.put_cluster(name, &cluster(ports)).await.revision()
 }
 
 /// What a client holds of one cluster, from events alone.
@@ -461,64 +445,6 @@ async fn a_watcher_that_merges_three_hundred_changes_holds_what_the_server_holds
     }
     assert_eq!(held.revision, written);
     assert_eq!(held.nodes, by_id(&client.view("orders").await.body["nodes"]));
-}
-
-#[tokio::test]
-async fn a_long_poll_waits_for_a_change() {
-    let (_server, client) = start().await;
-    put(&client, "orders", [1]).await;
-    let view = client.view("orders").await;
-    let token = jcm_tests::api::percent_encoded(view.ok()["token"].as_str().expect("a token"));
-    let poll = client.clone();
-    let path = format!("/v1/clusters/orders/view?wait=30s&token={token}");
-    let polled = tokio::spawn(async move { poll.get(&path).await });
-    let revision = client
-        .patch_node("orders", &id(1), &json!({ "weight": 7 }))
-        .await
-        .revision();
-    let polled = polled.await.unwrap();
-    assert_eq!(polled.ok()["revision"], revision, "{polled}");
-    assert_eq!(polled.node(&id(1))["weight"], 7, "{polled}");
-    assert_ne!(polled.body["token"], view.body["token"], "{polled}");
-    // A token that is behind is answered at once: a wait of 30 s would be seen.
-    let start = Instant::now();
-    let behind = client
-        .get(&format!("/v1/clusters/orders/view?wait=30s&token={token}"))
-        .await;
-    assert_eq!(behind.ok()["revision"], revision, "{behind}");
-    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
-}
-
-#[tokio::test]
-async fn a_long_poll_without_a_change_ends_with_the_same_view() {
-    let (_server, client) = start().await;
-    let revision = put(&client, "orders", [1]).await;
-    let view = client.view("orders").await;
-    let token = jcm_tests::api::percent_encoded(view.ok()["token"].as_str().expect("a token"));
-    let start = Instant::now();
-    let polled = client
-        .get(&format!("/v1/clusters/orders/view?wait=1s&token={token}"))
-        .await;
-    assert!(
-        start.elapsed() >= Duration::from_millis(900),
-        "it waits for what it was told: {:?}",
-        start.elapsed()
-    );
-    assert_eq!(polled.ok()["revision"], revision, "{polled}");
-    assert_eq!(polled.node_ids(), [id(1)], "{polled}");
-}
-
-#[tokio::test]
-async fn a_long_poll_hears_of_a_deletion() {
-    let (_server, client) = start().await;
-    put(&client, "orders", [1]).await;
-    let view = client.view("orders").await;
-    let token = jcm_tests::api::percent_encoded(view.ok()["token"].as_str().expect("a token"));
-    let poll = client.clone();
-    let path = format!("/v1/clusters/orders/view?wait=30s&token={token}");
-    let polled = tokio::spawn(async move { poll.get(&path).await });
-    client.delete_cluster("orders").await.ok();
-    polled.await.unwrap().expect_problem(404);
 }
 
 #[tokio::test]

@@ -1,0 +1,143 @@
+//! Thirty clusters of twenty real nodes: the broken ones are found, and only those.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use jcm_tests::server::start;
+use jcm_tests::{Client, Target, eventually, target};
+use serde_json::json;
+
+use crate::checked::view;
+
+/// Turns of 600 nodes under the default policy take about four seconds.
+const MANY_DEADLINE: Duration = Duration::from_mins(1);
+
+/// 30 clusters of 20 nodes each, 12 of them well all the time and 8 broken in different ways.
+const CLUSTERS: usize = 30;
+const STEADY: usize = 12;
+
+struct Fleet {
+    steady: Target,
+    killed: Target,
+    paused: Target,
+    moody: Vec<(Target, &'static str)>,
+}
+
+impl Fleet {
+    async fn start() -> Self {
+        let mut moody = Vec::new();
+        for behaviour in ["error500", "slow-bytes", "refuse", "close"] {
+            moody.push((Target::start(CLUSTERS).await, behaviour));
+        }
+        Self {
+            steady: Target::start(CLUSTERS * STEADY).await,
+            killed: Target::start(CLUSTERS * 2).await,
+            paused: Target::start(CLUSTERS * 2).await,
+            moody,
+        }
+    }
+
+    fn steady_nodes(&self, cluster: usize) -> &[SocketAddr] {
+        &self.steady.nodes()[cluster * STEADY..][..STEADY]
+    }
+
+    fn broken_nodes(&self, cluster: usize) -> Vec<SocketAddr> {
+        let pairs = [&self.killed, &self.paused].map(|target| &target.nodes()[cluster * 2..][..2]);
+        let single = self.moody.iter().map(|(target, _)| target.nodes()[cluster]);
+        pairs.concat().into_iter().chain(single).collect()
+    }
+
+    async fn break_some(&mut self) {
+        self.killed.kill().await;
+        self.paused.pause().await;
+        for (target, behaviour) in &self.moody {
+            target.behave(behaviour).await;
+        }
+    }
+
+    async fn heal(&mut self) {
+        self.killed.revive().await;
+        self.paused.resume().await;
+        for (target, _) in &self.moody {
+            target.behave("ok").await;
+        }
+    }
+}
+
+/// Looks at all clusters until the breakable nodes have this verdict; the steady ones must never be down.
+async fn fleet_turns(client: &Client, fleet: &Fleet, wanted: &str) -> Duration {
+    let start = Instant::now();
+    for cluster in 0..CLUSTERS {
+        let name = format!("fleet-{cluster}");
+        eventually(
+            MANY_DEADLINE,
+            &format!("{name}: breakable nodes {wanted}"),
+            async || {
+                let view = view(client, &name).await?;
+                for node in fleet.steady_nodes(cluster) {
+                    let verdict = &view.node(&node.to_string())["verdict"];
+                    assert_ne!(verdict, "down", "{node} works all the time\n{view}");
+                }
+                let turned = |node: &SocketAddr| view.node(&node.to_string())["verdict"] == wanted;
+                if fleet.broken_nodes(cluster).iter().all(turned) {
+                    Ok(())
+                } else {
+                    Err(view)
+                }
+            },
+        )
+        .await;
+    }
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those() {
+    let (_server, client) = start().await;
+    let mut fleet = Fleet::start().await;
+    for cluster in 0..CLUSTERS {
+        let nodes: Vec<_> = fleet
+            .steady_nodes(cluster)
+            .iter()
+            .copied()
+            .chain(fleet.broken_nodes(cluster))
+            .map(target::definition)
+            .collect();
+        assert_eq!(nodes.len(), 20);
+        // The default policy: every second, three to fall, two to rise.
+        let cluster_definition = json!({ "check": { "kind": "http" }, "nodes": nodes });
+        client
+            .put_cluster(&format!("fleet-{cluster}"), &cluster_definition)
+            .await
+            .ok();
+    }
+    let judged = fleet_turns(&client, &fleet, "healthy").await;
+
+    fleet.break_some().await;
+    let down = fleet_turns(&client, &fleet, "down").await;
+    for cluster in 0..CLUSTERS {
+        let picked = client.resolve(&format!("fleet-{cluster}"), "n=100").await;
+        let picked_ids: BTreeSet<_> = picked.node_ids().into_iter().collect();
+        let steady: BTreeSet<_> = fleet
+            .steady_nodes(cluster)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(picked_ids, steady, "{picked}");
+    }
+
+    fleet.heal().await;
+    let back = fleet_turns(&client, &fleet, "healthy").await;
+    for cluster in 0..CLUSTERS {
+        assert_eq!(
+            client
+                .resolve(&format!("fleet-{cluster}"), "n=100")
+                .await
+                .node_ids()
+                .len(),
+            20
+        );
+    }
+    eprintln!("600 nodes judged after {judged:.1?}, 240 down after {down:.1?}, back after {back:.1?}");
+}

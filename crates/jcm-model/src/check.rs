@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration;
 use crate::invalid::{Invalid, quoted};
 use crate::name::refuse_unless_port_name;
+use crate::object;
 
 /// Shortest interval between two probes of one node.
 pub const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -148,8 +149,8 @@ impl From<Expect> for String {
 }
 
 /// A check policy as written. What is `None` was left out.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Raw", into = "Raw")]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(into = "Raw")]
 pub struct CheckSpec(Raw);
 
 /// The written form before its rules were tried.
@@ -188,6 +189,13 @@ pub struct Raw {
     /// Whether each probe opens a connection of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh: Option<bool>,
+}
+
+impl<'de> Deserialize<'de> for CheckSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: Raw = object::decode(deserializer, "a check")?;
+        Self::try_from(raw).map_err(serde::de::Error::custom)
+    }
 }
 
 impl TryFrom<Raw> for CheckSpec {
@@ -259,7 +267,13 @@ impl CheckSpec {
 
     /// The policy that is carried out: defaults filled in.
     pub fn effective(&self) -> Check {
-        let raw = &self.0;
+        // Without a kind the rest means nothing, and two policies that mean nothing mean the same.
+        let unchecked = Raw::default();
+        let raw = if self.0.kind == CheckKind::None {
+            &unchecked
+        } else {
+            &self.0
+        };
         let interval = raw.interval.unwrap_or(INTERVAL_DEFAULT);
         let streak =
             |value: Option<i64>, default: u32| value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default);

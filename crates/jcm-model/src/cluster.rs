@@ -14,7 +14,7 @@ use crate::invalid::{Invalid, quoted};
 use crate::node::{Labels, Node, NodeSpec, Ports};
 use crate::pairs::Pairs;
 use crate::text::{refuse_unless_key, refuse_unless_text};
-use crate::{ClusterName, NodeId, Revision};
+use crate::{ClusterName, NodeId, Revision, object};
 
 /// Most nodes of one cluster. Larger sets are several clusters: a view is one message.
 pub const NODES_MAX: usize = 20_000;
@@ -88,8 +88,8 @@ impl From<PanicBelow> for f64 {
 }
 
 /// A cluster as written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "RawCluster", into = "RawCluster")]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(into = "RawCluster")]
 pub struct ClusterSpec {
     /// The name, where the text carries it.
     pub name: Option<ClusterName>,
@@ -113,7 +113,11 @@ pub struct RawCluster {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckSpec>,
     /// What keeps its list from emptying.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "protection",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub protection: Option<RawProtection>,
     /// Free configuration.
     #[serde(default, skip_serializing_if = "Pairs::is_empty")]
@@ -123,6 +127,10 @@ pub struct RawCluster {
     pub nodes: Vec<NodeSpec>,
 }
 
+fn protection<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<RawProtection>, D::Error> {
+    object::decode(deserializer, "protection").map(Some)
+}
+
 /// What keeps a cluster's list from emptying.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +138,13 @@ pub struct RawProtection {
     /// From which share of routable nodes on every online node is routed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub panic_below: Option<PanicBelow>,
+}
+
+impl<'de> Deserialize<'de> for ClusterSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: RawCluster = object::decode(deserializer, "a cluster")?;
+        Self::try_from(raw).map_err(serde::de::Error::custom)
+    }
 }
 
 impl TryFrom<RawCluster> for ClusterSpec {

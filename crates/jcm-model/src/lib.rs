@@ -14,6 +14,7 @@ pub mod invalid;
 pub mod mutation;
 pub mod name;
 pub mod node;
+pub mod object;
 pub mod pairs;
 pub mod revision;
 pub mod routing;

@@ -9,7 +9,7 @@ use crate::invalid::Invalid;
 use crate::name::refuse_unless_port_name;
 use crate::pairs::Pairs;
 use crate::text::{refuse_unless_key, refuse_unless_text};
-use crate::{NodeId, Revision, address};
+use crate::{NodeId, Revision, address, object};
 
 /// Largest weight; the smallest is 1.
 pub const WEIGHT_MAX: u16 = 1000;
@@ -38,8 +38,8 @@ pub enum Admin {
 }
 
 /// A node as written. What is `None` was left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "RawNode", into = "RawNode")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "RawNode")]
 pub struct NodeSpec {
     /// The id, where its owner chose one.
     pub id: Option<NodeId>,
@@ -91,6 +91,13 @@ pub struct RawNode {
     /// Free labels.
     #[serde(default, skip_serializing_if = "Pairs::is_empty")]
     pub labels: Pairs<String>,
+}
+
+impl<'de> Deserialize<'de> for NodeSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: RawNode = object::decode(deserializer, "a node")?;
+        Self::try_from(raw).map_err(serde::de::Error::custom)
+    }
 }
 
 impl TryFrom<RawNode> for NodeSpec {

@@ -266,6 +266,17 @@ pub(crate) fn load(
 fn flatten(prefix: &str, value: &Value, source: &str, settings: &mut Vec<Setting>) -> Result<(), Refused> {
     let text = match value {
         Value::Table(table) => {
+            let is_section =
+                prefix.is_empty() || KEYS.iter().any(|key| key.name.starts_with(&format!("{prefix}.")));
+            if !is_section {
+                let reason = "there is no such section; there are server, store, store.zookeeper and health"
+                    .to_owned();
+                return Err(Refused {
+                    key: prefix.to_owned(),
+                    source_name: source.to_owned(),
+                    reason,
+                });
+            }
             for (name, value) in table {
                 let key = if prefix.is_empty() {
                     name.clone()
@@ -366,6 +377,7 @@ mod tests {
                 "[store.zookeeper]\nsession_timeout = \"6\"",
                 ["session_timeout", "a duration"],
             ),
+            ("[nonsense]", ["nonsense", "no such section"]),
             ("listen = ", ["*", "no valid TOML"]),
         ] {
             let error = with_file(file, &[], Vec::new()).unwrap_err().to_string();

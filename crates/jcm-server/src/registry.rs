@@ -66,7 +66,7 @@ pub(crate) struct Written {
     pub(crate) operation: OperationId,
     /// The revision of its last mutation, or of the cluster when nothing changed.
     pub(crate) revision: Revision,
-    /// Whether its last mutation created a cluster.
+    /// Whether its last mutation created something: a cluster, or a node in it.
     pub(crate) created: bool,
     /// What happened to each cluster; empty when the answer was found in the log.
     pub(crate) outcomes: Vec<Outcome>,
@@ -352,7 +352,7 @@ impl Writer {
         let created = attempt
             .outcomes
             .last()
-            .is_some_and(|outcome| outcome.action == Action::Created);
+            .is_some_and(|outcome| outcome.action == Action::Created || !outcome.nodes_added.is_empty());
         for change in attempt.changes {
             *size_bytes += jcm_proto::encoded_bytes(&change);
             entries.push(Entry {
@@ -379,10 +379,9 @@ impl Writer {
                     revision: written.revision,
                     created: written.created,
                 };
-                let mut operations = self.catalog.operations();
-                if operations.get(written.operation).is_none() {
-                    operations.note(written.operation, known, Instant::now());
-                }
+                self.catalog
+                    .operations()
+                    .note(written.operation, known, Instant::now());
             }
             // A client that went away has no use for the answer.
             let _ = queued.answer.send(answer);

@@ -30,6 +30,15 @@ struct Request {
     dry_run: bool,
 }
 
+/// The request, from a JSON object only.
+struct Object(Request);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        jcm_model::object::decode(deserializer, "the request").map(Self)
+    }
+}
+
 pub(super) async fn post(
     State(app): State<App>,
     Params(params): Params<WriteParams>,
@@ -43,7 +52,7 @@ pub(super) async fn post(
         ));
     }
     let bytes = read(body, BULK_BODY_BYTES_MAX).await?;
-    let request: Request = decode(&bytes)?;
+    let Object(request) = decode(&bytes)?;
     let only_look = params.dry_run || request.dry_run;
     let names = names(&request)?;
     let (operation, fingerprint) = operation(&headers, &[b"POST", b"apply", &bytes])?;

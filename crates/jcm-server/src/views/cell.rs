@@ -291,7 +291,8 @@ impl Step {
         for ((node, judged), route) in after.state.nodes().zip(&after.routing.nodes) {
             while old.next_if(|((held, _), _)| held.id < node.id).is_some() {}
             let held = old.next_if(|((held, _), _)| held.id == node.id);
-            if held.is_some_and(|((_, held_judged), held_route)| held_route != route || held_judged != judged) {
+            if held.is_some_and(|((_, held_judged), held_route)| held_route != route || held_judged != judged)
+            {
                 relaid.insert(node.id.clone());
             }
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterState, Delta, Judged, Mutation, NodeId, Precondition, Revision, ServerId, Stamp,
-    StoreId, TargetPolicy, Timestamp, Verdict,
+    Change, Cluster, ClusterName, ClusterState, Delta, Judged, Mutation, NodeId, Precondition, Revision,
+    ServerId, Stamp, StoreId, TargetPolicy, Timestamp, Verdict,
 };
 use jcm_proto::token::Token;
 use jcm_proto::v1::{WatchResponse, watch_response};
@@ -35,7 +35,11 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    let verdict = prop_oneof![Just(Verdict::Healthy), Just(Verdict::Degraded), Just(Verdict::Down)];
+    let verdict = prop_oneof![
+        Just(Verdict::Healthy),
+        Just(Verdict::Degraded),
+        Just(Verdict::Down)
+    ];
     prop_oneof![
         2 => (prop::collection::btree_set(0..NODES, 0..6), 0_u8..2, any::<bool>())
             .prop_map(|(nodes, path, online)| Step::Put { nodes: nodes.into_iter().collect(), path, online }),
@@ -55,29 +59,50 @@ struct Writers {
 
 impl Writers {
     fn new(views: Arc<Views>) -> Self {
-        views.load(&Snapshot { store: StoreId(uuid::Uuid::from_u128(1)), revision: Revision::ZERO, clusters: imbl::OrdMap::new() });
-        Self { views, cluster: None, revision: Revision::ZERO, sequence: 0 }
+        views.load(&Snapshot {
+            store: StoreId(uuid::Uuid::from_u128(1)),
+            revision: Revision::ZERO,
+            clusters: imbl::OrdMap::new(),
+        });
+        Self {
+            views,
+            cluster: None,
+            revision: Revision::ZERO,
+            sequence: 0,
+        }
     }
 
     fn take(&mut self, step: &Step) {
         match step {
             Step::Put { nodes, path, online } => {
-                let nodes: Vec<Value> =
-                    nodes.iter().map(|n| json!({ "address": "127.0.0.1", "ports": { "http": 18000 + n } })).collect();
+                let nodes: Vec<Value> = nodes
+                    .iter()
+                    .map(|n| json!({ "address": "127.0.0.1", "ports": { "http": 18000 + n } }))
+                    .collect();
                 let check = json!({ "kind": "http", "path": format!("/{path}") });
                 let spec = json!({ "online": online, "check": check, "nodes": nodes });
                 self.mutate(&Mutation::PutCluster(serde_json::from_value(spec).unwrap()));
             }
-            Step::Patch { n, weight } => self.mutate(&Mutation::PatchNode(id(*n), json!({ "weight": weight }))),
+            Step::Patch { n, weight } => {
+                self.mutate(&Mutation::PatchNode(id(*n), json!({ "weight": weight })))
+            }
             Step::Delete => self.mutate(&Mutation::DeleteCluster),
             Step::Judge(verdicts) => {
                 let Some(cluster) = &self.cluster else { return };
                 let mut judged = Vec::new();
                 for (n, verdict) in verdicts {
-                    let Some(node) = cluster.node(&id(*n)) else { continue };
+                    let Some(node) = cluster.node(&id(*n)) else {
+                        continue;
+                    };
                     self.sequence += 1;
                     let server = ServerId::parse("s1").unwrap();
-                    let stamp = Stamp { ring_epoch: 0, term: 0, server, incarnation: 1, sequence: self.sequence };
+                    let stamp = Stamp {
+                        ring_epoch: 0,
+                        term: 0,
+                        server,
+                        incarnation: 1,
+                        sequence: self.sequence,
+                    };
                     let judgement = Judged {
                         verdict: *verdict,
                         birth: cluster.birth(node),
@@ -94,9 +119,18 @@ impl Writers {
     }
 
     fn mutate(&mut self, mutation: &Mutation) {
-        let targets = TargetPolicy { loopback_allowed: true, own: Vec::new() };
+        let targets = TargetPolicy {
+            loopback_allowed: true,
+            own: Vec::new(),
+        };
         let next = self.revision.next();
-        let change = mutation.change(&name(), self.cluster.as_ref(), Precondition::default(), next, &targets);
+        let change = mutation.change(
+            &name(),
+            self.cluster.as_ref(),
+            Precondition::default(),
+            next,
+            &targets,
+        );
         let Ok(Some(change)) = change else { return };
         let change: Change = change;
         self.cluster = change.apply(self.cluster.as_ref());
@@ -115,7 +149,13 @@ impl StreamReader {
             watch_response::Event::View(view) => self.0 = Some(view.into_state().unwrap().1),
             watch_response::Event::Delta(delta) => {
                 let delta = Delta::try_from(delta).unwrap();
-                self.0 = Some(self.0.as_ref().unwrap().after(&delta).expect("the delta starts where the reader is"));
+                self.0 = Some(
+                    self.0
+                        .as_ref()
+                        .unwrap()
+                        .after(&delta)
+                        .expect("the delta starts where the reader is"),
+                );
             }
             watch_response::Event::Removed(_) => self.0 = None,
             other => panic!("unexpected {other:?}"),
@@ -185,7 +225,9 @@ proptest! {
 fn one_turn_in_a_large_cluster_is_a_small_event() {
     let views = Arc::new(Views::new(7));
     let mut writers = Writers::new(Arc::clone(&views));
-    let nodes: Vec<Value> = (0..2000).map(|n| json!({ "address": "127.0.0.1", "ports": { "http": 18000 + n } })).collect();
+    let nodes: Vec<Value> = (0..2000)
+        .map(|n| json!({ "address": "127.0.0.1", "ports": { "http": 18000 + n } }))
+        .collect();
     let spec = json!({ "check": { "kind": "tcp" }, "nodes": nodes });
     writers.mutate(&Mutation::PutCluster(serde_json::from_value(spec).unwrap()));
     let judge = |n: u16, verdict| Step::Judge(vec![(n, verdict)]);
@@ -208,10 +250,17 @@ fn a_reader_that_is_told_nothing_new_wakes_for_nothing() {
     let watching = views.watch(&name(), &inbox, 3).unwrap();
     let mut held = Held::new(EventKind::Json, None);
     assert_eq!(views.event(&name(), &mut held).unwrap().name, "removed");
-    writers.take(&Step::Put { nodes: vec![1], path: 0, online: true });
+    writers.take(&Step::Put {
+        nodes: vec![1],
+        path: 0,
+        online: true,
+    });
     assert_eq!(views.event(&name(), &mut held).unwrap().name, "view");
     drop(watching);
     writers.take(&Step::Delete);
     assert!(matches!(views.get(&name()), Answer::Absent));
-    assert!(views.cells.load().is_empty(), "a place that nobody needs is given back");
+    assert!(
+        views.cells.load().is_empty(),
+        "a place that nobody needs is given back"
+    );
 }

@@ -1,13 +1,18 @@
 //! The command line: nouns, verbs and flags. What they mean is in [`crate::commands`].
 
+mod cluster;
+mod node;
+mod refusal;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jcm_model::{ClusterName, NodeId};
 
-use crate::failure::{Exit, Failure};
+pub(crate) use crate::cli::cluster::{ClusterCommand, Create, Delete};
+pub(crate) use crate::cli::node::{NodeAdd, NodeAttributes, NodeCommand, NodeRemove, NodeSet};
+pub(crate) use crate::cli::refusal::refused;
 
 /// Where a command reads and writes when nobody says otherwise, and what its exit statuses mean.
 const AFTER_HELP: &str = "\
@@ -56,6 +61,9 @@ pub(crate) struct Global {
     /// Longest time that one attempt at one server may take
     #[arg(long, value_name = "DURATION", global = true, default_value = "5s", value_parser = duration)]
     pub request_timeout: Duration,
+    /// How long to go on trying while servers cannot take the request
+    #[arg(long, value_name = "DURATION", global = true, default_value = "5s", value_parser = duration)]
+    pub retry_for: Duration,
     /// Name the write, so that sending it again cannot apply it twice [default: a random one]
     #[arg(long, value_name = "KEY", global = true)]
     pub idempotency_key: Option<String>,
@@ -122,173 +130,6 @@ pub(crate) enum Command {
     },
     /// Print the version of this program and, when reachable, of the servers
     Version,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ClusterCommand {
-    /// List clusters
-    List {
-        /// Only those with this label or property
-        #[arg(long, value_name = "KEY=VALUE")]
-        label: Option<String>,
-        /// Only those in this state
-        #[arg(long)]
-        state: Option<String>,
-    },
-    /// Show the definition of a cluster
-    Get {
-        /// Name of the cluster
-        cluster: ClusterName,
-    },
-    /// Create a cluster; exit 4 when it exists
-    Create(Box<Create>),
-    /// Delete clusters
-    Delete(Delete),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Create {
-    /// Name of the cluster
-    pub cluster: ClusterName,
-    /// Read the definition from a YAML or JSON file (`-`: standard input) instead of flags
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// A node: `ADDRESS:PORT` or `ADDRESS:NAME=PORT,NAME=PORT`
-    #[arg(long, value_name = "NODE", conflicts_with = "file")]
-    pub node: Vec<String>,
-    /// Name of the port of nodes that give only a number
-    #[arg(long, value_name = "NAME", default_value = "http")]
-    pub port_name: String,
-    /// How nodes are checked: none, tcp or http [default: none]
-    #[arg(long, value_name = "KIND", conflicts_with = "file")]
-    pub check: Option<String>,
-    /// Which named port is checked [default: the first by name]
-    #[arg(long, value_name = "NAME", requires = "check")]
-    pub check_port: Option<String>,
-    /// Path of an HTTP check [default: /]
-    #[arg(long, requires = "check")]
-    pub path: Option<String>,
-    /// HTTP statuses that count as success [default: 200-299]
-    #[arg(long, value_name = "STATUSES", requires = "check")]
-    pub expect: Option<String>,
-    /// Time from one check to the next [default: 1s]
-    #[arg(long, value_name = "DURATION", requires = "check")]
-    pub interval: Option<String>,
-    /// Longest time of one check [default: 800ms]
-    #[arg(long, value_name = "DURATION", requires = "check")]
-    pub timeout: Option<String>,
-    /// Failures in a row that make a node down [default: 3]
-    #[arg(long, value_name = "N", requires = "check")]
-    pub fall: Option<i64>,
-    /// Successes in a row that bring it back [default: 2]
-    #[arg(long, value_name = "N", requires = "check")]
-    pub rise: Option<i64>,
-    /// Free configuration, watched with the cluster
-    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "file", value_parser = pair)]
-    pub property: Vec<(String, String)>,
-    /// Create it out of use
-    #[arg(long, conflicts_with = "file")]
-    pub offline: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Delete {
-    /// Names of clusters
-    #[arg(required = true)]
-    pub cluster: Vec<ClusterName>,
-    /// Do not ask
-    #[arg(short, long)]
-    pub yes: bool,
-    /// Only if the cluster is at this revision; exit 5 otherwise
-    #[arg(long, value_name = "N")]
-    pub if_revision: Option<u64>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// List the nodes of a cluster with what checks found
-    List {
-        /// Name of the cluster
-        cluster: ClusterName,
-    },
-    /// Add nodes; a node that exists is replaced
-    Add(Box<NodeAdd>),
-    /// Change attributes of nodes, and nothing else of them
-    Set(NodeSet),
-    /// Remove nodes
-    Remove(NodeRemove),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NodeAdd {
-    /// Name of the cluster
-    pub cluster: ClusterName,
-    /// `ADDRESS:PORT` or `ADDRESS:NAME=PORT,NAME=PORT`; an IPv6 address stands in brackets
-    #[arg(value_name = "NODE", required_unless_present = "file")]
-    pub node: Vec<String>,
-    /// Read nodes from a YAML or JSON file (`-`: standard input): one node or a list
-    #[arg(short, long, value_name = "FILE", conflicts_with = "node")]
-    pub file: Option<PathBuf>,
-    /// Name of the port of nodes that give only a number
-    #[arg(long, value_name = "NAME", default_value = "http")]
-    pub port_name: String,
-    /// Id, when exactly one node is added [default: address and first port by name]
-    #[arg(long, conflicts_with = "file")]
-    pub id: Option<String>,
-    #[command(flatten)]
-    pub attributes: NodeAttributes,
-    /// Only if the cluster is at this revision; exit 5 otherwise
-    #[arg(long, value_name = "N")]
-    pub if_revision: Option<u64>,
-}
-
-/// What people say about a node.
-#[derive(Debug, Args)]
-pub(crate) struct NodeAttributes {
-    /// Share of the traffic, 1–1000
-    #[arg(long, value_name = "N")]
-    pub weight: Option<i64>,
-    /// Order of preference, 0 first
-    #[arg(long, value_name = "N")]
-    pub priority: Option<i64>,
-    /// Where it stands
-    #[arg(long)]
-    pub zone: Option<String>,
-    /// Whether it is in use
-    #[arg(long, value_name = "true|false", action = clap::ArgAction::Set)]
-    pub online: Option<bool>,
-    /// Whether it finishes what it has and takes nothing new
-    #[arg(long, value_name = "true|false", action = clap::ArgAction::Set)]
-    pub draining: Option<bool>,
-    /// A free label; `set` takes it away when the value is empty
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-    pub label: Vec<(String, String)>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NodeSet {
-    /// Name of the cluster
-    pub cluster: ClusterName,
-    /// Ids of nodes, as `jcmctl node list` shows them
-    #[arg(required = true)]
-    pub node: Vec<NodeId>,
-    #[command(flatten)]
-    pub attributes: NodeAttributes,
-    /// Only if the cluster is at this revision; exit 5 otherwise
-    #[arg(long, value_name = "N")]
-    pub if_revision: Option<u64>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NodeRemove {
-    /// Name of the cluster
-    pub cluster: ClusterName,
-    /// Ids of nodes, as `jcmctl node list` shows them
-    #[arg(required = true)]
-    pub node: Vec<NodeId>,
-    /// Only if the cluster is at this revision; exit 5 otherwise
-    #[arg(long, value_name = "N")]
-    pub if_revision: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -415,28 +256,6 @@ pub(crate) enum ConfigCommand {
     },
 }
 
-/// What becomes of a command line that does not parse: help and version are printed, a mistake is one line as every
-/// other error is.
-pub(crate) fn refused(error: &clap::Error) -> Result<Exit, Failure> {
-    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = error.print();
-        return Ok(if error.use_stderr() { Exit::Usage } else { Exit::Ok });
-    }
-    let text = error.render().to_string();
-    let (said, usage) = text.split_once("\n\nUsage: ").unwrap_or((&text, "jcmctl"));
-    let said: Vec<&str> = said
-        .trim_start_matches("error: ")
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
-        .collect();
-    let command: Vec<&str> = usage
-        .split_whitespace()
-        .take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))
-        .collect();
-    Err(Failure::usage(said.join("; ")).next(format!("{} --help", command.join(" "))))
-}
-
 fn duration(text: &str) -> Result<Duration, String> {
     jcm_model::duration::parse(text).map_err(|invalid| invalid.to_string())
 }
@@ -452,49 +271,6 @@ fn pair(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
-
-    #[test]
-    fn a_mistaken_command_line_is_one_line_that_names_the_help() {
-        for (line, part, next) in [
-            (
-                "jcmctl clustr",
-                "unrecognized subcommand 'clustr'",
-                "jcmctl --help",
-            ),
-            ("jcmctl cluster get", "<CLUSTER>", "jcmctl cluster get --help"),
-            (
-                "jcmctl cluster get ../x",
-                "cluster name `../x` is refused",
-                "jcmctl --help",
-            ),
-            ("jcmctl wait a --for sick", "write `healthy`", "jcmctl --help"),
-            (
-                "jcmctl node list a -o xml",
-                "invalid value 'xml'",
-                "jcmctl --help",
-            ),
-            (
-                "jcmctl cluster create a --path /x",
-                "--check",
-                "jcmctl cluster create",
-            ),
-        ] {
-            let error = Arguments::try_parse_from(line.split(' ')).expect_err(line);
-            let failure = refused(&error).expect_err(line);
-            assert_eq!(failure.exit, Exit::Usage);
-            assert!(failure.what.contains(part), "{line}: {}", failure.line());
-            assert!(
-                failure.next.as_deref().unwrap().starts_with(next),
-                "{line}: {}",
-                failure.line()
-            );
-            assert!(
-                !failure.line().contains('\n') && !failure.line().contains("\\n"),
-                "{}",
-                failure.line()
-            );
-        }
-    }
 
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {

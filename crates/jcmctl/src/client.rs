@@ -6,6 +6,7 @@
 //!
 //! No proxy and no redirect is ever followed: the token goes to the servers that were named, and nowhere else.
 
+mod attempt;
 mod error;
 mod request;
 
@@ -13,26 +14,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder as _;
+use reqwest::Response;
 use reqwest::header::{AUTHORIZATION, HeaderValue, IF_MATCH, IF_NONE_MATCH};
-use reqwest::{Response, StatusCode};
 use serde_json::Value;
 
 pub(crate) use error::{Error, Problem, chain};
 pub(crate) use request::{Call, Condition};
 
+use crate::client::attempt::{ANSWER_BYTES_MAX, Attempt, Broken, Elsewhere, end, judge, read};
 use crate::settings::{Server, Settings};
 
-/// No new round of attempts starts after this: a leader's death is over by then, and a person is waiting.
-const RETRY_BUDGET: Duration = Duration::from_secs(5);
 /// First pause between two rounds over all servers; the next ones double.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between two rounds.
-pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Most rounds; the budget ends them earlier when servers are slow to answer.
-const PAUSES_MAX: usize = 6;
-/// Largest answer that is read: a cluster at its limits is far below.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
-
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// What talks to the servers.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -45,6 +40,8 @@ pub(crate) struct Client {
     /// Writes done so far: each needs a key of its own, and the same ones when the command is repeated.
     writes: AtomicUsize,
     attempt_timeout: Duration,
+    /// No new round of attempts starts after this time.
+    retry_for: Duration,
     verbose: bool,
 }
 
@@ -55,24 +52,6 @@ pub(crate) struct Answer {
     pub revision: Option<u64>,
     /// The JSON of the body; `Null` when there was none.
     pub body: Value,
-}
-
-/// Why an attempt leads to another one.
-#[derive(Debug)]
-struct Elsewhere {
-    reason: String,
-    /// The write may have been carried out.
-    unknown: bool,
-    /// Waiting may help: something is there, it only cannot do this now.
-    passing: bool,
-    problem: Option<Problem>,
-    wait: Option<Duration>,
-}
-
-enum Attempt {
-    Answered(Answer),
-    Final(Error),
-    Elsewhere(Elsewhere),
 }
 
 impl Client {
@@ -101,6 +80,7 @@ impl Client {
                 .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             writes: AtomicUsize::new(0),
             attempt_timeout: settings.request_timeout,
+            retry_for: settings.retry_for,
             verbose,
         }
     }
@@ -142,7 +122,7 @@ impl Client {
                 .next()
                 .map(|pause| asked.map_or(pause, |asked| asked.max(pause)));
             match pause {
-                Some(pause) if worth_waiting && started.elapsed() + pause < RETRY_BUDGET => {
+                Some(pause) if worth_waiting && started.elapsed() + pause < self.retry_for => {
                     self.note(|| format!("trying again in {} ms", pause.as_millis()));
                     tokio::time::sleep(pause).await;
                 }
@@ -257,101 +237,12 @@ impl Client {
     }
 }
 
-/// Pauses between rounds over all servers: doubling, with jitter, so that many clients do not come back as one.
+/// Endless pauses between rounds over all servers: doubling up to a limit, with jitter, so that many clients do not come back as one.
 pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
     backon::ExponentialBuilder::default()
         .with_min_delay(PAUSE_MIN)
         .with_max_delay(PAUSE_MAX)
-        .with_max_times(PAUSES_MAX)
+        .without_max_times()
         .with_jitter()
         .build()
-}
-
-/// What an answer means for the request as a whole.
-fn judge(server: &Server, status: StatusCode, headers: &reqwest::header::HeaderMap, body: &[u8]) -> Attempt {
-    if status.is_success() {
-        let text = headers.get("etag").and_then(|value| value.to_str().ok());
-        let revision = text.and_then(|text| text.trim_start_matches("W/").trim_matches('"').parse().ok());
-        let body = if body.is_empty() {
-            Ok(Value::Null)
-        } else {
-            serde_json::from_slice(body)
-        };
-        return match body {
-            Ok(body) => Attempt::Answered(Answer { revision, body }),
-            Err(error) => Attempt::Final(Error::Malformed {
-                server: server.to_string(),
-                what: error.to_string(),
-            }),
-        };
-    }
-    let problem = Problem::new(server, status, body);
-    let unknown = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-    let passing = matches!(
-        status,
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
-    );
-    if !unknown && !passing {
-        return Attempt::Final(Error::Refused(problem));
-    }
-    let wait = headers.get("retry-after").and_then(|value| value.to_str().ok());
-    Attempt::Elsewhere(Elsewhere {
-        reason: problem.to_string(),
-        unknown,
-        passing: true,
-        problem: Some(problem),
-        wait: wait
-            .and_then(|seconds| seconds.parse().ok())
-            .map(Duration::from_secs),
-    })
-}
-
-/// The error of a request that no attempt settled.
-fn end(
-    unknown: Option<(Server, Elsewhere)>,
-    mut round: Vec<(Server, Elsewhere)>,
-    key: Option<String>,
-) -> Error {
-    if let (Some((server, elsewhere)), Some(key)) = (unknown, key) {
-        return Error::OutcomeUnknown {
-            server: server.to_string(),
-            operation: elsewhere.problem.and_then(|problem| problem.operation),
-            reason: elsewhere.reason,
-            key,
-        };
-    }
-    // A server that says why tells more than one that is not there.
-    if let Some(at) = round
-        .iter()
-        .position(|(_, elsewhere)| elsewhere.problem.is_some())
-        && let Some(problem) = round.swap_remove(at).1.problem
-    {
-        return Error::Refused(problem);
-    }
-    Error::Unreachable {
-        tried: round
-            .into_iter()
-            .map(|(server, elsewhere)| (server.to_string(), elsewhere.reason))
-            .collect(),
-    }
-}
-
-/// What kept an answer from being read.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("{}", error::chain(.0))]
-    Transport(#[from] reqwest::Error),
-    #[error("answer too large")]
-    TooLarge,
-}
-
-async fn read(mut response: Response) -> Result<Vec<u8>, Broken> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(Broken::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }

@@ -124,7 +124,8 @@ impl Session {
         let read = std::io::stdin().read_line(&mut answer);
         match read {
             Ok(_) if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") => Ok(()),
-            _ => Err(Failure::new(Exit::Failure, "not confirmed, nothing was changed")),
+            _ => Err(Failure::new(Exit::Failure, "not confirmed, nothing was changed")
+                .next("the same command with --yes")),
         }
     }
 }

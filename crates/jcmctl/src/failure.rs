@@ -34,7 +34,7 @@ pub(crate) struct Failure {
     /// What went wrong, and its cause.
     pub what: String,
     /// The next command to try.
-    pub next: Option<String>,
+    pub next: String,
 }
 
 impl Failure {
@@ -42,7 +42,7 @@ impl Failure {
         Self {
             exit,
             what: what.into(),
-            next: None,
+            next: "jcmctl help".to_owned(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Failure {
     /// Sets what to try next.
     #[must_use]
     pub(crate) fn next(mut self, command: impl Into<String>) -> Self {
-        self.next = Some(command.into());
+        self.next = command.into();
         self
     }
 
@@ -69,11 +69,11 @@ impl Failure {
 
     /// One line: what, why, what to try.
     pub(crate) fn line(&self) -> String {
-        let what = text::escaped(&self.what);
-        match &self.next {
-            Some(next) => format!("error: {what}; try: {}", text::escaped(next)),
-            None => format!("error: {what}"),
-        }
+        format!(
+            "error: {}; try: {}",
+            text::escaped(&self.what),
+            text::escaped(&self.next)
+        )
     }
 
     /// Writes the line to standard error.

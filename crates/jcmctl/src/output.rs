@@ -154,7 +154,8 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         Err(error) => Err(Failure::new(
             Exit::Failure,
             format!("standard output cannot be written: {error}"),
-        )),
+        )
+        .next("the same command with another standard output")),
         Ok(()) => Ok(()),
     }
 }

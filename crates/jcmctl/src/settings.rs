@@ -1,21 +1,22 @@
 //! Which servers to talk to, and with which token: flags, then the environment, then the context in use, then the
 //! default. The file is `~/.config/jcm/config.toml`; it names servers and files, never a secret itself.
 
-use std::collections::BTreeMap;
-use std::io::ErrorKind;
+mod file;
+
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure};
+pub(crate) use crate::settings::file::{Context, File};
 
 /// Where a server started by `jcm-server dev` listens.
 const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
 /// Tokens are short; whatever is longer is another file.
-const TOKEN_BYTES_MAX: usize = 8192;
+const TOKEN_BYTES_MAX: u64 = 8192;
 
 /// The base of a server's URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,81 +79,6 @@ impl Environment {
     }
 }
 
-/// The configuration file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct File {
-    /// The context that is used when no `--context` is given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub current_context: Option<String>,
-    #[serde(default)]
-    pub contexts: BTreeMap<String, Context>,
-}
-
-/// One set of servers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Context {
-    pub servers: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_file: Option<PathBuf>,
-}
-
-impl File {
-    /// Where it is.
-    pub(crate) fn path(global: &Global, environment: &Environment) -> Option<PathBuf> {
-        let given = global.config.clone().or_else(|| environment.config.clone());
-        given.or_else(|| {
-            environment
-                .home
-                .as_ref()
-                .map(|home| home.join(".config/jcm/config.toml"))
-        })
-    }
-
-    /// Reads it; one that is not there is empty.
-    pub(crate) fn fetch(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path else {
-            return Ok(Self::default());
-        };
-        let wrong =
-            |what: String| Failure::usage(format!("{}: {what}", path.display())).next("jcmctl config --help");
-        match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| wrong(place(&error, &text))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(wrong(error.to_string())),
-        }
-    }
-
-    /// Writes it in one step: a reader finds the old file or the new one.
-    pub(crate) fn store(&self, path: &Path) -> Result<(), Failure> {
-        let wrong = |error: std::io::Error| {
-            Failure::new(
-                Exit::Failure,
-                format!("{} cannot be written: {error}", path.display()),
-            )
-        };
-        let text = toml::to_string(self).expect("strings and lists of strings are TOML");
-        let directory = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(directory).map_err(wrong)?;
-        let next = path.with_extension(format!("toml.{}", std::process::id()));
-        std::fs::write(&next, text)
-            .and_then(|()| std::fs::rename(&next, path))
-            .map_err(wrong)
-    }
-}
-
-/// The TOML error on one line, with its place.
-fn place(error: &toml::de::Error, text: &str) -> String {
-    let line = error
-        .span()
-        .map(|span| text[..span.start].matches('\n').count() + 1);
-    match line {
-        Some(line) => format!("line {line}: {}", error.message()),
-        None => error.message().to_owned(),
-    }
-}
-
 /// Everything the client needs.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -161,6 +87,7 @@ pub(crate) struct Settings {
     /// Visible ASCII.
     pub token: Option<String>,
     pub request_timeout: Duration,
+    pub retry_for: Duration,
     pub idempotency_key: Option<String>,
 }
 
@@ -176,17 +103,18 @@ impl Settings {
         {
             return Err(Failure::usage(
                 "--idempotency-key: from 1 to 200 visible ASCII characters are allowed",
-            ));
+            )
+            .next("the same command without it"));
         }
         if global.request_timeout.is_zero() {
-            return Err(Failure::usage(
-                "--request-timeout: more than 0 is needed, for example 5s",
-            ));
+            return Err(Failure::usage("--request-timeout: more than 0 is needed")
+                .next("the same command with --request-timeout 5s"));
         }
         Ok(Self {
             servers,
             token,
             request_timeout: global.request_timeout,
+            retry_for: global.retry_for,
             idempotency_key: global.idempotency_key.clone(),
         })
     }
@@ -201,11 +129,15 @@ fn choose(
     let parse = |source: &str, servers: &[String]| {
         let parsed: Result<Vec<Server>, String> =
             servers.iter().map(|text| Server::parse(text.trim())).collect();
-        let parsed = parsed.map_err(|wrong| Failure::usage(format!("{source}: {wrong}")))?;
-        if parsed.is_empty() {
-            return Err(Failure::usage(format!("{source}: no server is named")));
+        let wrong = |what: String| {
+            Failure::usage(format!("{source}: {what}"))
+                .next("the same command with --server http://HOST:PORT")
+        };
+        match parsed {
+            Ok(parsed) if parsed.is_empty() => Err(wrong("no server is named".to_owned())),
+            Ok(parsed) => Ok(parsed),
+            Err(what) => Err(wrong(what)),
         }
-        Ok(parsed)
     };
     let token_file = global
         .token_file
@@ -230,14 +162,20 @@ fn choose(
 }
 
 fn fetch_token(path: &Path) -> Result<String, Failure> {
-    let wrong = |what: &str| Failure::usage(format!("token file {}: {what}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
+    let wrong = |what: &str| {
+        Failure::usage(format!("token file {}: {what}", path.display()))
+            .next("the same command with --token-file PATH")
+    };
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| wrong(&error.to_string()))?;
     let token = text.trim();
     if token.is_empty() {
         return Err(wrong("it is empty"));
     }
     // The content is never shown: it may be a secret, only not a well-formed one.
-    if token.len() > TOKEN_BYTES_MAX || !token.bytes().all(|b| b.is_ascii_graphic()) {
+    if text.len() as u64 > TOKEN_BYTES_MAX || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(wrong("it holds no token: one word of visible ASCII is expected"));
     }
     Ok(token.to_owned())
@@ -325,13 +263,5 @@ mod tests {
             Server::parse("[::1]:8080").unwrap().to_string(),
             "http://[::1]:8080"
         );
-    }
-
-    #[test]
-    fn an_unknown_key_of_the_file_is_named_with_its_line() {
-        let text = "current_context = 'a'\ncolour = 'red'\n";
-        let error = toml::from_str::<File>(text).unwrap_err();
-        let shown = place(&error, text);
-        assert!(shown.contains("colour") && shown.starts_with("line 2"), "{shown}");
     }
 }

@@ -160,9 +160,7 @@ async fn create(session: &Session, create: Create) -> Result<Exit, Failure> {
             Exit::Conflict if failure.what.contains("(412,") => Failure {
                 exit: Exit::Condition,
                 what: format!("cluster `{name}` exists already: {}", failure.what),
-                next: Some(format!(
-                    "jcmctl apply -f FILE to change it, jcmctl cluster get {name} to see it"
-                )),
+                next: format!("jcmctl apply -f FILE to change it, jcmctl cluster get {name} to see it"),
             },
             _ => failure.next_if(Exit::Failure, || "jcmctl cluster create --help".to_owned()),
         }

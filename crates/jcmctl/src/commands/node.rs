@@ -1,6 +1,6 @@
 //! `node list|add|set|remove`.
 
-use jcm_model::{ClusterName, NodeSpec};
+use jcm_model::{ClusterName, NodeSpec, Timestamp};
 use reqwest::Method;
 use serde_json::{Map, Value};
 
@@ -75,11 +75,19 @@ fn table(view: &View) -> Table {
             number(node.priority),
             node.zone.clone().unwrap_or_default(),
             node.labels_text(),
-            node.since.clone().unwrap_or_default(),
+            node.since.as_deref().map(seconds).unwrap_or_default(),
             node.reason.clone().unwrap_or_default(),
         ]);
     }
     table
+}
+
+/// A point in time without the digits that nobody reads.
+fn seconds(time: &str) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        Err(_) => time.to_owned(),
+    }
 }
 
 async fn add(session: &Session, add: NodeAdd) -> Result<Exit, Failure> {

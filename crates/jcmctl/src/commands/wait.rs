@@ -48,12 +48,16 @@ pub(super) async fn run(session: &Session, wait: Wait) -> Result<Exit, Failure> 
             Err(_) => {}
         }
         if Instant::now() >= deadline {
-            let waited = jcm_model::duration::format(wait.timeout);
+            let (wanted, waited) = (wait.condition, jcm_model::duration::format(wait.timeout));
             return Err(Failure::new(
                 Exit::Condition,
-                format!("`{cluster}` is not {} after {waited}: {missing}", wait.condition),
+                format!("`{cluster}` did not come to `{wanted}` within {waited}: {missing}"),
             )
-            .next(format!("jcmctl node list {cluster}")));
+            .next(if token.is_some() {
+                format!("jcmctl node list {cluster}")
+            } else {
+                "jcmctl cluster list".to_owned()
+            }));
         }
     }
 }

@@ -90,8 +90,7 @@ pub(super) async fn run(session: &Session, watch: Watch) -> Result<Exit, Failure
         {
             return Err(error.into());
         }
-        // Out of growing pauses: go on with the longest.
-        tokio::time::sleep(pauses.next().unwrap_or(client::PAUSE_MAX)).await;
+        tokio::time::sleep(pauses.next().expect("the pauses never end")).await;
     }
 }
 

@@ -277,3 +277,52 @@ async fn text_that_a_terminal_would_obey_is_refused() {
     check_nodes("zone", &values.map(Value::from), &["zone"]).await;
     check_nodes("id", &values.map(Value::from), &["id"]).await;
 }
+
+#[tokio::test]
+async fn a_cluster_beyond_the_limit_of_nodes_is_refused_with_the_limit() {
+    let (mut server, client) = start().await;
+    let nodes = |range: std::ops::Range<u32>| -> Value {
+        range
+            .map(|port| json!({ "address": "127.0.0.9", "ports": { "http": port } }))
+            .collect()
+    };
+    let answer = client
+        .put_cluster("x", &json!({ "nodes": nodes(1..20_002) }))
+        .await;
+    check_refusal(&answer, &[400, 413], &["20000"]);
+    // Nor step by step.
+    client
+        .put_cluster("after", &json!({ "nodes": nodes(1..20_001) }))
+        .await
+        .expect_status(201);
+    let answer = client.post_nodes("after", &nodes(30_000..30_001)).await;
+    check_refusal(&answer, &[400, 413], &["20000"]);
+    check_unharmed(&mut server, &client).await;
+}
+
+#[tokio::test]
+async fn a_write_beyond_what_a_store_takes_is_refused_with_both_sizes() {
+    let (mut server, client) = start().await;
+    // Hardly compressible text, and less than the limit of a body.
+    let mut state = 1_u64;
+    let text: String = (0..6_000_000)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'0' + u8::try_from(state >> 58).expect("six bits"))
+        })
+        .collect();
+    let chunks: serde_json::Map<_, _> = text
+        .as_bytes()
+        .chunks(1000)
+        .enumerate()
+        .map(|(index, chunk)| (format!("key{index}"), Value::from(String::from_utf8_lossy(chunk))))
+        .collect();
+    let answer = client.put_cluster("x", &json!({ "properties": chunks })).await;
+    check_refusal(&answer, &[400, 413], &[]);
+    if answer.status == 413 {
+        check_refusal(&answer, &[413], &["921600"]);
+    }
+    check_unharmed(&mut server, &client).await;
+}

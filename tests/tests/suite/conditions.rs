@@ -222,3 +222,26 @@ async fn a_counter_under_if_match_counts_every_increment() {
     }
     assert_eq!(client.get_cluster("counter").await.body["properties"]["n"], "80");
 }
+
+#[tokio::test]
+async fn one_key_sent_by_many_at_once_is_one_write() {
+    let (_server, client) = start().await;
+    let before = client.put_cluster("orders", &cluster([])).await.revision();
+    let senders: Vec<_> = (0..16)
+        .map(|_| {
+            let client = client.clone();
+            let path = jcm_tests::api::cluster_path("orders") + "/nodes";
+            tokio::spawn(async move {
+                let request = client.request(reqwest::Method::POST, &path);
+                client
+                    .send(request.header("idempotency-key", "once").json(&node(1)))
+                    .await
+                    .revision()
+            })
+        })
+        .collect();
+    for sender in senders {
+        assert_eq!(sender.await.unwrap(), before + 1);
+    }
+    assert_eq!(client.get_cluster("orders").await.etag(), before + 1);
+}

@@ -290,3 +290,30 @@ async fn a_write_is_read_by_whoever_was_told_of_it() {
         assert_eq!(held.body["nodes"][0]["ports"]["http"], port, "{held}");
     }
 }
+
+#[tokio::test]
+async fn a_read_for_a_revision_that_never_comes_is_refused_in_the_end() {
+    let (_server, client) = start().await;
+    client.put_cluster("orders", &cluster([1])).await.ok();
+    let late = client.get("/v1/clusters/orders?min_revision=1000000").await;
+    assert!(late.problem().contains("1000000"), "{late}");
+    client.get("/v1/clusters/orders?consistent=true").await.ok();
+}
+
+#[tokio::test]
+async fn a_cluster_of_twenty_thousand_nodes_is_kept() {
+    let (mut server, client) = start().await;
+    let nodes: Vec<_> = (0..20_000_u32)
+        .map(|index| {
+            let port = 1 + index % 50_000;
+            json!({ "address": format!("127.1.{}.{}", index / 250 % 250, 1 + index % 250), "ports": { "http": port } })
+        })
+        .collect();
+    let put = client.put_cluster("large", &json!({ "nodes": nodes })).await;
+    put.expect_status(201);
+    server.kill_9().await;
+    server.restart().await;
+    let held = client.get_cluster("large").await;
+    assert_eq!(held.ok()["nodes"].as_array().map(Vec::len), Some(20_000));
+    assert_eq!(held.etag(), put.revision());
+}

@@ -304,7 +304,9 @@ proptest! {
                 let before = judge;
                 judge.repolicy(&check);
                 prop_assert_eq!(judge.verdict(), before.verdict());
+                let failed = since_back.iter().filter(|success| !**success).count();
                 prop_assert!(judge.window().1 <= check.window);
+                prop_assert!(since_back.is_empty() || judge.window().0 == u32::try_from(failed).unwrap());
             }
             let success = own || opinion == Opinion::Reaches;
             since_back.push(success);

@@ -207,8 +207,24 @@ async fn read(stream: &TcpStream, answer: &mut BytesMut, length_max: usize) -> i
 #[cfg(test)]
 mod tests {
     use jcm_model::CheckSpec;
+    use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_was_idle_for_long_is_not_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut prober = HttpProber::new(address, Arc::new(CheckSpec::default().effective()));
+        for (idle, used) in [(IDLE_MAX / 2, true), (IDLE_MAX + Duration::from_secs(1), false)] {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let since = Instant::now()
+                .checked_sub(idle)
+                .expect("the machine runs for longer than that");
+            prober.connection = Connection::Idle { stream, since };
+            assert_eq!(prober.take_idle().is_some(), used, "idle for {idle:?}");
+        }
+    }
 
     #[test]
     fn an_ipv6_host_stands_in_brackets() {

@@ -15,7 +15,7 @@ use jcm_model::{Check, CheckKind, CheckSpec, TargetPolicy, check::Expect};
 use node::{Node, Swallowing, read_request, refusing, wait_for_end};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{advance, pause, sleep, timeout};
 
 /// No test waits longer than this for anything.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -80,6 +80,12 @@ impl Checker {
         });
     }
 
+    async fn stop(&self) {
+        timeout(DEADLINE, self.engine.shutdown())
+            .await
+            .expect("every task ended");
+    }
+
     async fn next(&mut self) -> Report {
         timeout(DEADLINE, self.reports.recv())
             .await
@@ -96,7 +102,7 @@ async fn outcomes(address: SocketAddr, check: &Check, count: usize) -> Vec<Outco
     while seen.len() < count {
         seen.push(checker.next().await.outcome);
     }
-    checker.engine.shutdown().await;
+    checker.stop().await;
     seen
 }
 
@@ -490,19 +496,23 @@ async fn bytes_that_nobody_asked_for_are_not_taken_for_the_next_answer() {
 }
 
 #[tokio::test]
-async fn a_tcp_check_opens_and_closes_and_says_nothing() {
+async fn a_tcp_check_says_nothing_and_closes_with_a_reset_that_leaves_no_trace() {
     let (sender, mut heard) = mpsc::channel(8);
     let node = Node::start(move |mut stream, _| {
         let sender = sender.clone();
         async move {
             let mut said = Vec::new();
-            stream.read_to_end(&mut said).await.ok();
-            sender.send(said).await.ok();
+            let end = stream.read_to_end(&mut said).await.map_err(|error| error.kind());
+            sender.send((said, end)).await.ok();
         }
     })
     .await;
     assert_eq!(outcomes(node.address, &tcp(), 2).await, [Outcome::Connected; 2]);
-    assert_eq!(timeout(DEADLINE, heard.recv()).await.unwrap().unwrap(), b"");
+    let (said, end) = timeout(DEADLINE, heard.recv()).await.unwrap().unwrap();
+    assert_eq!(
+        (said, end),
+        (Vec::new(), Err(std::io::ErrorKind::ConnectionReset))
+    );
 }
 
 #[tokio::test]
@@ -522,7 +532,7 @@ async fn the_target_policy_is_asked_again_at_connect() {
             let mut checker = Checker::with(policy.clone(), 16);
             checker.set(1, 1, node.address, &check);
             assert_eq!(checker.next().await.outcome, Outcome::Forbidden);
-            checker.engine.shutdown().await;
+            checker.stop().await;
         }
     }
     assert_eq!(node.connections(), 0);
@@ -541,7 +551,7 @@ async fn reports_carry_the_generation_of_what_was_probed() {
         assert_eq!((report.key, report.generation), (TargetKey(7), 2));
         assert!(report.latency <= http().timeout * 2);
     }
-    checker.engine.shutdown().await;
+    checker.stop().await;
 }
 
 #[tokio::test]
@@ -568,7 +578,7 @@ async fn a_target_that_is_set_again_and_again_is_still_probed() {
     timeout(DEADLINE, setting_until_reported)
         .await
         .expect("the same setting starts nothing anew");
-    checker.engine.shutdown().await;
+    checker.stop().await;
 }
 
 #[tokio::test]
@@ -598,7 +608,7 @@ async fn a_removed_target_is_not_probed_any_more() {
         },
     );
     assert_eq!(checker.engine.stats().targets, 0);
-    checker.engine.shutdown().await;
+    checker.stop().await;
 }
 
 #[tokio::test]
@@ -609,7 +619,7 @@ async fn after_shutdown_nothing_is_probed_and_the_channel_ends() {
         checker.set(key, 1, node.address, &http());
     }
     checker.next().await;
-    checker.engine.shutdown().await;
+    checker.stop().await;
     checker.set(99, 1, node.address, &http());
     assert_eq!(checker.engine.stats().targets, 0);
     drop(checker.engine);
@@ -644,7 +654,87 @@ async fn probing_waits_while_nobody_takes_the_reports() {
     for _ in 0..10 {
         assert!(checker.next().await.outcome.is_success());
     }
-    checker.engine.shutdown().await;
+    checker.stop().await;
+}
+
+/// Lets the tasks of the engine run until so many rounds were thrown away. The clock stands still meanwhile.
+async fn wait_for_late_rounds(engine: &TaskEngine, count: u64) {
+    for _ in 0..1_000 {
+        if engine.stats().late_rounds >= count {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{:?}", engine.stats());
+}
+
+#[tokio::test]
+async fn a_pause_within_a_probe_throws_the_round_away() {
+    let swallowing = Swallowing::start().await;
+    let mut checker = Checker::start();
+    pause();
+    checker.set(
+        1,
+        1,
+        swallowing.address,
+        &Check {
+            interval: Duration::from_secs(1),
+            ..impatient()
+        },
+    );
+    // The probe begins within the first second and would time out 400 ms later.
+    sleep(Duration::from_millis(1_001)).await;
+    assert_eq!(
+        checker.engine.stats().rounds + checker.engine.stats().late_rounds,
+        0
+    );
+    advance(Duration::from_secs(5)).await;
+    wait_for_late_rounds(&checker.engine, 1).await;
+    assert!(
+        checker.reports.try_recv().is_err(),
+        "a late round is not reported"
+    );
+    assert_eq!(
+        checker.next().await.outcome,
+        Outcome::TimedOut(Phase::Connecting),
+        "the next one counts again"
+    );
+    assert_eq!(
+        (checker.engine.stats().rounds, checker.engine.stats().late_rounds),
+        (1, 1)
+    );
+    checker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_before_a_probe_throws_the_round_away() {
+    // A target that this server may not touch: its outcome needs no network, which knows nothing of paused clocks.
+    let mut checker = Checker::with(TargetPolicy::default(), 16);
+    for key in 0..10 {
+        checker.set(
+            key,
+            1,
+            "127.0.0.1:1".parse().unwrap(),
+            &Check {
+                interval: Duration::from_secs(1),
+                ..http()
+            },
+        );
+    }
+    // Tasks must have looked at the clock before it jumps.
+    tokio::task::yield_now().await;
+    advance(Duration::from_secs(30)).await;
+    wait_for_late_rounds(&checker.engine, 10).await;
+    assert_eq!(
+        checker.engine.stats().rounds,
+        0,
+        "30 s of missed rounds are neither made up for nor reported"
+    );
+    for _ in 0..10 {
+        assert_eq!(checker.next().await.outcome, Outcome::Forbidden);
+    }
+    assert_eq!(checker.engine.stats().late_rounds, 10);
+    checker.stop().await;
 }
 
 /// A node outside of this runtime, which therefore stays well while the runtime of the checker is starved.
@@ -688,7 +778,7 @@ async fn a_starved_process_blames_no_node() {
         );
     }
     let mut judged = 0;
-    for _ in 0..5 {
+    for _ in 0..3 {
         // Time enough for probes to be under way, then the only thread of this runtime stands still, as a stopped
         // process does, for longer than any of them has.
         sleep(Duration::from_millis(100)).await;
@@ -716,5 +806,5 @@ async fn a_starved_process_blames_no_node() {
             break;
         }
     }
-    checker.engine.shutdown().await;
+    checker.stop().await;
 }

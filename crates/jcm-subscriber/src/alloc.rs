@@ -5,6 +5,9 @@
 //! count is touched; only p2c writes, to the load of the node that it chose. A slot is refilled when the generation of
 //! the cluster's view changes: that is the one place that loads the shared view, and the only one that allocates.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -177,20 +180,17 @@ fn two_choices(view: &View, random: &mut Random) -> Option<u32> {
         reason = "a table of turns is bounded far below 2^32"
     )]
     let count = view.turns.len() as u32;
-    let chosen = if count < 2 {
-        *view.turns.first()?
-    } else {
-        // Drawn from the table of turns, so that weights count; compared by calls in flight for the weight. At rest both
-        // are 0 and the first stays, which leaves every node its share.
-        let (first, second) = random.two_below(count);
-        let (first, second) = (view.turns[first as usize], view.turns[second as usize]);
-        let (one, other) = (&view.entries[first as usize], &view.entries[second as usize]);
-        let one_load = u64::from(one.load.in_flight()) * u64::from(other.weight);
-        let other_load = u64::from(other.load.in_flight()) * u64::from(one.weight);
-        if one_load <= other_load { first } else { second }
-    };
-    view.entries[chosen as usize].load.start();
-    Some(chosen)
+    if count < 2 {
+        return view.turns.first().copied();
+    }
+    // Drawn from the table of turns, so that weights count; compared by calls in flight for the weight. At rest both
+    // are 0 and the first stays, which leaves every node its share.
+    let (first, second) = random.two_below(count);
+    let (first, second) = (view.turns[first as usize], view.turns[second as usize]);
+    let (one, other) = (&view.entries[first as usize], &view.entries[second as usize]);
+    let one_load = u64::from(one.load.in_flight()) * u64::from(other.weight);
+    let other_load = u64::from(other.load.in_flight()) * u64::from(one.weight);
+    Some(if one_load <= other_load { first } else { second })
 }
 
 #[cold]

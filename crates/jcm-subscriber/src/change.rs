@@ -10,6 +10,7 @@ use futures_core::Stream;
 use jcm_model::{ClusterName, Node, NodeId, Revision, Verdict};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::cluster::{NodeStatus, Properties};
 use crate::core::Published;
@@ -120,24 +121,52 @@ fn missing_from(one: Option<&View>, other: &View) -> Vec<Arc<Node>> {
 }
 
 /// The changes of a cluster, the latest only: the first is from nothing to what is held, and changes that come faster
-/// than they are read become one. It ends when the cluster's last handle is gone or the subscriber is shut down.
+/// than they are read become one. It ends when the subscriber is shut down or its last handle is gone.
 #[derive(Debug)]
 pub struct Changes {
     inner: WatchStream<Published>,
     before: Option<Published>,
+    /// Nothing is published any more after this.
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Changes {
-    pub(crate) fn new(receiver: watch::Receiver<Published>) -> Self {
+    /// Beginning with what is held now.
+    pub(crate) fn from_nothing(published: watch::Receiver<Published>, ended: CancellationToken) -> Self {
         Self {
-            inner: WatchStream::new(receiver),
+            inner: WatchStream::new(published),
             before: None,
+            ended: Box::pin(ended.cancelled_owned()),
+        }
+    }
+
+    /// Beginning with what changes from now on.
+    pub(crate) fn from_now(mut published: watch::Receiver<Published>, ended: CancellationToken) -> Self {
+        let before = Some(published.borrow_and_update().clone());
+        Self {
+            inner: WatchStream::from_changes(published),
+            before,
+            ended: Box::pin(ended.cancelled_owned()),
         }
     }
 
     /// The next change; `None` when there will be none any more. Nothing is lost when it is dropped while it waits.
     pub async fn next(&mut self) -> Option<Change> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    fn poll_published(&mut self, context: &mut Context<'_>) -> Poll<Option<Published>> {
+        if let Poll::Ready(published) = Pin::new(&mut self.inner).poll_next(context) {
+            return Poll::Ready(published);
+        }
+        if self.ended.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        // What was published last may have come between the two.
+        match Pin::new(&mut self.inner).poll_next(context) {
+            Poll::Ready(published) => Poll::Ready(published),
+            Poll::Pending => Poll::Ready(None),
+        }
     }
 }
 
@@ -146,10 +175,10 @@ impl Stream for Changes {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Change>> {
         loop {
-            let Poll::Ready(item) = Pin::new(&mut self.inner).poll_next(context) else {
+            let Poll::Ready(published) = self.poll_published(context) else {
                 return Poll::Pending;
             };
-            let Some(after) = item else {
+            let Some(after) = published else {
                 return Poll::Ready(None);
             };
             let before = self.before.replace(after.clone());

@@ -74,20 +74,16 @@ impl Cluster {
 
     /// The changes of this cluster, the latest only. The first is what is held now.
     pub fn stream(&self) -> Changes {
-        Changes::new(self.core.subscribe())
+        Changes::from_nothing(self.core.subscribe(), self.shared.ended())
     }
 
-    /// Calls `callback` for what changes from now on, from a task of this subscriber, until the cluster's last handle
-    /// is gone or the subscriber is shut down. Changes that come faster than it returns become one. A panic in it is
+    /// Calls `callback` for what changes from now on, from a task of this subscriber, until that is shut down or its last
+    /// handle is gone. Changes that come faster than it returns become one. A panic in it is
     /// logged and ends nothing. It must not block for long: it runs on a thread of the runtime.
     pub fn on_change(&self, mut callback: impl FnMut(&Change) + Send + 'static) {
-        let mut published = self.core.subscribe();
-        let mut before = published.borrow_and_update().clone();
-        let stopped = self.shared.stopped();
+        let mut changes = Changes::from_now(self.core.subscribe(), self.shared.ended());
         self.shared.spawn(async move {
-            while let Some(Ok(())) = stopped.run_until_cancelled(published.changed()).await {
-                let after = published.borrow_and_update().clone();
-                let change = Change::between(Some(std::mem::replace(&mut before, after.clone())), after);
+            while let Some(change) = changes.next().await {
                 if catch_unwind(AssertUnwindSafe(|| callback(&change))).is_err() {
                     tracing::error!(cluster = %change.cluster(), "a change callback panicked");
                 }
@@ -100,8 +96,8 @@ impl Cluster {
     pub async fn reached(&self, revision: Revision) -> bool {
         let reached = |published: &Published| published.view.revision().is_some_and(|held| held >= revision);
         let mut published = self.core.subscribe();
-        let stopped = self.shared.stopped();
-        let waited = stopped.run_until_cancelled(published.wait_for(reached)).await;
+        let ended = self.shared.ended();
+        let waited = ended.run_until_cancelled(published.wait_for(reached)).await;
         matches!(waited, Some(Ok(_)))
     }
 
@@ -109,9 +105,9 @@ impl Cluster {
     pub(crate) async fn known(&self, deadline: Instant) {
         let mut published = self.core.subscribe();
         let known = published.wait_for(|published| published.standing != Standing::Unknown);
-        let stopped = self.shared.stopped();
+        let ended = self.shared.ended();
         // Whether it came, the deadline passed or the subscriber stopped: the caller reads the status.
-        let _ = tokio::time::timeout_at(deadline.into(), stopped.run_until_cancelled(known)).await;
+        let _ = tokio::time::timeout_at(deadline.into(), ended.run_until_cancelled(known)).await;
     }
 }
 

@@ -200,7 +200,11 @@ impl Paths {
         file.sync_all()?;
         drop(file);
         if keep_current {
-            fs::rename(&self.current, &self.previous)?;
+            match fs::rename(&self.current, &self.previous) {
+                // Somebody took it away; the new one is all the more needed.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
         }
         fs::rename(&self.unfinished, &self.current)?;
         // The renames too.

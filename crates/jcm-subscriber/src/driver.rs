@@ -172,10 +172,10 @@ impl Driver {
         };
         let standing = self.session.standing(cluster);
         core.publish(changed.then(|| held.content()), standing);
-        // What was just read from disk would only look younger if it were written again.
+        // Nothing is worth no file, and what was just read from disk would only look younger if it were written again.
         if let Some(disk) = &self.disk
             && changed
-            && !matches!(standing, Standing::Snapshot { .. })
+            && !matches!(standing, Standing::Unknown | Standing::Snapshot { .. })
         {
             disk.save(
                 cluster,

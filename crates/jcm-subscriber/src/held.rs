@@ -43,8 +43,6 @@ pub(crate) enum Step {
     Foreign,
     /// It cannot be applied to what is held: only a full view helps.
     Misfit,
-    /// It was applied, and there are signs that something was missed before: a full view clears that up.
-    Doubtful,
 }
 
 impl Held {
@@ -110,16 +108,8 @@ impl Held {
         let Some(next) = state.after(&delta) else {
             return Ok(Step::Misfit);
         };
-        // A server judges the form of a node that it sends. Where the forms differ after applying, the two histories
-        // do: several changes of the check that one delta spans look like one from here.
-        let doubtful = delta.judged.iter().any(|(id, judged)| {
-            next.cluster()
-                .node(id)
-                .is_some_and(|node| next.cluster().birth(node) != judged.birth)
-        });
         let store = *store;
-        let step = self.replace(store, next, token);
-        Ok(if doubtful { Step::Doubtful } else { step })
+        Ok(self.replace(store, next, token))
     }
 
     /// A server says that the cluster is not there.

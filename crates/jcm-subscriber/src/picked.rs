@@ -36,8 +36,12 @@ pub struct NoSuchPort {
 }
 
 impl Picked {
+    /// A call to an entry begins; `counted` says whether its load counts it.
     #[inline]
     pub(crate) fn new(view: Arc<View>, entry: u32, counted: bool) -> Self {
+        if counted {
+            view.entries[entry as usize].load.start();
+        }
         Self {
             view: Some(view),
             entry,

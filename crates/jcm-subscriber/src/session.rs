@@ -297,9 +297,8 @@ impl Session {
             }
         };
         match step {
-            Step::Changed | Step::Same | Step::Doubtful => {
-                let awaits_full = talk.full;
-                talk.answered(step == Step::Doubtful);
+            Step::Changed | Step::Same => {
+                talk.answered();
                 followed.confirmed_by(link, stale, now);
                 let revision = followed.held.revision().unwrap_or_default();
                 let acknowledge = Acknowledge {
@@ -313,15 +312,12 @@ impl Session {
                 if step != Step::Same {
                     self.changed.insert(cluster.clone());
                 }
-                if step == Step::Doubtful && !awaits_full {
-                    self.ask(link, &cluster, true, now);
-                }
             }
             Step::Misfit if talk.full => {}
             Step::Misfit => self.ask(link, &cluster, true, now),
             Step::Foreign => {
                 followed.doubted_by(link, now);
-                talk.answered(false);
+                talk.answered();
             }
             Step::Behind => {
                 followed.doubted_by(link, now);
@@ -493,11 +489,11 @@ impl Session {
                 }
                 if followed.source.is_some_and(|source| source > peer.link) {
                     // A newer link answered meanwhile.
-                    talk.answered(false);
+                    talk.answered();
                 } else if talk.unsure || talk.full || !matches!(followed.held, Held::View { .. }) {
                     again.push((peer.link, cluster.clone(), talk.full));
                 } else {
-                    talk.answered(false);
+                    talk.answered();
                     followed.confirmed_by(peer.link, false, now);
                 }
             }

@@ -84,8 +84,10 @@ impl Saved {
                 Damage::Checksum
             });
         }
-        if word(8) != FORMAT {
-            return Err(Damage::Newer { found: word(8) });
+        match word(8) {
+            FORMAT => {}
+            0 => return Err(Damage::Alien),
+            found => return Err(Damage::Newer { found }),
         }
         let written = u64::from_le_bytes(head[16..].try_into().expect("8 of 24 bytes"));
         let written = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(written));
@@ -109,5 +111,138 @@ impl Saved {
             held: Held::from_event(event)?,
             written: written.ok_or(Damage::Alien)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jcm_model::{
+        Change, ClusterState, Effect, Judged, NodeId, Revision, ServerId, Stamp, StoreId, Timestamp, Verdict,
+    };
+
+    use super::*;
+
+    fn orders() -> ClusterName {
+        ClusterName::parse("orders").unwrap()
+    }
+
+    fn saved() -> Saved {
+        let spec: jcm_model::ClusterSpec = serde_json::from_str(
+            r#"{"check":{"kind":"http"},"properties":{"timeout_ms":"300"},
+                "nodes":[{"address":"127.0.0.1","ports":{"http":8080},"weight":7,"zone":"z1","labels":{"rack":"a7"}}]}"#,
+        )
+        .unwrap();
+        let node = &spec.nodes[0];
+        let node = jcm_model::Node {
+            id: NodeId::parse("127.0.0.1:8080").unwrap(),
+            address: node.address,
+            ports: node.ports.clone(),
+            attributes: node.attributes.clone(),
+            birth: Revision(3),
+        };
+        let effect = Effect::Updated {
+            created: true,
+            header: Some(Arc::new(spec.header)),
+            put: vec![Arc::new(node)],
+            removed: vec![],
+        };
+        let cluster = Change {
+            cluster: orders(),
+            revision: Revision(3),
+            effect,
+        }
+        .apply(None)
+        .unwrap();
+        let judged = Judged {
+            verdict: Verdict::Degraded,
+            birth: Revision(3),
+            stamp: Stamp {
+                ring_epoch: 1,
+                term: 2,
+                server: ServerId::parse("s").unwrap(),
+                incarnation: 3,
+                sequence: 4,
+            },
+            since: Timestamp::UNIX_EPOCH,
+            single_vantage: true,
+            stale_since: None,
+        };
+        let id = NodeId::parse("127.0.0.1:8080").unwrap();
+        let state = ClusterState::with_verdicts(cluster, [(id, judged)]);
+        Saved {
+            held: Held::View {
+                store: StoreId(uuid::Uuid::from_u128(5)),
+                state: Arc::new(state),
+                token: vec![1, 2, 3],
+            },
+            written: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let bytes = saved().to_bytes(&orders()).unwrap();
+        assert_eq!(Saved::from_bytes(&orders(), &bytes).unwrap(), saved());
+        let gone = Saved {
+            held: Held::Removed {
+                store: StoreId(uuid::Uuid::from_u128(5)),
+                revision: Revision(9),
+            },
+            ..saved()
+        };
+        let bytes = gone.to_bytes(&orders()).unwrap();
+        assert_eq!(Saved::from_bytes(&orders(), &bytes).unwrap(), gone);
+        assert!(
+            Saved {
+                held: Held::Nothing,
+                ..saved()
+            }
+            .to_bytes(&orders())
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused() {
+        let bytes = saved().to_bytes(&orders()).unwrap();
+        for length in 0..bytes.len() {
+            assert!(
+                Saved::from_bytes(&orders(), &bytes[..length]).is_err(),
+                "cut to {length} bytes"
+            );
+        }
+        let longer = [&bytes[..], b"\0"].concat();
+        assert!(Saved::from_bytes(&orders(), &longer).is_err(), "a byte too many");
+    }
+
+    #[test]
+    fn a_file_with_any_bit_flipped_is_refused() {
+        let bytes = saved().to_bytes(&orders()).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                Saved::from_bytes(&orders(), &flipped).is_err(),
+                "bit {bit} flipped"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_later_format_or_of_another_cluster_is_refused_by_name() {
+        let mut later = saved().to_bytes(&orders()).unwrap();
+        later[8..12].copy_from_slice(&2_u32.to_le_bytes());
+        assert!(matches!(
+            Saved::from_bytes(&orders(), &later),
+            Err(Damage::Newer { found: 2 })
+        ));
+        let bytes = saved().to_bytes(&orders()).unwrap();
+        let other = ClusterName::parse("payments").unwrap();
+        assert!(matches!(
+            Saved::from_bytes(&other, &bytes),
+            Err(Damage::OtherCluster { .. })
+        ));
     }
 }

@@ -34,18 +34,21 @@ pub struct Subscriber {
 pub(crate) struct Shared {
     commands: mpsc::Sender<Command>,
     tasks: TaskTracker,
+    /// Tells the driver to stop.
     stopped: CancellationToken,
+    /// Cancelled by the driver when it has.
+    ended: CancellationToken,
     snapshot_dir: Option<PathBuf>,
     ready_timeout: Duration,
 }
 
 impl Shared {
-    /// Cancelled when the subscriber is shut down or its last handle is gone.
-    pub(crate) fn stopped(&self) -> CancellationToken {
-        self.stopped.clone()
+    /// Cancelled when nothing is published any more.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
-    /// Starts a task that [`Subscriber::shutdown`] joins. It must end when `stopped` is cancelled.
+    /// Starts a task that [`Subscriber::shutdown`] joins. It must end when `ended` is cancelled.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
     }
@@ -216,13 +219,14 @@ impl Builder {
             disk,
             tasks.clone(),
             stopped.clone(),
-            ended.drop_guard(),
+            ended.clone().drop_guard(),
         );
         tasks.spawn(driver.run(inbox));
         let shared = Shared {
             commands,
             tasks,
             stopped,
+            ended,
             snapshot_dir: self.snapshot_dir,
             ready_timeout: self.ready_timeout.unwrap_or(READY_TIMEOUT_DEFAULT),
         };

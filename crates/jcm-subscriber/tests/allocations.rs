@@ -1,1 +1,64 @@
-fn main() {}
+//! A pick allocates nothing once a thread has met the view. One test, alone in its process: the counts are of all
+//! threads.
+#![expect(clippy::unwrap_used, reason = "a test whose preparation fails has failed")]
+
+#[path = "suite/fake.rs"]
+#[expect(dead_code, reason = "this test says little to the server")]
+mod fake;
+#[path = "suite/model.rs"]
+#[expect(dead_code, reason = "this test needs one view")]
+mod model;
+
+use std::alloc::System;
+
+use jcm_subscriber::{Policy, Subscriber};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+// One thread, so that no background task runs while picks are counted.
+#[tokio::test(flavor = "current_thread")]
+async fn a_pick_and_its_report_allocate_nothing() {
+    let mut server = fake::Fake::start().await;
+    let builder = Subscriber::builder()
+        .servers([server.url()])
+        .ready_timeout(std::time::Duration::ZERO);
+    let jcm = builder.build().await.unwrap();
+    let round_robin = jcm
+        .cluster("orders")
+        .policy(Policy::round_robin())
+        .subscribe()
+        .await
+        .unwrap();
+    let p2c = jcm
+        .cluster("orders")
+        .policy(Policy::p2c())
+        .subscribe()
+        .await
+        .unwrap();
+    let mut stream = server.welcome().await;
+    stream.subscription().await;
+    stream.send(model::view(&model::state(1, &model::healthy(1..100))));
+    stream.acknowledged(1).await;
+    drop((round_robin.alloc().unwrap(), p2c.alloc().unwrap()));
+
+    let region = Region::new(COUNTED);
+    let held: [_; 40] = std::array::from_fn(|_| p2c.alloc().unwrap());
+    for cluster in [&round_robin, &p2c] {
+        for number in 0..10_000_u32 {
+            let node = cluster.alloc().unwrap();
+            assert_ne!(node.addr("http").unwrap().port(), 0);
+            node.report(&if number % 2 == 0 { Ok(()) } else { Err(()) });
+            let other = cluster.alloc_excluding(&[held[0].id()]).unwrap();
+            drop(other);
+        }
+    }
+    drop(held);
+    let stats = region.change();
+    assert_eq!(
+        (stats.allocations, stats.reallocations, stats.deallocations),
+        (0, 0, 0),
+        "{stats:?}"
+    );
+}

@@ -113,11 +113,11 @@ impl Talk {
         self.full = false;
     }
 
-    pub(super) fn answered(&mut self, doubtful: bool) {
+    pub(super) fn answered(&mut self) {
         self.unsure = false;
         self.corrected = false;
         self.asked = None;
-        self.full &= doubtful;
+        self.full = false;
     }
 
     /// The question stands, and is asked again in a while.

@@ -133,4 +133,33 @@ mod tests {
             );
         }
     }
+
+    #[tokio::test]
+    async fn connections_that_nobody_answers_count_against_the_bound() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        // A listener whose queue is full drops every further SYN without a word.
+        while let Ok(stream) =
+            tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+        {
+            queued.push(stream.unwrap());
+        }
+        let dialer = dialer(1);
+        let mut first = Stopwatch::start(Duration::from_millis(500), Duration::from_secs(10));
+        let mut second = Stopwatch::start(Duration::from_secs(10), Duration::from_millis(20));
+        let (first, second) = tokio::join!(
+            dialer.connect(address, &mut first),
+            dialer.connect(address, &mut second)
+        );
+        assert_eq!(first.unwrap_err(), Outcome::TimedOut(Phase::Connecting));
+        assert_eq!(second.unwrap_err(), Outcome::Local(LocalTrouble::Crowded));
+        assert_eq!(
+            dialer.opening.available_permits(),
+            1,
+            "leave comes back when the connection does not come about"
+        );
+    }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Snapshot {
     pub(crate) store: StoreId,
     pub(crate) revision: Revision,
     pub(crate) clusters: OrdMap<ClusterName, Arc<Cluster>>,
+    /// Clusters that are in the store and cannot be read, with the reason. They are not "not there": nobody who holds
+    /// one may be told that it is gone, and only a deletion may touch it.
+    pub(crate) quarantined: OrdMap<ClusterName, Arc<str>>,
 }
 
 /// Somebody who must hear of every change of definitions, in order, before readers can see that it was reached.
@@ -108,6 +111,11 @@ async fn read(store: &dyn Store) -> Result<(Snapshot, Operations), LoadError> {
         };
         operations.note(operation.id, known, now);
     }
+    let quarantined = loaded
+        .quarantined
+        .into_iter()
+        .map(|(name, reason)| (name, Arc::from(reason.as_str())))
+        .collect();
     let clusters = loaded
         .clusters
         .into_iter()
@@ -118,6 +126,7 @@ async fn read(store: &dyn Store) -> Result<(Snapshot, Operations), LoadError> {
             store: loaded.store,
             revision: loaded.revision,
             clusters,
+            quarantined,
         },
         operations,
     ))
@@ -165,6 +174,7 @@ impl<A: Audience> Follower<A> {
                 Some(cluster) => next.clusters.insert(change.cluster.clone(), Arc::clone(cluster)),
                 None => next.clusters.remove(&change.cluster),
             };
+            next.quarantined.remove(&change.cluster);
             next.revision = change.revision;
             self.audience.changed(change, after.as_ref()).await;
         }

@@ -315,7 +315,7 @@ pub(crate) fn defaults() -> String {
         let (in_section, name) = key.name.rsplit_once('.').expect("every key has a section");
         if in_section != section {
             let gap = if section.is_empty() { "" } else { "\n" };
-            text.push_str(&format!("{gap}[{in_section}]\n"));
+            text.extend([gap, "[", in_section, "]\n"]);
             section = in_section;
         }
         let written = key.default.starts_with('"') || key.default.parse::<i64>().is_ok();
@@ -324,7 +324,7 @@ pub(crate) fn defaults() -> String {
         } else {
             format!("# {name} = …  (default: {})", key.default)
         };
-        text.push_str(&format!("# {}\n{line}\n", key.allowed));
+        text.extend(["# ", key.allowed, "\n", line.as_str(), "\n"]);
     }
     text
 }

@@ -89,6 +89,14 @@ pub(crate) enum WriteError {
         /// The id.
         operation: OperationId,
     },
+    /// Nothing was changed: what the store holds of the cluster cannot be read.
+    #[error("cluster `{cluster}` cannot be read from the store: {reason}")]
+    Quarantined {
+        /// The cluster.
+        cluster: ClusterName,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Nothing was changed: too many writes are waiting.
     #[error("{QUEUE_DEPTH_MAX} writes are waiting, which is the limit")]
     Busy,
@@ -303,7 +311,11 @@ impl Writer {
                     });
                     return rest;
                 }
-                Err(error @ (CommitError::Unavailable { .. } | CommitError::Fenced)) => {
+                Err(
+                    error @ (CommitError::Unavailable { .. }
+                    | CommitError::Fenced
+                    | CommitError::Refused { .. }),
+                ) => {
                     warn!(%error, "the store takes no writes");
                     refuse(settled, |_| WriteError::Unavailable {
                         reason: error.to_string(),

@@ -94,7 +94,7 @@ fn settings(dev: &Dev) -> Result<(Option<tempfile::TempDir>, Settings)> {
         .data
         .clone()
         .or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()))
-        .unwrap_or_else(PathBuf::new);
+        .unwrap_or_default();
     let mut config = Config::default();
     config.server.listen = dev.listen;
     config.server.data = data;
@@ -142,6 +142,10 @@ fn serve(settings: &Settings) -> Result<()> {
     result
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "the steps of a life, in their order, read best in one place"
+)]
 async fn life(settings: &Settings) -> Result<()> {
     let config = &settings.config;
     // 1. The signals: from here on a stop is a drain.

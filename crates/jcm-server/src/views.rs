@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use imbl::HashMap;
+use imbl::{HashMap, OrdMap};
 use jcm_model::{Change, Cluster, ClusterName, Judged, NodeId, Revision, StoreId};
 
 use crate::catalog::Snapshot;
@@ -52,7 +52,7 @@ impl Origin {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct General {
     store: StoreId,
     /// The catalog's revision: what is not there is not there at this revision.
@@ -60,6 +60,8 @@ struct General {
     /// The revision that was loaded at start: clusters created later need no time to be judged first.
     loaded: Revision,
     started: Instant,
+    /// Clusters that are in the store and cannot be read: nobody is told that they are gone.
+    quarantined: OrdMap<ClusterName, Arc<str>>,
 }
 
 /// What a reader gets when it asks for a cluster.
@@ -81,6 +83,7 @@ impl Views {
             revision: Revision::ZERO,
             loaded: Revision::ZERO,
             started: Instant::now(),
+            quarantined: OrdMap::new(),
         };
         Self {
             cells: ArcSwap::default(),
@@ -104,6 +107,7 @@ impl Views {
         }
         general.store = snapshot.store;
         general.revision = snapshot.revision;
+        general.quarantined = snapshot.quarantined.clone();
         let gone: Vec<ClusterName> = self
             .cells
             .load()
@@ -131,6 +135,7 @@ impl Views {
         // Held throughout: a cell must not be forgotten as idle between being found and being defined.
         let mut general = self.general();
         general.revision = change.revision;
+        general.quarantined.remove(&change.cluster);
         match after {
             Some(cluster) => {
                 let cell = self.cell(&general, &change.cluster);
@@ -158,6 +163,7 @@ impl Views {
         match self.cells.load().get(name).and_then(|cell| cell.get()) {
             Some(published) if published.is_ready(Instant::now()) => Answer::Published(published),
             Some(_) => Answer::NotReady,
+            None if self.general().quarantined.contains_key(name) => Answer::NotReady,
             None => Answer::Absent,
         }
     }
@@ -175,8 +181,14 @@ impl Views {
             held.advance(&event);
             return Some(event);
         }
-        let general = *self.general();
-        let event = Event::absent(name, general.store, general.revision, held)?;
+        let event = {
+            let general = self.general();
+            if general.quarantined.contains_key(name) {
+                Event::unknown(name, held)
+            } else {
+                Event::absent(name, general.store, general.revision, held)
+            }
+        }?;
         held.advance(&event);
         Some(event)
     }

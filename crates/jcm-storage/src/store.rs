@@ -110,6 +110,13 @@ pub enum CommitError {
         /// The head that is there.
         found: Revision,
     },
+    /// The transaction is not one that this store can take: misnumbered, or about a cluster that it cannot read.
+    /// Nothing was changed.
+    #[error("the transaction is refused: {reason}")]
+    Refused {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// This server no longer has the right to do that. Nothing was changed.
     #[error("a later leader has taken over")]
     Fenced,

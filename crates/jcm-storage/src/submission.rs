@@ -69,12 +69,12 @@ fn refuse_unless_follows(transaction: &Transaction, expected: Revision) -> Resul
                 "the transaction has revision {} where {due} follows from head {expected}; nothing was submitted",
                 entry.change.revision
             );
-            return Err(CommitError::Unavailable { reason });
+            return Err(CommitError::Refused { reason });
         }
     }
     if transaction.entries.is_empty() {
         let reason = "the transaction has no entries; nothing was submitted".to_owned();
-        return Err(CommitError::Unavailable { reason });
+        return Err(CommitError::Refused { reason });
     }
     Ok(())
 }

@@ -78,7 +78,7 @@ pub(super) async fn post(
         error => error.into(),
     };
     if only_look {
-        return Ok(dry_run(app.registry.try_out(&write).map_err(refused)?));
+        return Ok(dry_run(&app.registry.try_out(&write).map_err(refused)?));
     }
     let written = app.registry.write(write).await.map_err(refused)?;
     let answer =

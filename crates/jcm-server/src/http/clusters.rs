@@ -14,7 +14,7 @@ use super::request::{
     InCluster, PRINCIPAL, Params, ReadParams, WriteParams, caught_up, operation, precondition,
 };
 use super::{App, Problem};
-use crate::registry::{Outcome, Wish, Write};
+use crate::registry::{Outcome, Wish, Write, WriteError};
 use crate::views::Answer;
 
 const PAGE_DEFAULT: usize = 100;
@@ -152,9 +152,17 @@ pub(super) async fn get(
     Params(params): Params<ReadParams>,
 ) -> Result<Response, Problem> {
     caught_up(&app, params.min_revision, params.consistent).await?;
-    let cluster = app
-        .catalog
-        .cluster(&name)
+    let snapshot = app.catalog.get();
+    if let Some(reason) = snapshot.quarantined.get(&name) {
+        return Err(WriteError::Quarantined {
+            cluster: name,
+            reason: reason.to_string(),
+        }
+        .into());
+    }
+    let cluster = snapshot
+        .clusters
+        .get(&name)
         .ok_or_else(|| Problem::no_cluster(&name))?;
     Ok(([etag(cluster.revision)], Json(cluster.to_filled())).into_response())
 }
@@ -267,7 +275,7 @@ pub(super) async fn write(
         prune: false,
     };
     if params.dry_run {
-        return Ok(dry_run(app.registry.try_out(&write)?));
+        return Ok(dry_run(&app.registry.try_out(&write)?));
     }
     let written = app.registry.write(write).await?;
     let status = if written.created {
@@ -279,7 +287,7 @@ pub(super) async fn write(
     Ok((status, [etag(written.revision)], Json(answer)).into_response())
 }
 
-pub(super) fn dry_run(outcomes: Vec<Outcome>) -> Response {
+pub(super) fn dry_run(outcomes: &[Outcome]) -> Response {
     Json(json!({ "dry_run": true, "results": outcomes })).into_response()
 }
 

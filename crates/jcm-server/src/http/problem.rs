@@ -128,6 +128,12 @@ impl From<WriteError> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "KEY_REUSED", detail)
                     .with("operation", operation.to_string())
             }
+            WriteError::Quarantined { cluster, .. } => {
+                let detail = format!(
+                    "{detail}; restore it from a backup, or delete it with `DELETE /v1/clusters/{cluster}`"
+                );
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "QUARANTINED", detail)
+            }
             WriteError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "BUSY", detail),
             WriteError::TooLarge {
                 size_bytes,

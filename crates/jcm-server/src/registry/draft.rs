@@ -72,13 +72,22 @@ impl<'a> Draft<'a> {
         for (index, wish) in write.wishes.iter().chain(&pruned).enumerate() {
             let before = self.get(&wish.cluster);
             let revision = self.revision.next();
-            match wish.mutation.change(
-                &wish.cluster,
-                before.as_ref(),
-                wish.precondition,
-                revision,
-                self.targets,
-            ) {
+            let change = match self.base.quarantined.get(&wish.cluster) {
+                Some(reason) if !self.touched.contains_key(&wish.cluster) => {
+                    refuse_unless_deletion(wish, revision, reason)
+                }
+                _ => {
+                    let change = wish.mutation.change(
+                        &wish.cluster,
+                        before.as_ref(),
+                        wish.precondition,
+                        revision,
+                        self.targets,
+                    );
+                    change.map_err(|refusal| WriteError::Refused { index, refusal })
+                }
+            };
+            match change {
                 Ok(change) => {
                     attempt
                         .outcomes
@@ -93,7 +102,7 @@ impl<'a> Draft<'a> {
                         attempt.changes.push(change);
                     }
                 }
-                Err(refusal) => {
+                Err(error) => {
                     self.revision = start;
                     for (name, previous) in undo.into_iter().rev() {
                         match previous {
@@ -101,7 +110,7 @@ impl<'a> Draft<'a> {
                             None => self.touched.remove(&name),
                         };
                     }
-                    return Err(WriteError::Refused { index, refusal });
+                    return Err(error);
                 }
             }
         }
@@ -138,6 +147,25 @@ impl<'a> Draft<'a> {
             .filter(|name| self.get(name).is_some())
             .map(wish)
             .collect()
+    }
+}
+
+/// A cluster that cannot be read can only be deleted: nobody knows what any other change would be a change of.
+fn refuse_unless_deletion(
+    wish: &Wish,
+    revision: Revision,
+    reason: &str,
+) -> Result<Option<Change>, WriteError> {
+    match wish.mutation {
+        Mutation::DeleteCluster if wish.precondition == Precondition::default() => Ok(Some(Change {
+            cluster: wish.cluster.clone(),
+            revision,
+            effect: Effect::Deleted,
+        })),
+        _ => Err(WriteError::Quarantined {
+            cluster: wish.cluster.clone(),
+            reason: reason.to_owned(),
+        }),
     }
 }
 

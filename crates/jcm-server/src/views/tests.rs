@@ -63,6 +63,7 @@ impl Writers {
             store: StoreId(uuid::Uuid::from_u128(1)),
             revision: Revision::ZERO,
             clusters: imbl::OrdMap::new(),
+            quarantined: imbl::OrdMap::new(),
         });
         Self {
             views,
@@ -84,7 +85,7 @@ impl Writers {
                 self.mutate(&Mutation::PutCluster(serde_json::from_value(spec).unwrap()));
             }
             Step::Patch { n, weight } => {
-                self.mutate(&Mutation::PatchNode(id(*n), json!({ "weight": weight })))
+                self.mutate(&Mutation::PatchNode(id(*n), json!({ "weight": weight })));
             }
             Step::Delete => self.mutate(&Mutation::DeleteCluster),
             Step::Judge(verdicts) => {

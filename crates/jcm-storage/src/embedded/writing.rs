@@ -308,7 +308,7 @@ impl Definitions<'_, '_> {
 }
 
 fn quarantined(name: &ClusterName, reason: &str) -> Failure {
-    Failure::Refused(CommitError::Unavailable {
+    Failure::Refused(CommitError::Refused {
         reason: format!("cluster `{name}` cannot be read and is left alone: {reason}; nothing was submitted"),
     })
 }

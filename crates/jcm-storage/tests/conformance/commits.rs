@@ -201,10 +201,7 @@ pub(crate) async fn a_transaction_with_other_revisions_is_refused_untouched(back
             .commit(transaction(changes), expected.head)
             .await
             .expect_err(case);
-        assert!(
-            matches!(error, CommitError::Unavailable { .. }),
-            "{case}: {error:?}"
-        );
+        assert!(matches!(error, CommitError::Refused { .. }), "{case}: {error:?}");
         assert!(
             error.to_string().contains("nothing was submitted"),
             "{case}: {error}"

@@ -241,7 +241,7 @@ async fn a_cluster_that_cannot_be_read_is_quarantined_and_the_others_are_served(
         let creation = belief.change("bad", &cluster(json!({ "nodes": [node(9)] })));
         let error = store.commit(transaction(vec![creation]), head).await.unwrap_err();
         assert!(
-            matches!(error, CommitError::Unavailable { .. }),
+            matches!(error, CommitError::Refused { .. }),
             "{reason}: {error:?}"
         );
         assert!(

@@ -30,8 +30,9 @@ use crate::checker::Asker;
 use crate::measure::Metrics;
 use crate::registry::Registry;
 use crate::views::Views;
-pub(crate) use body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, read as read_body};
+pub(crate) use body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, decode as decode_body, read as read_body};
 pub(crate) use problem::Problem;
+pub(crate) use request::PRINCIPAL;
 
 /// Total time of a request that waits for nothing but this server: body, write and answer.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(40);

@@ -3,6 +3,9 @@
 //! The facade shows at most one port of each protocol: the original named a node by one of each and its client picked
 //! among several by hash. What it does not show it does not touch.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+
 use jcm_model::{CheckKind, Cluster, Node};
 
 use super::spec::Spec;
@@ -70,12 +73,39 @@ pub(super) fn spec(cluster: &Cluster, node: &Node) -> Spec {
     }
 }
 
-/// Whether the spec names this node: each of its ports is one of the node's, in any order.
-pub(super) fn matches(spec: &Spec, cluster: &Cluster, node: &Node) -> bool {
-    let has = |(proto, port): &(Proto, Port)| {
-        known(cluster, node).any(|known| known.proto == *proto && known.port == *port)
-    };
-    spec.address == node.address && spec.ports.iter().all(has)
+/// The nodes of a cluster by where they are.
+pub(super) struct Places<'a> {
+    cluster: &'a Cluster,
+    nodes: HashMap<(IpAddr, u16), &'a Node>,
+}
+
+impl<'a> Places<'a> {
+    pub(super) fn new(cluster: &'a Cluster) -> Self {
+        let mut nodes = HashMap::new();
+        for node in &cluster.nodes {
+            nodes.extend(
+                node.ports
+                    .iter()
+                    .map(|(_, port)| ((node.address, port.get()), &**node)),
+            );
+        }
+        Self { cluster, nodes }
+    }
+
+    /// The first node that has any of the ports.
+    pub(super) fn any(&self, spec: &Spec) -> Option<&'a Node> {
+        let at = |(_, port): &(Proto, Port)| self.nodes.get(&(spec.address, port.0)).copied();
+        spec.ports.iter().find_map(at)
+    }
+
+    /// The node that has all of the ports, in any order, with these protocols.
+    pub(super) fn exactly(&self, spec: &Spec) -> Option<&'a Node> {
+        let has = |node: &Node, (proto, port): &(Proto, Port)| {
+            known(self.cluster, node).any(|known| known.proto == *proto && known.port == *port)
+        };
+        self.any(spec)
+            .filter(|node| spec.ports.iter().all(|port| has(node, port)))
+    }
 }
 
 /// Names for ports that came without: those of the node that is there where it has them, else `http`, `http2`, …, `tcp`,
@@ -105,20 +135,23 @@ pub(super) fn named(posted: &[(Proto, Port)], held: Option<(&Cluster, &Node)>) -
             .iter()
             .position(same)
             .or_else(|| left.iter().position(replaced));
-        let name = match at {
-            Some(at) => left.remove(at).name.to_owned(),
-            None => {
-                let base = base_name(*proto);
-                let free = |name: &String| {
-                    names.iter().all(|(taken, _)| taken != name) && left.iter().all(|held| held.name != *name)
-                };
-                std::iter::once(base.to_owned())
-                    .chain((2..).map(|number| format!("{base}{number}")))
-                    .find(free)
-                    .expect("one of endlessly many names is free")
-            }
-        };
+        let name = at.map(|at| left.remove(at).name.to_owned());
+        let name = name.unwrap_or_else(|| free_name(base_name(*proto), &names, &left));
         names.push((name, number));
     }
     names
+}
+
+/// The base, or the base with the first number from 2 that makes it one of its own.
+fn free_name(base: &str, names: &[(String, i64)], left: &[Known<'_>]) -> String {
+    let is_free = |name: &str| {
+        names.iter().all(|(taken, _)| taken != name) && left.iter().all(|held| held.name != name)
+    };
+    let mut name = base.to_owned();
+    let mut number = 1_u32;
+    while !is_free(&name) {
+        number += 1;
+        name = format!("{base}{number}");
+    }
+    name
 }

@@ -3,9 +3,20 @@
 //! What it takes may leave almost everything out, and unknown fields are ignored. What it answers holds the fields
 //! of 2015 and no others: the clients of then refuse an answer with a field they do not know.
 
-use serde::{Deserialize, Serialize};
+use jcm_model::object;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::word::{CheckType, Number, Online, Port, Proto};
+
+/// Something that is written as an object, and not as a list of its fields.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object::decode(deserializer, "this").map(Self)
+    }
+}
 
 /// A cluster as somebody wants it.
 #[derive(Debug, Deserialize)]
@@ -13,7 +24,7 @@ use super::word::{CheckType, Number, Online, Port, Proto};
 pub(super) struct PostedCluster {
     pub(super) name: Option<String>,
     pub(super) online: Option<Online>,
-    pub(super) nodes: Option<Vec<PostedNode>>,
+    pub(super) nodes: Option<Vec<Object<PostedNode>>>,
     pub(super) check_type: Option<CheckType>,
     pub(super) check_file: Option<String>,
 }
@@ -22,7 +33,7 @@ pub(super) struct PostedCluster {
 #[derive(Debug, Deserialize)]
 pub(super) struct PostedNode {
     pub(super) ip: Option<String>,
-    pub(super) protos: Option<Vec<PostedPort>>,
+    pub(super) protos: Option<Vec<Object<PostedPort>>>,
     pub(super) udata: Option<String>,
     pub(super) online: Option<Online>,
 }
@@ -43,7 +54,7 @@ pub(super) struct PostedOnline {
 /// What a client asks for in one poll.
 #[derive(Debug, Deserialize)]
 pub(super) struct Poll {
-    pub(super) units: Option<Vec<PollUnit>>,
+    pub(super) units: Option<Vec<Object<PollUnit>>>,
 }
 
 /// What a client holds of one cluster.

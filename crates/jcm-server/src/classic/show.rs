@@ -110,9 +110,8 @@ fn status(cluster: &Cluster, judged: Option<&Judged>, route: Route, face: Face) 
         Verdict::Down => Status::Abnormal,
     };
     match face {
-        Face::Reported => reported,
         Face::Routed if route.routable => Status::Normal,
         Face::Routed if reported == Status::Normal => Status::Invalid,
-        Face::Routed => reported,
+        Face::Reported | Face::Routed => reported,
     }
 }

@@ -3,19 +3,18 @@
 //! The facade's shape says less than a definition holds. What a post leaves out, or repeats as it was shown, stays as it
 //! is: a program that reads a cluster, changes one thing and posts it back changes that one thing.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::HashSet;
 
 use jcm_model::check::{CheckSpec, Raw};
 use jcm_model::node::RawNode;
 use jcm_model::pairs::Pairs;
 use jcm_model::{CheckKind, Cluster, ClusterName, ClusterSpec, Header, Invalid, Node, NodeSpec, address};
 
-use super::shape::{PostedCluster, PostedNode};
+use super::ports::{self, Places};
+use super::shape::{Object, PostedCluster, PostedNode};
 use super::show::{UDATA, check_file, check_type, online};
 use super::spec::Spec;
 use super::word::{CheckType, Online, Port, Proto};
-use super::{ports, show};
 
 /// The definition that the post asks for.
 pub(super) fn cluster(
@@ -63,7 +62,9 @@ fn check(
     if wanted_type == held_type && same_path {
         return Ok(held_check);
     }
-    let mut raw = held_check.as_ref().map_or_else(Raw::default, |check| check.raw().clone());
+    let mut raw = held_check
+        .as_ref()
+        .map_or_else(Raw::default, |check| check.raw().clone());
     if wanted_type != held_type {
         let all_speak_tcp = nodes
             .iter()
@@ -99,31 +100,26 @@ fn path(file: &str) -> Option<String> {
 }
 
 /// The nodes that the posts ask for. A node that is posted twice counts once.
-pub(super) fn nodes(posted: &[PostedNode], held: Option<&Cluster>) -> Result<Vec<NodeSpec>, Invalid> {
-    let mut places: HashMap<(IpAddr, u16), &Node> = HashMap::new();
-    for node in held.into_iter().flat_map(|held| &held.nodes) {
-        places.extend(
-            node.ports
-                .iter()
-                .map(|(_, port)| ((node.address, port.get()), &**node)),
-        );
-    }
+pub(super) fn nodes(posted: &[Object<PostedNode>], held: Option<&Cluster>) -> Result<Vec<NodeSpec>, Invalid> {
+    let places = held.map(Places::new);
     let mut seen = HashSet::new();
     let mut taken = HashSet::new();
     let mut specs = Vec::with_capacity(posted.len());
-    for (index, posted) in posted.iter().enumerate() {
+    for (index, Object(posted)) in posted.iter().enumerate() {
         let place = format!("nodes[{index}]");
         let spec = spec(posted).map_err(|invalid| invalid.within(&place))?;
         if !seen.insert(spec.to_string()) {
             continue;
         }
-        let found = spec
-            .ports
-            .iter()
-            .find_map(|(_, port)| places.get(&(spec.address, port.0)))
-            .filter(|node| taken.insert(node.id.clone()));
-        let node = node(&spec, posted, held.zip(found.copied()));
-        specs.push(node.map_err(|invalid| invalid.within(&place))?);
+        let there = places.as_ref().and_then(|places| places.any(&spec));
+        let found = there.filter(|node| taken.insert(node.id.clone()));
+        let node = node(&spec, posted, held.zip(found));
+        let mut node = node.map_err(|invalid| invalid.within(&place))?;
+        if there.is_some() && found.is_none() {
+            // One node becomes two: without an id of its own this one would count as the other once more.
+            node.id = Some(node.default_id());
+        }
+        specs.push(node);
     }
     Ok(specs)
 }
@@ -136,7 +132,7 @@ fn spec(posted: &PostedNode) -> Result<Spec, Invalid> {
         .ok_or_else(|| Invalid::at("ip", "is missing: write an IP address like `127.0.0.1`"))?;
     let address = address::parse(ip.trim()).map_err(|invalid| invalid.within("ip"))?;
     let mut ports: Vec<(Proto, Port)> = Vec::new();
-    for posted in posted.protos.iter().flatten() {
+    for Object(posted) in posted.protos.iter().flatten() {
         if !ports.contains(&(posted.proto, posted.port)) {
             ports.push((posted.proto, posted.port));
         }
@@ -165,7 +161,7 @@ fn node(spec: &Spec, posted: &PostedNode, held: Option<(&Cluster, &Node)>) -> Re
         },
     };
     let same_ports = held.is_some_and(|(cluster, node)| {
-        let shown = show_ports(cluster, node);
+        let shown = ports::spec(cluster, node).ports;
         shown.len() == spec.ports.len() && shown.iter().all(|port| spec.ports.contains(port))
     });
     if !same_ports {
@@ -193,10 +189,6 @@ fn node(spec: &Spec, posted: &PostedNode, held: Option<(&Cluster, &Node)>) -> Re
         }
         invalid
     })
-}
-
-fn show_ports(cluster: &Cluster, node: &Node) -> Vec<(Proto, Port)> {
-    ports::spec(cluster, node).ports
 }
 
 /// What is not online yet is shown as offline.

@@ -134,11 +134,11 @@ word_type! {
     /// Whether a cluster or node is in use.
     Online {
         /// It is.
-        Online = "ONLINE",
+        Yes = "ONLINE",
         /// It is not.
-        Offline = "OFFLINE",
+        No = "OFFLINE",
         /// It is not yet.
-        Initing = "INITING"
+        Soon = "INITING"
     } "write `ONLINE`, `OFFLINE`, `true` or `false`"
 }
 
@@ -164,21 +164,21 @@ impl Online {
     fn from_word(word: &Word) -> Option<Self> {
         match word {
             Word::Boolean(value) => Some((*value).into()),
-            Word::Text(text) if text.eq_ignore_ascii_case("true") => Some(Self::Online),
-            Word::Text(text) if text.eq_ignore_ascii_case("false") => Some(Self::Offline),
+            Word::Text(text) if text.eq_ignore_ascii_case("true") => Some(Self::Yes),
+            Word::Text(text) if text.eq_ignore_ascii_case("false") => Some(Self::No),
             Word::Text(text) => Self::parse(text),
             Word::Number(_) => None,
         }
     }
 
     pub(super) fn is_online(self) -> bool {
-        self == Self::Online
+        self == Self::Yes
     }
 }
 
 impl From<bool> for Online {
     fn from(online: bool) -> Self {
-        if online { Self::Online } else { Self::Offline }
+        if online { Self::Yes } else { Self::No }
     }
 }
 
@@ -247,12 +247,12 @@ mod tests {
     #[test]
     fn on_and_off_have_many_spellings() {
         for json in ["true", r#""true""#, r#""ONLINE""#, r#""Online""#, r#"" online ""#] {
-            assert_eq!(online(json), Some(Online::Online), "{json}");
+            assert_eq!(online(json), Some(Online::Yes), "{json}");
         }
         for json in ["false", r#""False""#, r#""OFFLINE""#] {
-            assert_eq!(online(json), Some(Online::Offline), "{json}");
+            assert_eq!(online(json), Some(Online::No), "{json}");
         }
-        assert_eq!(online(r#""INITING""#), Some(Online::Initing));
+        assert_eq!(online(r#""INITING""#), Some(Online::Soon));
         for json in ["1", "null", r#""on""#, "[]", "{}"] {
             assert_eq!(online(json), None, "{json}");
         }

@@ -1,0 +1,56 @@
+//! The parts of a request that several handlers read, and the way of a write.
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use jcm_model::{ClusterName, Mutation, OperationId, Precondition};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::answer::Failure;
+use crate::http::{App, PRINCIPAL, Problem, decode_body, read_body};
+use crate::registry::{Wish, Write, WriteError, Written};
+
+/// The cluster named in the path.
+pub(super) struct Named(pub(super) ClusterName);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(name) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| {
+                Problem::invalid(format!("the path cannot be read: {}", rejection.body_text()))
+            })?;
+        Ok(Self(ClusterName::parse(&name)?))
+    }
+}
+
+/// Reads and decodes a body. Its content type is not looked at: clients of 2015 send any.
+pub(super) async fn take<T: DeserializeOwned>(body: Body, limit_bytes: usize) -> Result<T, Failure> {
+    let bytes = read_body(body, limit_bytes).await?;
+    Ok(decode_body(&bytes)?)
+}
+
+/// One mutation of one cluster.
+pub(super) async fn write(
+    app: &App,
+    cluster: &ClusterName,
+    mutation: Mutation,
+    precondition: Precondition,
+) -> Result<Written, WriteError> {
+    let write = Write {
+        operation: OperationId(Uuid::now_v7()),
+        // It tells apart what comes under one operation id, and nothing else ever comes under this one.
+        fingerprint: 0,
+        principal: PRINCIPAL.to_owned(),
+        wishes: vec![Wish {
+            cluster: cluster.clone(),
+            mutation,
+            precondition,
+        }],
+        prune: false,
+    };
+    app.registry.write(write).await
+}

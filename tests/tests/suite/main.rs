@@ -17,6 +17,7 @@ mod verdicts;
 mod long_poll;
 mod push;
 
+mod classic;
 mod cli;
 
 mod config;

@@ -12,7 +12,7 @@ use jcm_model::{Cluster, ClusterName, ClusterState, Mutation, Precondition, Refu
 use serde_json::json;
 
 use super::answer::{self, Failure};
-use super::request::{Named, take, write};
+use super::request::{Named, held, take, write};
 use super::shape::{Object, PostedCluster, ShownCluster};
 use super::show::{self, Face};
 use super::take;
@@ -55,10 +55,7 @@ pub(super) async fn post(State(app): State<App>, body: Body) -> Result<Response,
 }
 
 pub(super) async fn get(State(app): State<App>, Named(name): Named) -> Result<Response, Failure> {
-    let cluster = app
-        .catalog
-        .cluster(&name)
-        .ok_or_else(|| Failure::not_found(format_args!("there is no cluster `{name}`")))?;
+    let cluster = held(&app, &name)?;
     Ok(shown(&app, &cluster, |cluster| answer::data(cluster)))
 }
 

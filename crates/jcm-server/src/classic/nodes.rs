@@ -1,17 +1,15 @@
 //! Nodes of a cluster: add, remove, online.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use jcm_model::invalid::quoted;
-use jcm_model::{Cluster, ClusterName, Mutation, NodeId, Precondition, Refusal};
+use jcm_model::{Mutation, NodeId, Precondition, Refusal};
 use serde_json::json;
 
 use super::answer::{self, Failure};
 use super::ports::Places;
-use super::request::{Named, take, write};
+use super::request::{Named, held, take, write};
 use super::shape::{Object, PostedNode, PostedOnline};
 use super::spec::Spec;
 use super::take;
@@ -109,12 +107,6 @@ pub(super) async fn online(
     let mutation = Mutation::PatchNode(node.id.clone(), patch);
     write(&app, &name, mutation, Precondition::default()).await?;
     Ok(answer::done())
-}
-
-fn held(app: &App, name: &ClusterName) -> Result<Arc<Cluster>, Failure> {
-    app.catalog
-        .cluster(name)
-        .ok_or_else(|| Failure::not_found(format_args!("there is no cluster `{name}`")))
 }
 
 fn remark(missing: &[&Spec]) -> String {

@@ -1,9 +1,11 @@
 //! The parts of a request that several handlers read, and the way of a write.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use jcm_model::{ClusterName, Mutation, OperationId, Precondition};
+use jcm_model::{Cluster, ClusterName, Mutation, OperationId, Precondition};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -25,6 +27,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
             })?;
         Ok(Self(ClusterName::parse(&name)?))
     }
+}
+
+/// The cluster as this server has it.
+pub(super) fn held(app: &App, name: &ClusterName) -> Result<Arc<Cluster>, Failure> {
+    let snapshot = app.catalog.get();
+    if let Some(reason) = snapshot.quarantined.get(name) {
+        return Err(WriteError::Quarantined {
+            cluster: name.clone(),
+            reason: reason.to_string(),
+        }
+        .into());
+    }
+    let cluster = snapshot.clusters.get(name).cloned();
+    cluster.ok_or_else(|| Failure::not_found(format_args!("there is no cluster `{name}`")))
 }
 
 /// Reads and decodes a body. Its content type is not looked at: clients of 2015 send any.

@@ -91,12 +91,7 @@ impl Driver {
             }
         }
         // Whoever asks from now on learns that nobody keeps this up to date any more.
-        for link in std::mem::take(&mut self.links).into_keys() {
-            self.apply(Event::Closed {
-                link,
-                reason: "this program stops".to_owned(),
-            });
-        }
+        self.apply(Event::Stop);
     }
 
     fn carry_out(&mut self, command: Command) {

@@ -17,7 +17,7 @@ use jcm_model::invalid::quoted;
 use jcm_proto::v1::watch_request::{self, Acknowledge, Hello, Request, Unsubscribe};
 use jcm_proto::v1::watch_response::{self as wire, Event as Answer};
 use jcm_proto::{Malformed, WATCH_PROTOCOL};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::held::{Held, Step};
 use crate::random::Random;
@@ -59,6 +59,8 @@ pub(crate) enum Event {
     Closed { link: LinkId, reason: String },
     /// Time passed.
     Tick,
+    /// The program is done: no link is left, and none is opened.
+    Stop,
 }
 
 /// What should happen.
@@ -89,6 +91,9 @@ pub(crate) struct Session {
     /// Clusters of which something else is held than before the event at hand.
     changed: BTreeSet<ClusterName>,
     effects: Vec<Effect>,
+    /// Programs were told that no server answers: once, not at every try.
+    unreachable: bool,
+    stopped: bool,
 }
 
 impl Session {
@@ -103,6 +108,8 @@ impl Session {
             retry_at: now,
             changed: BTreeSet::new(),
             effects: Vec::new(),
+            unreachable: false,
+            stopped: false,
         }
     }
 
@@ -126,14 +133,20 @@ impl Session {
             Event::Message { link, answer } => self.hear(link, *answer, now),
             Event::Closed { link, reason } => self.lose(link, &reason, now),
             Event::Tick => {}
+            Event::Stop => self.stop(),
         }
-        self.pass_time(now);
+        if !self.stopped {
+            self.pass_time(now);
+        }
         self.publish();
         std::mem::take(&mut self.effects)
     }
 
     /// When time alone makes a difference next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.stopped {
+            return None;
+        }
         let retry = (!self.has_fresh_peer()).then_some(self.retry_at);
         let leave = self
             .peers
@@ -260,6 +273,7 @@ impl Session {
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
             peer.welcome(Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
             info!(server = %peer.server, id = %quoted(&welcome.server), "connected");
+            self.unreachable = false;
         }
     }
 
@@ -389,7 +403,22 @@ impl Session {
         if !self.has_fresh_peer() {
             let delay = self.servers.delay(&mut self.random);
             self.retry_at = now + delay;
-            warn!(server = %peer.server, reason, retry_in = ?delay, "no connection");
+            if peer.welcomed.is_some() {
+                warn!(server = %peer.server, reason, retry_in = ?delay, "connection lost");
+            } else if self.unreachable {
+                debug!(server = %peer.server, reason, retry_in = ?delay, "no connection");
+            } else {
+                warn!(server = %peer.server, reason, "no connection; other servers are tried, and this one again");
+                self.unreachable = true;
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        for link in self.peers.iter().map(|peer| peer.link).collect::<Vec<_>>() {
+            self.effects.push(Effect::Close { link });
+            self.forget(link);
         }
     }
 

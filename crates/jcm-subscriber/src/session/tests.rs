@@ -575,6 +575,17 @@ fn nonsense_from_a_server_changes_nothing() {
     }
 }
 
+#[test]
+fn a_session_that_stopped_opens_no_link_and_says_that_what_is_held_grows_old() {
+    let (mut bench, link) = Bench::following(2, None);
+    bench.says(link, view(store(0), &history(1)[0]));
+    bench.apply(Event::Stop);
+    bench.now += Duration::from_mins(1);
+    let effects = bench.session.apply(Event::Tick, bench.now);
+    assert!(effects.is_empty(), "{effects:?}");
+    assert!(bench.open.is_empty() && matches!(bench.standing(), Standing::Stale { .. }));
+}
+
 /// One thing that may happen; numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
 enum Happening {

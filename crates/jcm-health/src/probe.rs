@@ -44,13 +44,4 @@ impl Prober {
         };
         asked.unwrap_or_else(|failure| failure)
     }
-
-    /// Finishes with the connection once the outcome is known: keeps it for the next probe, or lets it go.
-    /// Ends at the deadline of the probe at the latest.
-    pub(crate) async fn settle(&mut self, watch: &mut Stopwatch) {
-        match self {
-            Self::Tcp(_) => {}
-            Self::Http(prober) => prober.settle(watch).await,
-        }
-    }
 }

@@ -186,7 +186,6 @@ async fn run(target: Target, mut prober: Prober, shared: Arc<Shared>) {
                     return;
                 }
             }
-            prober.settle(&mut watch).await;
         } else {
             shared.count_late(&target);
         }

@@ -1,7 +1,8 @@
 //! The HTTP check: a GET, and a status that the policy expects.
 //!
-//! The outcome is decided by the head of the answer. The body is read only to be rid of it, so that the connection
-//! can serve the next probe, or so that a node that writes a short page is not cut off in the middle of it.
+//! The status decides, once the answer is there: a short body whose end the head announces belongs to it, and a node
+//! that does not deliver it in time has not answered. A long body, or one that ends only with the connection, is not
+//! waited for. What is read of a body is dropped unseen.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::answer::{self, BODY_BYTES_MAX, HEAD_BYTES_MAX, Head, Progress, Rest};
+use super::answer::{self, BODY_BYTES_MAX, Body, HEAD_BYTES_MAX, Head, Progress, Rest};
 use super::{Dialer, Stopwatch};
 use crate::outcome::{Outcome, Phase};
 
@@ -75,6 +76,15 @@ impl HttpProber {
     }
 
     pub(crate) async fn probe(&mut self, dialer: &Dialer, watch: &mut Stopwatch) -> Result<Outcome, Outcome> {
+        let outcome = self.ask(dialer, watch).await?;
+        match self.finish(watch).await {
+            // A status that is not expected says more than an answer that is cut short.
+            Err(cut) if outcome.is_success() => Err(cut),
+            _ => Ok(outcome),
+        }
+    }
+
+    async fn ask(&mut self, dialer: &Dialer, watch: &mut Stopwatch) -> Result<Outcome, Outcome> {
         if let Some(kept) = self.take_idle() {
             match self.exchange(kept, watch).await {
                 Ok(outcome) => return Ok(outcome),
@@ -92,34 +102,43 @@ impl HttpProber {
             })
     }
 
-    /// Reads the rest of the answer, if it is short and comes before the deadline, and keeps the connection if the node
-    /// does. In every other case the connection is dropped.
-    pub(crate) async fn settle(&mut self, watch: &mut Stopwatch) {
+    /// Reads the rest of the answer where it is short and announced, and keeps the connection where the node does.
+    async fn finish(&mut self, watch: &mut Stopwatch) -> Result<(), Outcome> {
         let Connection::Answering {
             stream,
             head,
             mut answer,
         } = std::mem::replace(&mut self.connection, Connection::None)
         else {
-            return;
+            return Ok(());
         };
         loop {
             match head.body.rest(&answer[head.length..]) {
-                Rest::Complete if head.persistent && !self.check.fresh => {
-                    self.connection = Connection::Idle {
-                        stream,
-                        since: Instant::now(),
-                    };
-                    return;
+                Rest::Complete => {
+                    if head.persistent && !self.check.fresh {
+                        self.connection = Connection::Idle {
+                            stream,
+                            since: Instant::now(),
+                        };
+                    }
+                    return Ok(());
                 }
-                Rest::Complete | Rest::Unwanted => return,
+                Rest::Unwanted => return Ok(()),
                 Rest::Missing => {
                     // One byte more than is wanted tells a body that is too long from one that ends just there.
                     let more = read(&stream, &mut answer, head.length + BODY_BYTES_MAX + 1);
-                    match watch.within(Phase::Reading, more).await {
-                        Ok(Ok(1..)) => {}
-                        Ok(Ok(0) | Err(_)) | Err(_) => return,
-                    }
+                    let cut = match watch.within(Phase::Reading, more).await {
+                        Ok(Ok(1..)) => continue,
+                        Ok(Ok(0)) => Outcome::Closed,
+                        Ok(Err(error)) => Outcome::from_io(&error, Phase::Reading),
+                        Err(outcome) => outcome,
+                    };
+                    // No end was announced, so none is missed; it was read only to let the node finish its page.
+                    return if head.body == Body::UntilClose {
+                        Ok(())
+                    } else {
+                        Err(cut)
+                    };
                 }
             }
         }

@@ -364,8 +364,24 @@ async fn an_endless_or_huge_body_is_judged_by_its_head_and_cut_off() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_neither_fails_the_probe_nor_keeps_the_connection() {
-    let node = Node::answering("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this").await;
+async fn a_short_body_that_does_not_come_is_no_answer() {
+    for start in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+    ] {
+        let node = Node::answering(start).await;
+        let cut = Outcome::TimedOut(Phase::Reading);
+        assert_eq!(
+            outcomes(node.address, &impatient(), 2).await,
+            [cut; 2],
+            "{start:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_an_announced_end_is_not_waited_for() {
+    let node = Node::answering("HTTP/1.0 200 OK\r\n\r\nonly this").await;
     assert_eq!(
         outcomes(node.address, &impatient(), 2).await,
         [Outcome::Answered(200); 2]

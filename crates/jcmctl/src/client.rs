@@ -10,6 +10,7 @@ mod attempt;
 mod error;
 mod request;
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -122,11 +123,11 @@ impl Client {
                 .next()
                 .map(|pause| asked.map_or(pause, |asked| asked.max(pause)));
             match pause {
-                Some(pause) if worth_waiting && started.elapsed() + pause < self.retry_for => {
+                Some(pause) if worth_waiting && pause.saturating_add(started.elapsed()) < self.retry_for => {
                     self.note(|| format!("trying again in {} ms", pause.as_millis()));
                     tokio::time::sleep(pause).await;
                 }
-                _ => return Err(end(unknown, round, key)),
+                _ => return Err(end(unknown, round, &self.idempotency_key)),
             }
         }
     }
@@ -151,7 +152,8 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let body = read(response).await.unwrap_or_default();
+        let body = tokio::time::timeout(self.attempt_timeout, read(response)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
         Err(Error::Refused(Problem::new(server, status, &body)))
     }
 
@@ -232,7 +234,8 @@ impl Client {
 
     fn note(&self, line: impl FnOnce() -> String) {
         if self.verbose {
-            eprintln!("{}", crate::text::escaped(&line()));
+            // Nowhere is left to report a standard error that is closed.
+            let _ = writeln!(std::io::stderr(), "{}", crate::text::escaped(&line()));
         }
     }
 }

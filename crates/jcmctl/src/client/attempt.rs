@@ -74,14 +74,14 @@ pub(super) fn judge(server: &Server, status: StatusCode, headers: &HeaderMap, bo
 pub(super) fn end(
     unknown: Option<(Server, Elsewhere)>,
     mut round: Vec<(Server, Elsewhere)>,
-    key: Option<String>,
+    key: &str,
 ) -> Error {
-    if let (Some((server, elsewhere)), Some(key)) = (unknown, key) {
+    if let Some((server, elsewhere)) = unknown {
         return Error::OutcomeUnknown {
             server: server.to_string(),
             operation: elsewhere.problem.and_then(|problem| problem.operation),
             reason: elsewhere.reason,
-            key,
+            key: key.to_owned(),
         };
     }
     // A server that says why tells more than one that is not there.

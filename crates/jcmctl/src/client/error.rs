@@ -27,7 +27,7 @@ pub(crate) enum Error {
         reason: String,
         /// The operation to ask for.
         operation: Option<String>,
-        /// The key under which it can be sent again.
+        /// The key under which the whole command can be repeated.
         key: String,
     },
     /// A server answered that it will not, or cannot now.

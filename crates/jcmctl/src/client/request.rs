@@ -28,6 +28,7 @@ pub(crate) struct Call {
     last_event_id: Option<String>,
     wait: Duration,
     impatient: bool,
+    dry: bool,
 }
 
 impl Call {
@@ -42,6 +43,7 @@ impl Call {
             last_event_id: None,
             wait: Duration::ZERO,
             impatient: false,
+            dry: false,
         }
     }
 
@@ -91,9 +93,16 @@ impl Call {
         !self.impatient
     }
 
-    /// Whether it changes something: everything but a `GET`.
+    /// Asks what a write would do.
+    #[must_use]
+    pub(crate) fn dry(mut self) -> Self {
+        self.dry = true;
+        self.with_query("dry_run", "true")
+    }
+
+    /// Whether it changes something.
     pub(crate) fn is_write(&self) -> bool {
-        self.method != Method::GET
+        self.method != Method::GET && !self.dry
     }
 
     pub(crate) fn method(&self) -> Method {

@@ -59,7 +59,7 @@ fn body(files: &[std::path::PathBuf], prune: bool) -> Result<Value, Failure> {
 async fn send(session: &Session, body: Value, dry_run: bool) -> Result<Answer, Failure> {
     let mut call = Call::new(Method::POST, ["apply"]).with_body(body);
     if dry_run {
-        call = call.with_query("dry_run", "true");
+        call = call.dry();
     }
     let answer = session.client.send(call).await.map_err(|error| {
         Failure::from(error).next_if(Exit::Failure, || {

@@ -183,6 +183,12 @@ fn apply_sends_all_files_as_one_request() {
     program().arg("--dry-run").arg("--prune").run().ok();
     assert_eq!(server.asked()[1].line, "POST /v1/apply?dry_run=true");
     assert_eq!(server.asked()[1].body["prune"], true);
+    assert!(asked.header("idempotency-key").is_some());
+    assert_eq!(
+        server.asked()[1].header("idempotency-key"),
+        None,
+        "a dry run is no operation"
+    );
 }
 
 #[test]

@@ -70,6 +70,15 @@ fn an_outcome_that_stays_unknown_is_never_called_unreachable() {
     );
     assert!(line.contains("--idempotency-key k1"), "{line}");
 
+    // What is named is the command's key, also when the write was not its first.
+    let second = Server::new(vec![written(), Reply::json(504, &unknown)]);
+    let line = at(
+        &[second.url()],
+        "cluster delete a b --idempotency-key k2 --retry-for 400ms",
+    )
+    .run();
+    assert!(line.err.contains("--idempotency-key k2 "), "{line:?}");
+
     let breaks = Server::new(vec![Reply::HangUp]);
     let line = at(&[breaks.url()], "cluster delete orders --retry-for 400ms")
         .run()
@@ -120,6 +129,14 @@ fn refusals_end_with_the_status_of_their_kind() {
             .failed(exit);
         assert!(server.asked().len() > 1, "{status} was not asked again");
     }
+}
+
+#[test]
+fn a_server_that_asks_for_more_patience_than_there_is_ends_the_command() {
+    let later = Reply::Answer(429, "retry-after: 18446744073709551615\r\n", "{}".into());
+    let server = Server::new(vec![later]);
+    at(&[server.url()], "cluster list").run().failed(1);
+    assert_eq!(server.lines(), ["GET /v1/clusters"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod long_poll;
 mod push;
 
 mod classic;
+mod classic_calls;
 mod cli;
 
 mod config;

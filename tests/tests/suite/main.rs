@@ -15,6 +15,7 @@ mod routing;
 mod verdicts;
 
 mod long_poll;
+mod pick;
 mod push;
 
 mod classic;

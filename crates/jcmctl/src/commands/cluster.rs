@@ -64,7 +64,7 @@ async fn list(session: &Session, label: Option<String>, state: Option<String>) -
             row.revision.to_string(),
         ]);
     }
-    if items.is_empty() {
+    if items.is_empty() && label.is_none() && state.is_none() {
         session.note("no clusters; create one: jcmctl cluster create NAME --node 127.0.0.1:8080");
     }
     session.show(&Report {

@@ -9,6 +9,8 @@
 mod cell;
 mod event;
 mod inbox;
+mod published;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +24,9 @@ use jcm_model::{Change, Cluster, ClusterName, Judged, NodeId, Revision, StoreId}
 
 use crate::catalog::Snapshot;
 use cell::Cell;
-pub(crate) use cell::Published;
 pub(crate) use event::{Event, EventKind, Held, general};
 pub(crate) use inbox::{Inbox, Watching};
+pub(crate) use published::Published;
 
 /// Names that are watched without being defined, over all readers: enough for every program that starts before its
 /// cluster is created, and a bound on what strangers can make this server remember.

@@ -1,103 +1,23 @@
 //! One cluster's place: what is published, how it came about lately, and who wants to hear of it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
-use jcm_model::routing::{Routing, route};
-use jcm_model::view::View;
-use jcm_model::{Admin, Change, Cluster, ClusterState, Effect, Judged, NodeId, Revision, StoreId, Verdict};
-use jcm_proto::token::Token;
+use jcm_model::{Change, Cluster, ClusterState, Effect, Judged, NodeId, StoreId};
 
 use super::Origin;
 use super::event::{Event, EventKind, Held, Place};
 use super::inbox::Inbox;
+use super::published::Published;
+use super::step::Step;
 
 /// Steps that are remembered: a reader that is further behind gets the whole view, which is cheaper by then.
 const STEPS_MAX: usize = 64;
 
 /// Encoded events that are kept for other readers who hold the same: they rarely hold more than a few different states.
 const EVENTS_MAX: usize = 16;
-
-/// A cluster as it is published.
-#[derive(Debug)]
-pub(crate) struct Published {
-    pub(crate) state: ClusterState,
-    pub(crate) routing: Routing,
-    pub(crate) token: Token,
-    /// Before this no view is served; `None`: ready.
-    ready_at: Option<Instant>,
-    json: OnceLock<Bytes>,
-}
-
-impl Published {
-    fn new(origin: &Origin, store: StoreId, state: ClusterState, ready_at: Option<Instant>) -> Self {
-        let (origin, sequence) = origin.next();
-        let token = Token {
-            store,
-            revision: state.cluster().revision,
-            digest: state.digest(),
-            origin,
-            sequence,
-        };
-        // Nothing is left to wait for once every node that could be routed to was judged.
-        let undecided = state
-            .nodes()
-            .any(|(node, judged)| node.attributes.online() && judged.is_none());
-        Self {
-            routing: route(&state),
-            state,
-            token,
-            ready_at: ready_at.filter(|_| undecided),
-            json: OnceLock::new(),
-        }
-    }
-
-    pub(crate) fn is_ready(&self, now: Instant) -> bool {
-        self.ready_at.is_none_or(|at| now >= at)
-    }
-
-    /// The JSON of the view, encoded once for all who ask.
-    pub(crate) fn json(&self) -> Bytes {
-        let encode = || {
-            let token = self.token.to_text();
-            let view = View::new(&self.state, &self.routing, &token, false);
-            Bytes::from(serde_json::to_vec(&view).expect("a view is JSON"))
-        };
-        self.json.get_or_init(encode).clone()
-    }
-
-    /// How many of its nodes are healthy: all of them, and those in use.
-    pub(crate) fn healthy_counts(&self) -> (usize, usize) {
-        let is_healthy =
-            |judged: Option<&Judged>| judged.is_some_and(|judged| judged.verdict == Verdict::Healthy);
-        let healthy = || self.state.nodes().filter(|(_, judged)| is_healthy(*judged));
-        (
-            healthy().count(),
-            healthy()
-                .filter(|(node, _)| node.admin() == Admin::Online)
-                .count(),
-        )
-    }
-}
-
-/// What one publication changed.
-#[derive(Debug)]
-pub(super) struct Step {
-    /// The sequence it started from.
-    pub(super) from: u64,
-    /// The cluster revision it started from.
-    pub(super) from_revision: Revision,
-    pub(super) header: bool,
-    /// Nodes that were defined or removed.
-    pub(super) defined: BTreeSet<NodeId>,
-    /// Nodes whose verdict changed.
-    pub(super) judged: BTreeSet<NodeId>,
-    /// Nodes that are routed to in another way than before, or lost their verdict.
-    pub(super) relaid: BTreeSet<NodeId>,
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Cell {
@@ -280,33 +200,5 @@ impl Inner {
         {
             self.steps.pop_front();
         }
-    }
-}
-
-impl Step {
-    /// A step that names the nodes that look different; the rest is the caller's.
-    fn between(before: &Published, after: &Published) -> Self {
-        let mut relaid = BTreeSet::new();
-        let mut old = before.state.nodes().zip(&before.routing.nodes).peekable();
-        for ((node, judged), route) in after.state.nodes().zip(&after.routing.nodes) {
-            while old.next_if(|((held, _), _)| held.id < node.id).is_some() {}
-            let held = old.next_if(|((held, _), _)| held.id == node.id);
-            if held.is_some_and(|((_, held_judged), held_route)| held_route != route || held_judged != judged)
-            {
-                relaid.insert(node.id.clone());
-            }
-        }
-        Self {
-            from: before.token.sequence,
-            from_revision: before.state.cluster().revision,
-            header: false,
-            defined: BTreeSet::new(),
-            judged: BTreeSet::new(),
-            relaid,
-        }
-    }
-
-    fn named_count(&self) -> usize {
-        self.defined.len() + self.judged.len() + self.relaid.len()
     }
 }

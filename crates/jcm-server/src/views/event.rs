@@ -11,7 +11,8 @@ use jcm_proto::v1::{self, WatchResponse, watch_response};
 use prost::Message;
 use serde::Serialize;
 
-use super::cell::{Published, Step};
+use super::published::Published;
+use super::step::Step;
 
 /// In which clothes a reader wants its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,11 +1,14 @@
 //! Thirty clusters of twenty real nodes: the broken ones are found, and only those.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use jcm_subscriber::{Cluster, Policy, Subscriber, Verdict};
 use jcm_tests::server::start;
-use jcm_tests::{Client, Target, eventually, target};
+use jcm_tests::{Client, Server, Target, eventually, target};
 use serde_json::json;
 
 use crate::checked::view;
@@ -92,9 +95,89 @@ async fn fleet_turns(client: &Client, fleet: &Fleet, wanted: &str) -> Duration {
     start.elapsed()
 }
 
+/// A program that picks from every cluster without a pause, as its traffic would.
+struct Traffic {
+    jcm: Subscriber,
+    clusters: Vec<Cluster>,
+    ended: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<BTreeMap<SocketAddr, Instant>>,
+}
+
+impl Traffic {
+    async fn start(server: &Server) -> Self {
+        let jcm = Subscriber::builder()
+            .servers([server.url()])
+            .build()
+            .await
+            .expect("a good address");
+        let mut clusters = Vec::new();
+        for cluster in 0..CLUSTERS {
+            let cluster = jcm.cluster(format!("fleet-{cluster}")).policy(Policy::p2c());
+            clusters.push(cluster.subscribe().await.expect("a good name"));
+        }
+        let (ended, picked_from) = (Arc::new(AtomicBool::new(false)), clusters.clone());
+        let end = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            let mut last = BTreeMap::new();
+            while !end.load(Ordering::Relaxed) {
+                for cluster in &picked_from {
+                    let node = cluster.alloc().expect("no cluster is ever without a node");
+                    last.insert(node.addr("http").expect("every node has it"), Instant::now());
+                }
+                // A pick of each cluster a millisecond: much more than calls, and no burden for what is tried.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            last
+        });
+        Self {
+            jcm,
+            clusters,
+            ended,
+            thread,
+        }
+    }
+
+    /// Waits until the program itself holds this verdict of every broken node. Answers when that was.
+    async fn until(&self, fleet: &Fleet, wanted: Verdict) -> Instant {
+        for (index, cluster) in self.clusters.iter().enumerate() {
+            let broken: BTreeSet<_> = fleet
+                .broken_nodes(index)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            eventually(
+                MANY_DEADLINE,
+                &format!("the program holds {wanted} of fleet-{index}"),
+                async || {
+                    let nodes = cluster.nodes();
+                    let found = nodes.iter().filter(|node| broken.contains(node.id().as_str()));
+                    match found.filter(|node| node.verdict != wanted).count() {
+                        0 => Ok(()),
+                        others => Err(format!("{others} are not")),
+                    }
+                },
+            )
+            .await;
+        }
+        Instant::now()
+    }
+
+    /// When each node was picked last.
+    async fn stop(self) -> BTreeMap<SocketAddr, Instant> {
+        self.ended.store(true, Ordering::Relaxed);
+        let last = self
+            .thread
+            .join()
+            .expect("the program found a node at every pick");
+        drop(self.clusters);
+        self.jcm.shutdown().await;
+        last
+    }
+}
+
 #[tokio::test]
 async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those() {
-    let (_server, client) = start().await;
+    let (server, client) = start().await;
     let mut fleet = Fleet::start().await;
     for cluster in 0..CLUSTERS {
         let nodes: Vec<_> = fleet
@@ -114,6 +197,8 @@ async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those(
     }
     let judged = fleet_turns(&client, &fleet, "healthy").await;
 
+    let traffic = Traffic::start(&server).await;
+    let broken_at = Instant::now();
     fleet.break_some().await;
     let down = fleet_turns(&client, &fleet, "down").await;
     for cluster in 0..CLUSTERS {
@@ -127,6 +212,24 @@ async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those(
         assert_eq!(picked_ids, steady, "{picked}");
     }
 
+    // What the program holds, it obeys: not one pick of a broken node from then on.
+    let known_at = traffic.until(&fleet, Verdict::Down).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let last_picks = traffic.stop().await;
+    let broken = (0..CLUSTERS).flat_map(|cluster| fleet.broken_nodes(cluster));
+    let last_wrong = broken.filter_map(|node| last_picks.get(&node)).max();
+    assert!(
+        last_wrong.is_none_or(|last| *last < known_at),
+        "a node was picked that was known to be down"
+    );
+    let picked_wrong = last_wrong.map_or(Duration::ZERO, |last| last.saturating_duration_since(broken_at));
+    let steady = (0..CLUSTERS).flat_map(|cluster| fleet.steady_nodes(cluster));
+    assert!(
+        steady.clone().all(|node| last_picks.contains_key(node)),
+        "every steady node has its share"
+    );
+
+    let traffic = Traffic::start(&server).await;
     fleet.heal().await;
     let back = fleet_turns(&client, &fleet, "healthy").await;
     for cluster in 0..CLUSTERS {
@@ -139,5 +242,10 @@ async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those(
             20
         );
     }
-    eprintln!("600 nodes judged after {judged:.1?}, 240 down after {down:.1?}, back after {back:.1?}");
+    traffic.until(&fleet, Verdict::Healthy).await;
+    traffic.stop().await;
+    eprintln!(
+        "600 nodes judged after {judged:.1?}, 240 down after {down:.1?}, back after {back:.1?}; \
+         last pick of a broken node {picked_wrong:.1?} after it broke"
+    );
 }

@@ -97,7 +97,9 @@ fn what(known: Known<'_>, version: i64) -> Option<What<'_>> {
     match known {
         Known::Published(published) => {
             let (state, routing) = (&published.state, &published.routing);
-            Some(if show::version(state) == version {
+            // Worked out once for each publication: most polls find nothing new, and there are many of them.
+            let current = show::version(published.token.revision, published.token.digest);
+            Some(if current == version {
                 What::Status {
                     invalids: show::invalids(state, routing),
                 }

@@ -23,10 +23,10 @@ pub(super) enum Face {
     Routed,
 }
 
-/// The version of a state: rises with its revision, differs with its verdicts, alike on every server.
-pub(super) fn version(state: &ClusterState) -> i64 {
-    let digest = state.digest() & ((1 << DIGEST_BITS) - 1);
-    let version = (state.cluster().revision.0 << DIGEST_BITS) | digest;
+/// The version of a state with this revision and digest: rises with the revision, differs with the verdicts, and is alike
+/// on every server.
+pub(super) fn version(revision: Revision, digest: u64) -> i64 {
+    let version = (revision.0 << DIGEST_BITS) | (digest & ((1 << DIGEST_BITS) - 1));
     i64::try_from(version).unwrap_or(i64::MAX)
 }
 
@@ -61,7 +61,7 @@ pub(super) fn cluster<'a>(state: &'a ClusterState, routing: &Routing, face: Face
             .collect(),
         check_type: check_type(cluster),
         check_file: check_file(cluster),
-        version: version(state),
+        version: version(cluster.revision, state.digest()),
     }
 }
 

@@ -81,6 +81,14 @@ pub enum Refusal {
         /// The port both have.
         port: u16,
     },
+    /// A node that came without an id would get one that belongs to a node at another place.
+    #[error("the id `{node}` in cluster `{cluster}` belongs to a node that is now at another place: give this one an `id` of its own")]
+    IdTaken {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The id.
+        node: NodeId,
+    },
     /// The input, or what it would lead to, is not valid.
     #[error("{0}")]
     Invalid(Invalid),
@@ -219,7 +227,15 @@ impl Wanted<'_> {
                 attributes: spec.attributes.clone(),
                 birth: revision,
             };
-            match before.and_then(|cluster| cluster.node(id)) {
+            let held = before.and_then(|cluster| cluster.node(id));
+            if let Some(held) = held
+                && spec.id.is_none()
+                && !self.replace_all
+                && !shares_place(held, spec)
+            {
+                return Err(Refusal::IdTaken { cluster: name.clone(), node: id.clone() });
+            }
+            match held {
                 Some(held) if held.same_meaning(&node) => continue,
                 Some(held) if held.same_form(&node) => node.birth = held.birth,
                 _ => {
@@ -291,6 +307,12 @@ impl Wanted<'_> {
             })
             .collect()
     }
+}
+
+/// Whether a node is written with the address and some port of one that is there.
+fn shares_place(held: &Node, spec: &NodeSpec) -> bool {
+    let has = |port| held.ports.iter().any(|(_, held)| *held == port);
+    held.address == spec.address && spec.ports.iter().any(|(_, port)| has(*port))
 }
 
 /// What must hold of a cluster as a whole, tried on what the change touched.

@@ -248,6 +248,18 @@ fn a_node_without_an_id_is_the_node_that_has_its_place() {
 }
 
 #[test]
+fn a_node_without_an_id_never_takes_anothers_place_away() {
+    let mut history = History::default();
+    history.put(json!({ "nodes": [{ "address": "127.0.0.1", "ports": { "http": 18000 } }] }));
+    let moved = Mutation::PatchNode(id(0), json!({ "ports": { "http": 18001 } }));
+    history.try_on(&moved, Precondition::default()).unwrap();
+    let newcomer: NodeSpec = serde_json::from_value(node(0, None)).unwrap();
+    let refused = history.try_on(&Mutation::PutNodes(vec![newcomer]), Precondition::default());
+    assert_eq!(refused, Err(Refusal::IdTaken { cluster: name(), node: id(0) }));
+    assert_eq!(history.cluster().nodes.len(), 1);
+}
+
+#[test]
 fn a_verdict_of_another_form_of_the_node_is_dropped() {
     let mut history = History::default();
     history.put(json!({ "check": { "kind": "http" }, "nodes": [node(0, None)] }));

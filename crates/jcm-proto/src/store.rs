@@ -25,6 +25,8 @@ pub struct Entry {
     pub principal: String,
     /// What it did.
     pub change: Change,
+    /// Whether it created what it was about: its answer says so, also when it is asked for again.
+    pub created: bool,
 }
 
 impl Transaction {
@@ -50,6 +52,7 @@ impl From<&Transaction> for v1::Transaction {
             fingerprint: entry.fingerprint,
             principal: entry.principal.clone(),
             change: Some((&entry.change).into()),
+            created: entry.created,
         };
         Self {
             epoch: transaction.epoch,
@@ -70,6 +73,7 @@ impl TryFrom<v1::Transaction> for Transaction {
                 fingerprint: entry.fingerprint,
                 principal: entry.principal,
                 change: entry.change.ok_or(Malformed::Missing("change"))?.try_into()?,
+                created: entry.created,
             })
         };
         let entries: Vec<Entry> = message.entries.into_iter().map(entry).collect::<Result<_, _>>()?;

@@ -184,14 +184,10 @@ impl<A: Audience> Follower<A> {
             let mut operations = self.catalog.operations();
             let now = Instant::now();
             for entry in &transaction.entries {
-                let created = matches!(
-                    entry.change.effect,
-                    jcm_model::Effect::Updated { created: true, .. }
-                );
                 let known = Known {
                     fingerprint: entry.fingerprint,
                     revision: entry.change.revision,
-                    created,
+                    created: entry.created,
                 };
                 operations.note(entry.operation, known, now);
             }

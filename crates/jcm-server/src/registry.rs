@@ -357,14 +357,12 @@ impl Writer {
             };
         }
         let attempt = draft.attempt(write)?;
-        let revision = attempt
-            .outcomes
-            .last()
-            .map_or(Revision::ZERO, |outcome| outcome.revision);
-        let created = attempt
-            .outcomes
-            .last()
-            .is_some_and(|outcome| outcome.action == Action::Created || !outcome.nodes_added.is_empty());
+        // A write of several mutations is at the last one's revision, also where the last cluster it names did not change.
+        let revision = attempt.outcomes.iter().map(|outcome| outcome.revision).max().unwrap_or(Revision::ZERO);
+        let adds_nodes = matches!(write.wishes.last(), Some(Wish { mutation: Mutation::PutNodes(_), .. }));
+        let created = attempt.outcomes.last().is_some_and(|outcome| {
+            outcome.action == Action::Created || (adds_nodes && !outcome.nodes_added.is_empty())
+        });
         for change in attempt.changes {
             *size_bytes += jcm_proto::encoded_bytes(&change);
             entries.push(Entry {
@@ -372,6 +370,7 @@ impl Writer {
                 fingerprint: write.fingerprint,
                 principal: write.principal.clone(),
                 change,
+                created,
             });
         }
         Ok(Written {

@@ -36,7 +36,7 @@ pub struct Operation {
     pub fingerprint: u64,
     /// The revision of its last mutation.
     pub revision: Revision,
-    /// Whether its last mutation created the cluster.
+    /// Whether its last mutation created what it was about.
     pub created: bool,
 }
 

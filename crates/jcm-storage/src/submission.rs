@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use jcm_model::{Effect, OperationId, Revision};
+use jcm_model::{OperationId, Revision};
 use jcm_proto::{Transaction, record, v1};
 use prost::Message;
 
@@ -48,7 +48,7 @@ impl Submission {
             id: entry.operation,
             fingerprint: entry.fingerprint,
             revision: entry.change.revision,
-            created: matches!(entry.change.effect, Effect::Updated { created: true, .. }),
+            created: entry.created,
         });
         let operations = remembered(entries);
         Ok(Self {
@@ -96,15 +96,11 @@ fn remembered(entries: impl IntoIterator<Item = Operation>) -> Vec<Operation> {
 pub(crate) fn operations_of(message: &v1::Transaction) -> Vec<Operation> {
     let entries = message.entries.iter().filter_map(|entry| {
         let change = entry.change.as_ref()?;
-        let updated = match change.effect.as_ref()? {
-            v1::change::Effect::Updated(updated) => Some(updated),
-            v1::change::Effect::Deleted(_) => None,
-        };
         Some(Operation {
             id: OperationId(uuid::Uuid::from_slice(&entry.operation).ok()?),
             fingerprint: entry.fingerprint,
             revision: Revision(change.revision),
-            created: updated.is_some_and(|updated| updated.created),
+            created: entry.created,
         })
     });
     remembered(entries)

@@ -16,7 +16,7 @@ pub(crate) struct Known {
     pub(crate) fingerprint: u64,
     /// The revision it led to.
     pub(crate) revision: Revision,
-    /// Whether it created its cluster.
+    /// Whether it created what it was about.
     pub(crate) created: bool,
 }
 

@@ -112,6 +112,9 @@ impl From<Refusal> for Problem {
             Refusal::Clash { other, .. } => {
                 Self::new(StatusCode::CONFLICT, "CLASH", detail).with("other", other.as_str())
             }
+            Refusal::IdTaken { node, .. } => {
+                Self::new(StatusCode::CONFLICT, "ID_TAKEN", detail).with("node", node.as_str())
+            }
             Refusal::Invalid(invalid) => invalid.into(),
         }
     }

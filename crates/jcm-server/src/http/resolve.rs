@@ -69,28 +69,23 @@ pub(super) async fn get(
         );
     }
     let published = fetch(&app, &name)?;
-    let mut nodes: Vec<(&Node, u16)> = published
+    let mut candidates: Vec<Candidate<'_>> = published
         .state
         .nodes()
         .zip(&published.routing.nodes)
         .filter(|(_, route)| route.routable)
-        .map(|((node, _), route)| (node.as_ref(), route.effective_weight))
+        .map(|((node, _), route)| Candidate::new(node, route.effective_weight, &params))
         .collect();
-    order(&mut nodes, params.policy);
-    let elsewhere = |node: &Node| {
-        params
-            .zone
-            .as_deref()
-            .is_some_and(|zone| node.attributes.zone() != zone)
-    };
-    // The sort is stable: within a priority and zone the order of the policy stays.
-    nodes.sort_by_key(|(node, _)| (node.attributes.priority(), elsewhere(node)));
-    let pick = |(node, _): (&'_ Node, u16)| Pick {
-        id: node.id.clone(),
-        address: node.address,
-        ports: node.ports.clone(),
-    };
-    let nodes = nodes.into_iter().take(count).map(pick).collect();
+    if matches!(params.policy, Policy::RoundRobin) {
+        take_turns(&mut candidates);
+    }
+    // Only those that are asked for need to be in order.
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by(count - 1, Candidate::compare);
+        candidates.truncate(count);
+    }
+    candidates.sort_by(Candidate::compare);
+    let nodes = candidates.iter().map(|candidate| Pick::of(candidate.node)).collect();
     let cluster = published.state.cluster();
     let resolved = Resolved {
         cluster: &name,
@@ -101,37 +96,46 @@ pub(super) async fn get(
     Ok(Json(&resolved).into_response())
 }
 
-fn order(nodes: &mut [(&Node, u16)], policy: Policy) {
-    static TURN: AtomicUsize = AtomicUsize::new(0);
-    if nodes.is_empty() {
-        return;
+/// A node with its place in the order of picking.
+struct Candidate<'a> {
+    node: &'a Node,
+    priority: u16,
+    elsewhere: bool,
+    /// Larger comes first.
+    luck: f64,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(node: &'a Node, weight: u16, params: &ResolveParams) -> Self {
+        let elsewhere = params.zone.as_deref().is_some_and(|zone| node.attributes.zone() != zone);
+        // Sampling by weight without replacement: the largest of u^(1/w) first (Efraimidis and Spirakis, 2006), here
+        // as logarithms.
+        let luck = match params.policy {
+            Policy::Weighted => (1.0 - fastrand::f64()).ln() / f64::from(weight.max(1)),
+            Policy::Random => fastrand::f64(),
+            Policy::RoundRobin => 0.0,
+        };
+        Self { node, priority: node.attributes.priority(), elsewhere, luck }
     }
-    match policy {
-        Policy::RoundRobin => {
-            let turn = TURN.fetch_add(1, Ordering::Relaxed) % nodes.len();
-            nodes.rotate_left(turn);
-        }
-        Policy::Random => shuffle(nodes, |_| 1.0),
-        Policy::Weighted => shuffle(nodes, f64::from),
+
+    fn compare(&self, other: &Self) -> std::cmp::Ordering {
+        let place = |candidate: &Self| (candidate.priority, candidate.elsewhere);
+        place(self).cmp(&place(other)).then_with(|| other.luck.total_cmp(&self.luck))
     }
 }
 
-/// Weighted sampling without replacement: the largest of `u^(1/w)` first (Efraimidis and Spirakis, 2006).
-fn shuffle(nodes: &mut [(&Node, u16)], weight: impl Fn(u16) -> f64) {
-    let mut keyed: Vec<(f64, (&Node, u16))> = nodes
-        .iter()
-        .map(|(node, w)| {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "53 random bits are enough for a choice"
-            )]
-            let unit =
-                ((uuid::Uuid::new_v4().as_u64_pair().1 << 11 >> 11) as f64 + 1.0) / 9_007_199_254_740_993.0;
-            (unit.ln() / weight(*w).max(1.0), (*node, *w))
-        })
-        .collect();
-    keyed.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (place, (_, node)) in nodes.iter_mut().zip(keyed) {
-        *place = node;
+/// Each request begins one further on, over all callers and clusters of this server.
+fn take_turns(candidates: &mut [Candidate<'_>]) {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    let (turn, len) = (TURN.fetch_add(1, Ordering::Relaxed), candidates.len());
+    for (at, candidate) in candidates.iter_mut().enumerate() {
+        let distance = (at + len - turn % len) % len;
+        candidate.luck = -f64::from(u32::try_from(distance).expect("a cluster has at most 20,000 nodes"));
+    }
+}
+
+impl Pick {
+    fn of(node: &Node) -> Self {
+        Self { id: node.id.clone(), address: node.address, ports: node.ports.clone() }
     }
 }

@@ -135,6 +135,7 @@ fn creation(head: Revision) -> Arc<Transaction> {
             fingerprint: 0,
             principal: "tester".repeat(100),
             change,
+            created: true,
         }],
     })
 }

@@ -116,6 +116,7 @@ pub(crate) fn transaction(changes: Vec<Change>) -> Arc<Transaction> {
         operation: operation(change.revision.0),
         fingerprint: change.revision.0 * 1_000,
         principal: "tester".to_owned(),
+        created: matches!(change.effect, jcm_model::Effect::Updated { created: true, .. }),
         change,
     };
     Arc::new(Transaction {

@@ -1,7 +1,11 @@
 //! Many clusters in one step: all or nothing, tried out first, and pruned when asked.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use jcm_tests::server::start;
-use serde_json::json;
+use jcm_tests::{Answer, Client};
+use serde_json::{Value, json};
 
 use crate::fixtures::{cluster, id, node, nodes};
 
@@ -104,4 +108,78 @@ async fn a_pruning_apply_deletes_what_it_does_not_name() {
     client.post("/v1/apply", &body).await.ok();
     client.get_cluster("right").await.expect_problem(404);
     client.get_cluster("left").await.ok();
+}
+
+#[tokio::test]
+async fn an_apply_answers_the_revision_of_its_last_change() {
+    let (_server, client) = start().await;
+    client.put_cluster("a", &cluster([1])).await.ok();
+    client.put_cluster("b", &cluster([1])).await.ok();
+    // The first changes, the last one does not.
+    let both = json!([{ "name": "a", "nodes": nodes([1, 2]) }, { "name": "b", "nodes": nodes([1]) }]);
+    let applied = client.apply(&both).await;
+    let held = client.get_cluster("a").await;
+    assert_eq!(
+        applied.revision(),
+        held.etag(),
+        "who reads at that revision must see the change: {applied}"
+    );
+}
+
+/// Reads the first of many clusters and then the last one: whatever it saw of the first, the last is as new.
+async fn check_never_half(
+    client: Client,
+    read: &str,
+    number: fn(&Answer) -> u64,
+    ended: Arc<AtomicBool>,
+) -> u64 {
+    let mut pairs = 0;
+    while !ended.load(Ordering::Relaxed) {
+        let first = client.get(&read.replace("{}", "half-000")).await;
+        let last = client.get(&read.replace("{}", "half-299")).await;
+        assert!(
+            number(&last) >= number(&first),
+            "half an apply was seen\n{first}\n{last}"
+        );
+        pairs += 1;
+    }
+    pairs
+}
+
+fn number(properties: &Value) -> u64 {
+    properties["n"]
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .expect("every round writes a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_reader_ever_sees_half_an_apply() {
+    const CLUSTERS: usize = 300;
+    const ROUNDS: usize = 25;
+    let (_server, client) = start().await;
+    let round = |round: usize| -> Value {
+        let cluster =
+            |index| json!({ "name": format!("half-{index:03}"), "properties": { "n": round.to_string() } });
+        (0..CLUSTERS).map(cluster).collect()
+    };
+    client.apply(&round(0)).await.ok();
+    let ended = Arc::new(AtomicBool::new(false));
+    let readers = ["/v1/clusters/{}", "/v1/clusters/{}/view"].map(|read| {
+        let (client, ended) = (client.clone(), Arc::clone(&ended));
+        tokio::spawn(check_never_half(
+            client,
+            read,
+            |answer| number(&answer.ok()["properties"]),
+            ended,
+        ))
+    });
+    for index in 1..=ROUNDS {
+        client.apply(&round(index)).await.ok();
+    }
+    ended.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let pairs = reader.await.expect("never half");
+        assert!(pairs > 10, "only {pairs} looks: that proves nothing");
+    }
 }

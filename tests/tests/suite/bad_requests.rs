@@ -309,3 +309,57 @@ async fn nothing_that_is_sent_forges_a_log_line() {
     }
     check_unharmed(&mut server, &client).await;
 }
+
+#[tokio::test]
+async fn a_large_body_is_taken_or_drained_whatever_refuses_it() {
+    let (mut server, client) = start().await;
+    let body = vec![b' '; 6_000_000];
+    for (method, path, kind) in [
+        ("PUT", "/v1/clusters/x", "text/plain"),
+        ("PUT", "/v1/clusters/..%2f", "application/json"),
+        ("PUT", "/v1/clusters/x?dry_run=perhaps", "application/json"),
+        ("POST", "/v1/nowhere", "application/json"),
+        ("POST", "/v1/clusters/x", "application/json"),
+    ] {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: jcm\r\nConnection: close\r\nContent-Type: {kind}\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        // As a client that reads only once it has written all.
+        let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+        let mut answer = Vec::new();
+        let exchange = async {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &[head.as_bytes(), &body].concat()).await?;
+            tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await
+        };
+        let exchanged = tokio::time::timeout(std::time::Duration::from_secs(30), exchange).await;
+        assert!(
+            exchanged.is_ok_and(|result| result.is_ok()),
+            "{method} {path} {kind}: the answer was lost"
+        );
+        assert!(
+            answer.starts_with(b"HTTP/1.1 4"),
+            "{method} {path}: {}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    check_unharmed(&mut server, &client).await;
+}
+
+#[tokio::test]
+async fn what_clients_make_up_makes_no_metric() {
+    let (_server, client) = start().await;
+    client.get("/v1/clusters").await.ok();
+    let series = async || client.get("/metrics").await.text.lines().count();
+    let before = series().await;
+    for index in 0..200 {
+        let method = Method::from_bytes(format!("MADE{index}UP").as_bytes()).unwrap();
+        client
+            .send(client.request(method, &format!("/v1/made/{index}")))
+            .await;
+        client.get(&format!("/v1/clusters/made-{index}?up={index}")).await;
+    }
+    let after = series().await;
+    assert!(after < before + 100, "from {before} lines to {after}");
+}

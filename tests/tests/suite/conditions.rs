@@ -245,3 +245,44 @@ async fn one_key_sent_by_many_at_once_is_one_write() {
     }
     assert_eq!(client.get_cluster("orders").await.etag(), before + 1);
 }
+
+#[tokio::test]
+async fn a_repetition_is_answered_alike_before_and_after_a_restart() {
+    let (mut server, client) = start().await;
+    client.put_cluster("orders", &cluster([])).await.ok();
+    let path = jcm_tests::api::cluster_path("orders") + "/nodes";
+    let post = async || {
+        let request = client
+            .request(reqwest::Method::POST, &path)
+            .header("idempotency-key", "k");
+        client.send(request.json(&node(1))).await
+    };
+    let first = post().await;
+    first.expect_status(201);
+    for life in ["the same", "the next"] {
+        let again = post().await;
+        assert_eq!(
+            (again.status, &again.body),
+            (first.status, &first.body),
+            "in {life} life"
+        );
+        server.restart().await;
+    }
+}
+
+#[tokio::test]
+async fn two_keys_on_one_write_are_refused() {
+    let (_server, client) = start().await;
+    let request = client.request(reqwest::Method::PUT, "/v1/clusters/orders");
+    let request = request
+        .header("idempotency-key", "a")
+        .header("idempotency-key", "b");
+    let refused = client.send(request.json(&cluster([]))).await;
+    assert!(
+        refused
+            .expect_problem(400)
+            .to_lowercase()
+            .contains("idempotency-key"),
+        "{refused}"
+    );
+}

@@ -143,3 +143,32 @@ async fn a_second_node_at_the_same_address_and_port_is_refused() {
     assert!(detail.contains("127.0.0.9"), "{detail}");
     assert_eq!(client.view("orders").await.node_ids(), ["a"]);
 }
+
+#[tokio::test]
+async fn a_new_node_never_takes_the_place_of_one_that_has_moved() {
+    let (_server, client) = start().await;
+    client.put_cluster("orders", &cluster([80])).await.ok();
+    client
+        .patch_node("orders", &id(80), &json!({ "ports": { "http": 81 } }))
+        .await
+        .ok();
+    // Its id would be that of the node which has moved away from just this place.
+    let added = client.post_nodes("orders", &node(80)).await;
+    let ports = async || -> Vec<u64> {
+        let view = client.view("orders").await;
+        let nodes = view.ok()["nodes"].as_array().expect("nodes").clone();
+        nodes
+            .iter()
+            .filter_map(|node| node["ports"]["http"].as_u64())
+            .collect()
+    };
+    if added.status == 409 {
+        assert!(added.problem().contains(&id(80)), "{added}");
+        assert_eq!(ports().await, [81]);
+    } else {
+        added.ok();
+        let mut ports = ports().await;
+        ports.sort_unstable();
+        assert_eq!(ports, [80, 81], "{added}");
+    }
+}

@@ -470,3 +470,49 @@ async fn watchers_are_counted_while_they_watch() {
         streams.clear();
     }
 }
+
+#[tokio::test]
+async fn a_stream_of_many_clusters_resumes_without_repeating_itself() {
+    let (_server, client) = start().await;
+    let names: Vec<String> = (0..60).map(|index| format!("c{index}")).collect();
+    for name in &names {
+        put(&client, name, [1]).await;
+    }
+    let clusters = names.join(",");
+    let mut events = Events::open(&client, &clusters, None).await;
+    let mut last = String::new();
+    for _ in &names {
+        last = events.next(EVENT_DEADLINE).await.id;
+    }
+    drop(events);
+    let mut events = Events::open(&client, &clusters, Some(&last)).await;
+    let repeated = events.try_next(SILENCE).await;
+    assert!(repeated.is_none(), "nothing has changed: {repeated:?}");
+    let revision = put(&client, "c42", [1, 2]).await;
+    let event = events.next(EVENT_DEADLINE).await;
+    assert_eq!(
+        (event.kind.as_str(), &event.data["to"]),
+        ("delta", &json!(revision)),
+        "{event:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_said_to_be_removed_is_not_said_again() {
+    let (_server, client) = start().await;
+    put(&client, "orders", [1]).await;
+    let mut events = Events::open(&client, "orders,absent", None).await;
+    events.next(EVENT_DEADLINE).await;
+    let last = events.next(EVENT_DEADLINE).await.id;
+    drop(events);
+    let mut events = Events::open(&client, "orders,absent", Some(&last)).await;
+    let repeated = events.try_next(SILENCE).await;
+    assert!(repeated.is_none(), "nothing has changed: {repeated:?}");
+    put(&client, "absent", [1]).await;
+    let event = events.next(EVENT_DEADLINE).await;
+    assert_eq!(
+        (event.kind.as_str(), &event.data["name"]),
+        ("view", &json!("absent")),
+        "{event:?}"
+    );
+}

@@ -1,4 +1,4 @@
-//! This server's memory of definitions: an immutable snapshot that is swapped whole.
+//! This server's memory of definitions, and the one task that changes it.
 //!
 //! Invariant: it changes only through the store's change feed, this server's own writes included. Whoever wrote waits
 //! for [`Catalog::reached`]; nobody else may put anything in.
@@ -8,60 +8,56 @@ mod operations;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use imbl::OrdMap;
-use jcm_model::{Change, Cluster, ClusterName, Revision, StoreId};
+use jcm_model::{Change, Cluster, ClusterName, Revision};
 use jcm_proto::Transaction;
 use jcm_storage::{ChangeFeed, Feed, LoadError, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::snapshot::Snapshot;
+use crate::views::Views;
 pub(crate) use operations::{Known, Operations};
 
 /// How long to wait before asking a store again that did not answer.
 const RELOAD_PAUSE: Duration = Duration::from_millis(500);
 
-/// All definitions at one revision.
-#[derive(Debug, Clone)]
-pub(crate) struct Snapshot {
-    pub(crate) store: StoreId,
-    pub(crate) revision: Revision,
-    pub(crate) clusters: OrdMap<ClusterName, Arc<Cluster>>,
-    /// Clusters that are in the store and cannot be read, with the reason. They are not "not there": nobody who holds
-    /// one may be told that it is gone, and only a deletion may touch it.
-    pub(crate) quarantined: OrdMap<ClusterName, Arc<str>>,
-}
-
-/// Somebody who must hear of every change of definitions, in order, before readers can see that it was reached.
+/// Whoever must hear of every change of definitions, in order, before the revision counts as reached.
 pub(crate) trait Audience: Send + 'static {
     /// Everything is new: the snapshot replaces all that was said before.
-    fn loaded(&mut self, snapshot: &Snapshot) -> impl Future<Output = ()> + Send;
-    /// One cluster changed; `after` is `None` when it is gone.
-    fn changed(&mut self, change: &Change, after: Option<&Arc<Cluster>>) -> impl Future<Output = ()> + Send;
+    fn loaded(&mut self, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> + Send;
+    /// One transaction was committed; `snapshot` is what it led to, and each change comes with what it left.
+    fn committed(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        changes: Vec<(Change, Option<Arc<Cluster>>)>,
+    ) -> impl Future<Output = ()> + Send;
 }
 
-/// This server's memory of definitions.
+/// This server's memory of definitions: what is published, up to which revision, and the operations behind it.
 #[derive(Debug)]
 pub(crate) struct Catalog {
-    current: ArcSwap<Snapshot>,
+    views: Arc<Views>,
     head: watch::Sender<Revision>,
     operations: Mutex<Operations>,
 }
 
 impl Catalog {
-    /// Reads everything once and answers the catalog with the task that keeps it up to date.
+    /// Reads everything once and answers the catalog with the task that keeps it up to date. The audience publishes to
+    /// `views`.
     pub(crate) async fn load<A: Audience>(
         store: Arc<dyn Store>,
+        views: Arc<Views>,
         mut audience: A,
     ) -> Result<(Arc<Self>, Follower<A>), LoadError> {
         let (snapshot, operations) = read(store.as_ref()).await?;
         let feed = store.changes(snapshot.revision).await?;
-        audience.loaded(&snapshot).await;
+        let head = watch::Sender::new(snapshot.revision);
+        audience.loaded(Arc::new(snapshot)).await;
         let catalog = Arc::new(Self {
-            head: watch::Sender::new(snapshot.revision),
+            views,
+            head,
             operations: Mutex::new(operations),
-            current: ArcSwap::from_pointee(snapshot),
         });
         let follower = Follower {
             catalog: Arc::clone(&catalog),
@@ -74,12 +70,12 @@ impl Catalog {
 
     /// The definitions as this server has them now.
     pub(crate) fn get(&self) -> Arc<Snapshot> {
-        self.current.load_full()
+        self.views.snapshot()
     }
 
     /// One cluster as this server has it now.
     pub(crate) fn cluster(&self, name: &ClusterName) -> Option<Arc<Cluster>> {
-        self.current.load().clusters.get(name).cloned()
+        self.get().clusters.get(name).cloned()
     }
 
     /// Waits until this memory holds the revision. The caller bounds the wait.
@@ -162,24 +158,24 @@ impl<A: Audience> Follower<A> {
     }
 
     async fn apply(&mut self, transaction: &Transaction) {
-        let mut next = Snapshot::clone(&self.catalog.current.load());
+        let mut next = Snapshot::clone(&self.catalog.get());
+        let mut changes = Vec::with_capacity(transaction.entries.len());
         for entry in &transaction.entries {
             let change = &entry.change;
             if change.revision <= next.revision {
                 continue;
             }
-            let before = next.clusters.get(&change.cluster);
-            let after = change.apply(before);
+            let after = change.apply(next.clusters.get(&change.cluster));
             match &after {
                 Some(cluster) => next.clusters.insert(change.cluster.clone(), Arc::clone(cluster)),
                 None => next.clusters.remove(&change.cluster),
             };
             next.quarantined.remove(&change.cluster);
             next.revision = change.revision;
-            self.audience.changed(change, after.as_ref()).await;
+            changes.push((change.clone(), after));
         }
         let revision = next.revision;
-        self.catalog.current.store(Arc::new(next));
+        self.audience.committed(Arc::new(next), changes).await;
         {
             let mut operations = self.catalog.operations();
             let now = Instant::now();
@@ -213,8 +209,7 @@ impl<A: Audience> Follower<A> {
         let (snapshot, operations) = read(self.store.as_ref()).await?;
         self.feed = self.store.changes(snapshot.revision).await?;
         let revision = snapshot.revision;
-        self.audience.loaded(&snapshot).await;
-        self.catalog.current.store(Arc::new(snapshot));
+        self.audience.loaded(Arc::new(snapshot)).await;
         *self.catalog.operations() = operations;
         self.catalog.head.send_replace(revision);
         info!(%revision, "definitions loaded");

@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::catalog::{Audience, Snapshot};
+use crate::catalog::Audience;
+use crate::snapshot::Snapshot;
 use crate::verdicts::Remembered;
-use crate::views::Views;
+use crate::views::{Verdicts, Views};
 pub(crate) use record::Findings;
 use record::Record;
 
@@ -42,36 +43,26 @@ pub(crate) struct Definitions {
 }
 
 enum Defined {
-    Everything(Snapshot),
-    Changed {
-        change: Change,
-        after: Option<Arc<Cluster>>,
-    },
+    Everything(Arc<Snapshot>),
+    Changed(Vec<(Change, Option<Arc<Cluster>>)>),
 }
 
 impl Audience for Definitions {
-    async fn loaded(&mut self, snapshot: &Snapshot) {
-        self.views.load(snapshot);
-        let mut by_cluster: HashMap<ClusterName, Vec<(NodeId, Judged)>> = HashMap::new();
+    async fn loaded(&mut self, snapshot: Arc<Snapshot>) {
+        self.views.load(Arc::clone(&snapshot));
+        let mut verdicts = Verdicts::new();
         for ((cluster, node), judged) in self.remembered.drain() {
-            by_cluster.entry(cluster).or_default().push((node, judged));
+            verdicts.entry(cluster).or_default().push((node, judged));
         }
-        for (cluster, verdicts) in by_cluster {
-            self.views.judge(&cluster, verdicts);
-        }
+        self.views.judge(verdicts);
         // Nobody listens any more only while the server stops.
-        let _ = self.checker.send(Defined::Everything(snapshot.clone())).await;
+        let _ = self.checker.send(Defined::Everything(snapshot)).await;
     }
 
-    async fn changed(&mut self, change: &Change, after: Option<&Arc<Cluster>>) {
-        self.views.apply(change, after);
-        let _ = self
-            .checker
-            .send(Defined::Changed {
-                change: change.clone(),
-                after: after.cloned(),
-            })
-            .await;
+    async fn committed(&mut self, snapshot: Arc<Snapshot>, changes: Vec<(Change, Option<Arc<Cluster>>)>) {
+        let only_changes: Vec<Change> = changes.iter().map(|(change, _)| change.clone()).collect();
+        self.views.apply(snapshot, &only_changes);
+        let _ = self.checker.send(Defined::Changed(changes)).await;
     }
 }
 
@@ -221,29 +212,37 @@ impl Checker {
                 // What is left belongs to nodes that are no more.
                 self.remembered.clear();
             }
-            Defined::Changed { change, after } => match (change.effect, after) {
-                (
-                    Effect::Updated {
-                        header: None,
-                        put,
-                        removed,
-                        created: false,
-                    },
-                    Some(cluster),
-                ) => {
-                    for id in removed {
-                        self.forget_node(&cluster.name, &id);
-                    }
-                    for node in put {
-                        self.take_over_node(&cluster, &node.id);
-                    }
+            Defined::Changed(changes) => {
+                for (change, after) in changes {
+                    self.change(change, after);
                 }
-                (_, Some(cluster)) => self.take_over(&cluster),
-                (_, None) => self.forget_cluster(&change.cluster),
-            },
+            }
         }
         self.owned.store(self.records.len(), Ordering::Relaxed);
         metrics::gauge!("jcm_nodes_checked").set(u32::try_from(self.records.len()).unwrap_or(u32::MAX));
+    }
+
+    fn change(&mut self, change: Change, after: Option<Arc<Cluster>>) {
+        match (change.effect, after) {
+            (
+                Effect::Updated {
+                    header: None,
+                    put,
+                    removed,
+                    created: false,
+                },
+                Some(cluster),
+            ) => {
+                for id in removed {
+                    self.forget_node(&cluster.name, &id);
+                }
+                for node in put {
+                    self.take_over_node(&cluster, &node.id);
+                }
+            }
+            (_, Some(cluster)) => self.take_over(&cluster),
+            (_, None) => self.forget_cluster(&change.cluster),
+        }
     }
 
     fn take_over(&mut self, cluster: &Arc<Cluster>) {
@@ -353,7 +352,7 @@ impl Checker {
 
     fn judge(&mut self, reports: &[Report]) {
         let now = Timestamp::now();
-        let mut turned: HashMap<ClusterName, Vec<(NodeId, Judged)>> = HashMap::new();
+        let mut turned = Verdicts::new();
         for report in reports {
             let Some(record) = self
                 .records
@@ -406,8 +405,8 @@ impl Checker {
                 .or_default()
                 .push((record.node.clone(), judged));
         }
-        for (cluster, verdicts) in turned {
-            self.views.judge(&cluster, verdicts);
+        if !turned.is_empty() {
+            self.views.judge(turned);
         }
     }
 }

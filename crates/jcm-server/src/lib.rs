@@ -17,6 +17,7 @@ mod listen;
 mod measure;
 mod registry;
 mod server;
+mod snapshot;
 mod verdicts;
 mod views;
 

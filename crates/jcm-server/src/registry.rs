@@ -358,8 +358,19 @@ impl Writer {
         }
         let attempt = draft.attempt(write)?;
         // A write of several mutations is at the last one's revision, also where the last cluster it names did not change.
-        let revision = attempt.outcomes.iter().map(|outcome| outcome.revision).max().unwrap_or(Revision::ZERO);
-        let adds_nodes = matches!(write.wishes.last(), Some(Wish { mutation: Mutation::PutNodes(_), .. }));
+        let revision = attempt
+            .outcomes
+            .iter()
+            .map(|outcome| outcome.revision)
+            .max()
+            .unwrap_or(Revision::ZERO);
+        let adds_nodes = matches!(
+            write.wishes.last(),
+            Some(Wish {
+                mutation: Mutation::PutNodes(_),
+                ..
+            })
+        );
         let created = attempt.outcomes.last().is_some_and(|outcome| {
             outcome.action == Action::Created || (adds_nodes && !outcome.nodes_added.is_empty())
         });

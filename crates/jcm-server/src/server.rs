@@ -209,7 +209,7 @@ async fn life(settings: &Settings) -> Result<()> {
     tasks.spawn(checker.run(checking.clone()));
 
     // 6. Definitions: everything is loaded before anybody is answered.
-    let (catalog, follower) = Catalog::load(Arc::clone(&store), definitions).await?;
+    let (catalog, follower) = Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await?;
     let following = CancellationToken::new();
     tasks.spawn(follower.run(following.clone()));
     let (registry, writer) = Registry::new(

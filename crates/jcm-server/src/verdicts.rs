@@ -80,7 +80,7 @@ fn encode(views: &Views) -> Vec<u8> {
             .collect(),
     });
     let body = record::encode(&v1::VerdictSnapshot {
-        store: views.store().0.as_bytes().to_vec(),
+        store: views.snapshot().store.0.as_bytes().to_vec(),
         clusters,
     });
     let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();

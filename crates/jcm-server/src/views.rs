@@ -1,10 +1,10 @@
-//! What this server publishes of each cluster: definition, verdicts and routing as one immutable value, and the
-//! events that lead a reader from what it holds to that value.
+//! What this server publishes: all definitions and, of each cluster, verdicts and routing, as one immutable board; and
+//! the events that lead a reader from what it holds to what stands there.
 //!
-//! Two tasks write here, each its own half: the catalog's follower defines, the checker judges. Both go through one
-//! short lock per cluster, and readers through none. A reader that falls behind is not sent a backlog: it is told that
-//! a cluster changed, and asks for the way from what it holds to the latest. That answer is encoded once for all
-//! readers who hold the same.
+//! Two tasks write here, each its own half: the catalog's follower defines, the checker judges. Each writes a whole
+//! transaction or a whole batch of verdicts, and swaps the board once: no reader sees half of either, and no two ways of
+//! reading disagree about the order. A reader that falls behind is not sent a backlog: it is told that a cluster
+//! changed, and asks for the way from what it holds to the latest. That answer is encoded once for all who hold the same.
 
 mod cell;
 mod event;
@@ -14,6 +14,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use arc_swap::ArcSwap;
 use imbl::{HashMap, OrdMap};
 use jcm_model::{Change, Cluster, ClusterName, Judged, NodeId, Revision, StoreId};
 
-use crate::catalog::Snapshot;
+use crate::snapshot::Snapshot;
 use cell::Cell;
 pub(crate) use event::{Event, EventKind, Held, general};
 pub(crate) use inbox::{Inbox, Watching};
@@ -32,13 +33,32 @@ pub(crate) use published::Published;
 /// cluster is created, and a bound on what strangers can make this server remember.
 const ABSENT_WATCHED_MAX: usize = 100_000;
 
+/// Verdicts on nodes, by cluster.
+pub(crate) type Verdicts = BTreeMap<ClusterName, Vec<(NodeId, Judged)>>;
+
 /// All clusters as this server publishes them.
 #[derive(Debug)]
 pub(crate) struct Views {
+    board: ArcSwap<Board>,
+    /// Where readers of a cluster are found, and how its view came about lately.
     cells: ArcSwap<HashMap<ClusterName, Arc<Cell>>>,
-    /// Guards adding and removing of cells, and what holds for all of them.
-    general: Mutex<General>,
+    /// Held by whoever swaps the board or the cells.
+    writing: Mutex<Writing>,
     origin: Origin,
+}
+
+/// What all readers see at one moment.
+#[derive(Debug, Clone)]
+struct Board {
+    snapshot: Arc<Snapshot>,
+    published: HashMap<ClusterName, Arc<Published>>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    /// The revision that was loaded at start: clusters created later need no time to be judged first.
+    loaded: Option<Revision>,
+    started: Instant,
 }
 
 /// Counts publications over all clusters of this run, so that no two ever share a number.
@@ -54,18 +74,6 @@ impl Origin {
     }
 }
 
-#[derive(Debug, Clone)]
-struct General {
-    store: StoreId,
-    /// The catalog's revision: what is not there is not there at this revision.
-    revision: Revision,
-    /// The revision that was loaded at start: clusters created later need no time to be judged first.
-    loaded: Revision,
-    started: Instant,
-    /// Clusters that are in the store and cannot be read: nobody is told that they are gone.
-    quarantined: OrdMap<ClusterName, Arc<str>>,
-}
-
 /// What a reader gets when it asks for a cluster.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -73,23 +81,29 @@ pub(crate) enum Answer {
     Published(Arc<Published>),
     /// It is not there, and this server would know.
     Absent,
-    /// It is there, but its nodes were not judged yet since this server started.
+    /// It is there, but this server cannot show it: its nodes were not judged yet since the start, or it is damaged.
     NotReady,
 }
 
 impl Views {
     /// Nothing yet. `origin` tells this run of this server from every other.
     pub(crate) fn new(origin: u64) -> Self {
-        let general = General {
+        let snapshot = Snapshot {
             store: StoreId(uuid::Uuid::nil()),
             revision: Revision::ZERO,
-            loaded: Revision::ZERO,
-            started: Instant::now(),
+            clusters: OrdMap::new(),
             quarantined: OrdMap::new(),
         };
         Self {
+            board: ArcSwap::from_pointee(Board {
+                snapshot: Arc::new(snapshot),
+                published: HashMap::new(),
+            }),
             cells: ArcSwap::default(),
-            general: Mutex::new(general),
+            writing: Mutex::new(Writing {
+                loaded: None,
+                started: Instant::now(),
+            }),
             origin: Origin {
                 id: origin,
                 sequence: AtomicU64::new(0),
@@ -97,102 +111,78 @@ impl Views {
         }
     }
 
-    fn general(&self) -> MutexGuard<'_, General> {
-        self.general.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes over all definitions. Verdicts on nodes that kept their form stay.
-    pub(crate) fn load(&self, snapshot: &Snapshot) {
-        let mut general = self.general();
-        if general.store.0.is_nil() {
-            general.loaded = snapshot.revision;
-        }
-        general.store = snapshot.store;
-        general.revision = snapshot.revision;
-        general.quarantined = snapshot.quarantined.clone();
-        let gone: Vec<ClusterName> = self
-            .cells
-            .load()
-            .keys()
-            .filter(|name| !snapshot.clusters.contains_key(*name))
-            .cloned()
-            .collect();
-        for name in gone {
-            self.undefine(&general, &name);
-        }
-        for cluster in snapshot.clusters.values() {
-            let cell = self.cell(&general, &cluster.name);
-            cell.define(
-                &self.origin,
-                general.store,
-                cluster,
-                None,
-                ready_at(&general, cluster),
-            );
-        }
-    }
-
-    /// Takes over one committed change.
-    pub(crate) fn apply(&self, change: &Change, after: Option<&Arc<Cluster>>) {
-        // Held throughout: a cell must not be forgotten as idle between being found and being defined.
-        let mut general = self.general();
-        general.revision = change.revision;
-        general.quarantined.remove(&change.cluster);
-        match after {
-            Some(cluster) => {
-                let cell = self.cell(&general, &change.cluster);
-                cell.define(
-                    &self.origin,
-                    general.store,
-                    cluster,
-                    Some(change),
-                    ready_at(&general, cluster),
-                );
-            }
-            None => self.undefine(&general, &change.cluster),
-        }
-    }
-
-    /// Takes over verdicts on nodes of one cluster.
-    pub(crate) fn judge(&self, name: &ClusterName, verdicts: Vec<(NodeId, Judged)>) {
-        if let Some(cell) = self.cells.load().get(name) {
-            cell.judge(&self.origin, verdicts);
-        }
+    /// All definitions as they are published now.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.board.load().snapshot)
     }
 
     /// The cluster as it is published now.
     pub(crate) fn get(&self, name: &ClusterName) -> Answer {
-        match self.cells.load().get(name).and_then(|cell| cell.get()) {
-            Some(published) if published.is_ready(Instant::now()) => Answer::Published(published),
+        let board = self.board.load();
+        match board.published.get(name) {
+            Some(published) if published.is_ready(Instant::now()) => Answer::Published(Arc::clone(published)),
             Some(_) => Answer::NotReady,
-            None if self.general().quarantined.contains_key(name) => Answer::NotReady,
+            None if board.snapshot.quarantined.contains_key(name) => Answer::NotReady,
             None => Answer::Absent,
         }
     }
 
     /// What leads a reader from what it holds to what is published now; it counts as told. `None`: it holds that.
     pub(crate) fn event(&self, name: &ClusterName, held: &mut Held) -> Option<Event> {
-        let cell = self.cells.load().get(name).cloned();
-        if let Some(cell) = cell
-            && let Some(published) = cell.get()
-        {
-            if published.is_ready(Instant::now()) {
-                return cell.event(&published, held);
+        let board = self.board.load();
+        let event = match board.published.get(name) {
+            Some(published) if published.is_ready(Instant::now()) => {
+                // Without a cell there is no short way, and the whole view is always a right answer.
+                let cell = self.cells.load().get(name).cloned().unwrap_or_default();
+                return cell.event(published, held);
             }
-            let event = Event::unknown(name, held)?;
-            held.advance(&event);
-            return Some(event);
-        }
-        let event = {
-            let general = self.general();
-            if general.quarantined.contains_key(name) {
-                Event::unknown(name, held)
-            } else {
-                Event::absent(name, general.store, general.revision, held)
-            }
+            Some(_) => Event::unknown(name, held),
+            None if board.snapshot.quarantined.contains_key(name) => Event::unknown(name, held),
+            None => Event::absent(name, board.snapshot.store, board.snapshot.revision, held),
         }?;
         held.advance(&event);
         Some(event)
+    }
+
+    /// Takes over all definitions. Verdicts on nodes that kept their form stay.
+    pub(crate) fn load(&self, snapshot: Arc<Snapshot>) {
+        let mut writing = self.writing();
+        writing.loaded.get_or_insert(snapshot.revision);
+        let mut edit = self.edit(&writing);
+        let names: Vec<ClusterName> = edit
+            .published
+            .keys()
+            .chain(snapshot.clusters.keys())
+            .cloned()
+            .collect();
+        for name in &names {
+            edit.define(name, &snapshot, &[]);
+        }
+        edit.publish(Some(snapshot));
+    }
+
+    /// Takes over one committed transaction; `snapshot` is what it led to.
+    pub(crate) fn apply(&self, snapshot: Arc<Snapshot>, changes: &[Change]) {
+        let mut by_cluster: BTreeMap<&ClusterName, Vec<&Change>> = BTreeMap::new();
+        for change in changes {
+            by_cluster.entry(&change.cluster).or_default().push(change);
+        }
+        let writing = self.writing();
+        let mut edit = self.edit(&writing);
+        for (name, changes) in by_cluster {
+            edit.define(name, &snapshot, &changes);
+        }
+        edit.publish(Some(snapshot));
+    }
+
+    /// Takes over verdicts.
+    pub(crate) fn judge(&self, verdicts: Verdicts) {
+        let writing = self.writing();
+        let mut edit = self.edit(&writing);
+        for (name, verdicts) in verdicts {
+            edit.judge(&name, verdicts);
+        }
+        edit.publish(None);
     }
 
     /// Tells the inbox of every change of the cluster, under the given key, until the answer is dropped.
@@ -203,12 +193,13 @@ impl Views {
         inbox: &Arc<Inbox>,
         key: u32,
     ) -> Option<Watching> {
-        let general = self.general();
+        let writing = self.writing();
         let cells = self.cells.load();
-        if !cells.contains_key(name) && cells.len() >= ABSENT_WATCHED_MAX + defined_count(&cells) {
+        if !cells.contains_key(name) && cells.len() >= ABSENT_WATCHED_MAX + self.board.load().published.len()
+        {
             return None;
         }
-        self.cell(&general, name).add(inbox, key);
+        self.cell(&writing, name).add(inbox, key);
         Some(Watching::new(
             Arc::clone(self),
             name.clone(),
@@ -219,10 +210,17 @@ impl Views {
 
     /// Wakes the readers of clusters whose nodes have had their time to be judged. Answers when to come again.
     pub(crate) fn ripen(&self, now: Instant) -> Option<Instant> {
+        let (board, cells) = (self.board.load(), self.cells.load());
         let mut next: Option<Instant> = None;
-        for cell in self.cells.load().values() {
-            if let Some(at) = cell.ripen(now) {
-                next = Some(next.map_or(at, |next| next.min(at)));
+        for (name, published) in &board.published {
+            match published.ready_at {
+                Some(at) if at > now => next = Some(next.map_or(at, |next| next.min(at))),
+                Some(_) => {
+                    if let Some(cell) = cells.get(name) {
+                        cell.tell();
+                    }
+                }
+                None => {}
             }
         }
         next
@@ -233,18 +231,18 @@ impl Views {
         &self,
         lay_out: impl Fn(&ClusterName, &mut dyn Iterator<Item = (&NodeId, &Judged)>) -> T,
     ) -> Vec<T> {
-        let cells = self.cells.load();
-        let published = cells
-            .values()
-            .filter_map(|cell| cell.get())
-            .filter(|published| published.state.cluster().is_checked());
-        published
-            .map(|published| {
-                let state = &published.state;
-                let mut verdicts = state
+        let board = self.board.load();
+        let checked = board
+            .published
+            .iter()
+            .filter(|(_, published)| published.state.cluster().is_checked());
+        checked
+            .map(|(name, published)| {
+                let mut verdicts = published
+                    .state
                     .nodes()
                     .filter_map(|(node, judged)| Some((&node.id, judged?)));
-                lay_out(&state.cluster().name, &mut verdicts)
+                lay_out(name, &mut verdicts)
             })
             .collect()
     }
@@ -254,13 +252,23 @@ impl Views {
         self.origin.sequence.load(Ordering::Relaxed)
     }
 
-    /// Which store the revisions belong to.
-    pub(crate) fn store(&self) -> StoreId {
-        self.general().store
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The place of a cluster, made where there is none. The guard shows that the caller holds the lock.
-    fn cell(&self, _held: &MutexGuard<'_, General>, name: &ClusterName) -> Arc<Cell> {
+    fn edit<'a>(&'a self, writing: &'a MutexGuard<'a, Writing>) -> Edit<'a> {
+        let board = self.board.load();
+        Edit {
+            views: self,
+            writing,
+            published: board.published.clone(),
+            snapshot: Arc::clone(&board.snapshot),
+            touched: Vec::new(),
+        }
+    }
+
+    /// The place of a cluster, made where there is none. The guard shows that the caller may swap.
+    fn cell(&self, _writing: &MutexGuard<'_, Writing>, name: &ClusterName) -> Arc<Cell> {
         if let Some(cell) = self.cells.load().get(name) {
             return Arc::clone(cell);
         }
@@ -271,18 +279,11 @@ impl Views {
         cell
     }
 
-    fn undefine(&self, held: &MutexGuard<'_, General>, name: &ClusterName) {
-        let cell = self.cells.load().get(name).cloned();
-        if let Some(cell) = cell {
-            cell.undefine();
-            self.forget_if_idle(held, name);
-        }
-    }
-
-    /// Drops a cell that is neither defined nor watched.
-    fn forget_if_idle(&self, _held: &MutexGuard<'_, General>, name: &ClusterName) {
+    /// Drops the place of a cluster that is neither published nor watched.
+    fn forget_if_idle(&self, _writing: &MutexGuard<'_, Writing>, name: &ClusterName) {
         let cells = self.cells.load();
-        if cells.get(name).is_some_and(|cell| cell.is_idle()) {
+        let is_idle = cells.get(name).is_some_and(|cell| !cell.has_readers());
+        if is_idle && !self.board.load().published.contains_key(name) {
             let mut cells = HashMap::clone(&cells);
             cells.remove(name);
             self.cells.store(Arc::new(cells));
@@ -290,30 +291,104 @@ impl Views {
     }
 
     fn stop_watching(&self, name: &ClusterName, inbox: &Arc<Inbox>, key: u32) {
-        let general = self.general();
+        let writing = self.writing();
         let cell = self.cells.load().get(name).cloned();
         if let Some(cell) = cell {
             cell.remove(inbox, key);
-            self.forget_if_idle(&general, name);
+            self.forget_if_idle(&writing, name);
         }
     }
 }
 
-fn defined_count(cells: &HashMap<ClusterName, Arc<Cell>>) -> usize {
-    // Counting is needed only near the bound.
-    if cells.len() < ABSENT_WATCHED_MAX {
-        0
-    } else {
-        cells.values().filter(|cell| cell.get().is_some()).count()
+/// The next board, as far as it is worked out: swapped in one step, and readers are told afterwards.
+struct Edit<'a> {
+    views: &'a Views,
+    writing: &'a MutexGuard<'a, Writing>,
+    snapshot: Arc<Snapshot>,
+    published: HashMap<ClusterName, Arc<Published>>,
+    touched: Vec<(ClusterName, Arc<Cell>)>,
+}
+
+impl Edit<'_> {
+    /// One cluster as it is in `snapshot`, after the given changes; without changes it is not known how it came about.
+    fn define(&mut self, name: &ClusterName, snapshot: &Snapshot, changes: &[&Change]) {
+        let cell = self.views.cell(self.writing, name);
+        self.touched.push((name.clone(), Arc::clone(&cell)));
+        let Some(cluster) = snapshot.clusters.get(name) else {
+            self.published.remove(name);
+            cell.start_anew();
+            return;
+        };
+        let ready_at = ready_at(self.writing, cluster);
+        let before = self.published.get(name);
+        let before = before.filter(|before| {
+            before.token.store == snapshot.store && before.state.cluster().created == cluster.created
+        });
+        let after = match before {
+            Some(before) => {
+                let state = before.state.redefined(Arc::clone(cluster));
+                let after = Published::new(
+                    &self.views.origin,
+                    snapshot.store,
+                    state,
+                    before.ready_at.and(ready_at),
+                );
+                if changes.is_empty() {
+                    cell.start_anew()
+                } else {
+                    cell.define(before, &after, changes)
+                }
+                after
+            }
+            None => {
+                cell.start_anew();
+                let state = jcm_model::ClusterState::new(Arc::clone(cluster));
+                Published::new(&self.views.origin, snapshot.store, state, ready_at)
+            }
+        };
+        self.published.insert(name.clone(), Arc::new(after));
+    }
+
+    /// Verdicts on nodes of one cluster. Those that say nothing new change nothing.
+    fn judge(&mut self, name: &ClusterName, verdicts: Vec<(NodeId, Judged)>) {
+        let Some(before) = self.published.get(name) else {
+            return;
+        };
+        let mut state = before.state.clone();
+        let judged: Vec<NodeId> = verdicts
+            .into_iter()
+            .filter_map(|(id, judged)| state.judge(&id, judged).then_some(id))
+            .collect();
+        if judged.is_empty() {
+            return;
+        }
+        let after = Published::new(&self.views.origin, before.token.store, state, before.ready_at);
+        let cell = self.views.cell(self.writing, name);
+        cell.judge(before, &after, judged);
+        self.touched.push((name.clone(), cell));
+        self.published.insert(name.clone(), Arc::new(after));
+    }
+
+    fn publish(self, snapshot: Option<Arc<Snapshot>>) {
+        let snapshot = snapshot.unwrap_or(self.snapshot);
+        self.views.board.store(Arc::new(Board {
+            snapshot,
+            published: self.published,
+        }));
+        // Only now: whoever is told must find what it is told of.
+        for (name, cell) in self.touched {
+            cell.tell();
+            self.views.forget_if_idle(self.writing, &name);
+        }
     }
 }
 
 /// When a view of this cluster may be served: at once, or when its checks have had the time to find every node down.
-fn ready_at(general: &General, cluster: &Cluster) -> Option<Instant> {
-    if !cluster.is_checked() || cluster.created > general.loaded {
+fn ready_at(writing: &Writing, cluster: &Cluster) -> Option<Instant> {
+    if !cluster.is_checked() || writing.loaded.is_none_or(|loaded| cluster.created > loaded) {
         return None;
     }
     let check = &cluster.check;
     let detection: Duration = check.interval.max(check.timeout) * check.fall + check.timeout;
-    Some(general.started + detection)
+    Some(writing.started + detection)
 }

@@ -85,7 +85,10 @@ pub(super) async fn get(
         candidates.truncate(count);
     }
     candidates.sort_by(Candidate::compare);
-    let nodes = candidates.iter().map(|candidate| Pick::of(candidate.node)).collect();
+    let nodes = candidates
+        .iter()
+        .map(|candidate| Pick::of(candidate.node))
+        .collect();
     let cluster = published.state.cluster();
     let resolved = Resolved {
         cluster: &name,
@@ -107,7 +110,10 @@ struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     fn new(node: &'a Node, weight: u16, params: &ResolveParams) -> Self {
-        let elsewhere = params.zone.as_deref().is_some_and(|zone| node.attributes.zone() != zone);
+        let elsewhere = params
+            .zone
+            .as_deref()
+            .is_some_and(|zone| node.attributes.zone() != zone);
         // Sampling by weight without replacement: the largest of u^(1/w) first (Efraimidis and Spirakis, 2006), here
         // as logarithms.
         let luck = match params.policy {
@@ -115,12 +121,19 @@ impl<'a> Candidate<'a> {
             Policy::Random => fastrand::f64(),
             Policy::RoundRobin => 0.0,
         };
-        Self { node, priority: node.attributes.priority(), elsewhere, luck }
+        Self {
+            node,
+            priority: node.attributes.priority(),
+            elsewhere,
+            luck,
+        }
     }
 
     fn compare(&self, other: &Self) -> std::cmp::Ordering {
         let place = |candidate: &Self| (candidate.priority, candidate.elsewhere);
-        place(self).cmp(&place(other)).then_with(|| other.luck.total_cmp(&self.luck))
+        place(self)
+            .cmp(&place(other))
+            .then_with(|| other.luck.total_cmp(&self.luck))
     }
 }
 
@@ -136,6 +149,10 @@ fn take_turns(candidates: &mut [Candidate<'_>]) {
 
 impl Pick {
     fn of(node: &Node) -> Self {
-        Self { id: node.id.clone(), address: node.address, ports: node.ports.clone() }
+        Self {
+            id: node.id.clone(),
+            address: node.address,
+            ports: node.ports.clone(),
+        }
     }
 }

@@ -58,7 +58,7 @@ pub(super) async fn status(State(app): State<App>) -> Response {
         "leader": leader,
         "store": {
             "kind": app.store.kind(),
-            "id": app.views.store(),
+            "id": snapshot.store,
             "state": "ok",
             "revision": snapshot.revision,
             "stale_for_ms": 0,

@@ -9,7 +9,7 @@ use jcm_model::{
 use serde::Serialize;
 
 use super::{Wish, Write, WriteError};
-use crate::catalog::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// What happened, or would happen, to one cluster.
 #[derive(Debug, Clone, Serialize)]

@@ -1,13 +1,10 @@
-//! One cluster's place: what is published, how it came about lately, and who wants to hear of it.
+//! One cluster's place: how its view came about lately, what readers were told of it, and who wants to hear.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
-use jcm_model::{Change, Cluster, ClusterState, Effect, Judged, NodeId, StoreId};
+use jcm_model::{Change, Effect, NodeId};
 
-use super::Origin;
 use super::event::{Event, EventKind, Held, Place};
 use super::inbox::Inbox;
 use super::published::Published;
@@ -20,103 +17,53 @@ const STEPS_MAX: usize = 64;
 const EVENTS_MAX: usize = 16;
 
 #[derive(Debug, Default)]
-pub(super) struct Cell {
-    current: ArcSwapOption<Published>,
-    inner: Mutex<Inner>,
-}
+pub(super) struct Cell(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// The ways over the last publications. It may be one ahead of the board while that is being swapped.
     steps: VecDeque<Step>,
-    /// Events to the current publication, by the sequence they start from (`None`: from nothing).
+    /// Events to one publication, by the sequence they start from (`None`: from nothing).
     events: HashMap<(EventKind, Option<u64>), Event>,
+    /// Which publication `events` lead to.
+    events_to: u64,
     readers: Vec<(Arc<Inbox>, u32)>,
 }
 
 impl Cell {
-    pub(super) fn get(&self) -> Option<Arc<Published>> {
-        self.current.load_full()
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn define(
-        &self,
-        origin: &Origin,
-        store: StoreId,
-        cluster: &Arc<Cluster>,
-        change: Option<&Change>,
-        ready_at: Option<Instant>,
-    ) {
-        let mut inner = self.inner();
-        let before = self.get().filter(|before| {
-            before.token.store == store && before.state.cluster().created == cluster.created
-        });
-        let Some(before) = before else {
-            inner.steps.clear();
-            inner.publish(
-                self,
-                Published::new(origin, store, ClusterState::new(Arc::clone(cluster)), ready_at),
-            );
-            return;
-        };
-        let state = before.state.redefined(Arc::clone(cluster));
-        let after = Published::new(origin, store, state, before.ready_at.and(ready_at));
-        let mut step = Step::between(&before, &after);
-        match change.map(|change| &change.effect) {
-            Some(Effect::Updated {
+    /// No way leads over what happened: it was created, deleted, or is not known.
+    pub(super) fn start_anew(&self) {
+        self.inner().steps.clear();
+    }
+
+    /// The way over changes of the definition.
+    pub(super) fn define(&self, before: &Published, after: &Published, changes: &[&Change]) {
+        let mut step = Step::between(before, after);
+        for change in changes {
+            if let Effect::Updated {
                 header, put, removed, ..
-            }) => {
-                step.header = header.is_some();
+            } = &change.effect
+            {
+                step.header |= header.is_some();
                 step.defined.extend(
                     put.iter()
                         .map(|node| node.id.clone())
                         .chain(removed.iter().cloned()),
                 );
-                inner.remember(step, cluster.nodes.len());
             }
-            // Loaded again after a gap: how it came about is not known.
-            _ => inner.steps.clear(),
         }
-        inner.publish(self, after);
+        self.inner().remember(step, after.state.cluster().nodes.len());
     }
 
-    pub(super) fn judge(&self, origin: &Origin, verdicts: Vec<(NodeId, Judged)>) {
-        let mut inner = self.inner();
-        let Some(before) = self.get() else { return };
-        let mut state = before.state.clone();
-        let judged: BTreeSet<NodeId> = verdicts
-            .into_iter()
-            .filter_map(|(id, judged)| state.judge(&id, judged).then_some(id))
-            .collect();
-        if judged.is_empty() {
-            return;
-        }
-        let after = Published::new(origin, before.token.store, state, before.ready_at);
-        let mut step = Step::between(&before, &after);
-        step.judged = judged;
-        inner.remember(step, after.state.cluster().nodes.len());
-        inner.publish(self, after);
-    }
-
-    pub(super) fn undefine(&self) {
-        let mut inner = self.inner();
-        inner.steps.clear();
-        inner.events.clear();
-        self.current.store(None);
-        inner.tell();
-    }
-
-    /// Wakes readers if the time to be judged is over. Answers when it will be, otherwise.
-    pub(super) fn ripen(&self, now: Instant) -> Option<Instant> {
-        let ready_at = self.get()?.ready_at?;
-        if now < ready_at {
-            return Some(ready_at);
-        }
-        self.inner().tell();
-        None
+    /// The way over new verdicts.
+    pub(super) fn judge(&self, before: &Published, after: &Published, judged: Vec<NodeId>) {
+        let mut step = Step::between(before, after);
+        step.judged.extend(judged);
+        self.inner().remember(step, after.state.cluster().nodes.len());
     }
 
     /// What leads the reader to `published`; the reader counts as told.
@@ -135,18 +82,23 @@ impl Cell {
             Place::Here(sequence) => Some(sequence),
             Place::Elsewhere => None,
         };
+        let to = published.token.sequence;
         let mut inner = self.inner();
+        if inner.events_to < to {
+            inner.events.clear();
+            inner.events_to = to;
+        }
         let from = from.filter(|from| inner.steps.iter().any(|step| step.from == *from));
-        // `published` may be older than what is current by now: then its events are not worth keeping.
-        let keep = self.get().is_some_and(|current| Arc::ptr_eq(&current, published));
         let key = (held.kind(), from);
+        // A reader that was overtaken by the next publication is told of its own; that is not worth keeping.
+        let keep = inner.events_to == to;
         let event = match (inner.events.get(&key), from) {
             (Some(event), _) if keep => event.clone(),
             (_, Some(from)) => {
                 let steps = inner
                     .steps
                     .iter()
-                    .filter(|step| step.from >= from && step.from < published.token.sequence);
+                    .filter(|step| step.from >= from && step.from < to);
                 Event::delta(held.kind(), published, steps)
             }
             (_, None) => Event::view(held.kind(), published),
@@ -173,24 +125,19 @@ impl Cell {
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.get().is_none() && self.inner().readers.is_empty()
+    pub(super) fn has_readers(&self) -> bool {
+        !self.inner().readers.is_empty()
+    }
+
+    /// The cluster is published anew.
+    pub(super) fn tell(&self) {
+        for (inbox, key) in &self.inner().readers {
+            inbox.tell(*key);
+        }
     }
 }
 
 impl Inner {
-    fn publish(&mut self, cell: &Cell, published: Published) {
-        self.events.clear();
-        cell.current.store(Some(Arc::new(published)));
-        self.tell();
-    }
-
-    fn tell(&self) {
-        for (inbox, key) in &self.readers {
-            inbox.tell(*key);
-        }
-    }
-
     /// Keeps a step, and forgets old ones: also all of them when they name more than a whole view would.
     fn remember(&mut self, step: Step, node_count: usize) {
         self.steps.push_back(step);

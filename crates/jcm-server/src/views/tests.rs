@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterState, Delta, Judged, Mutation, NodeId, Precondition, Revision,
-    ServerId, Stamp, StoreId, TargetPolicy, Timestamp, Verdict,
+    Cluster, ClusterName, ClusterState, Delta, Judged, Mutation, NodeId, Precondition, Revision, ServerId,
+    Stamp, StoreId, TargetPolicy, Timestamp, Verdict,
 };
 use jcm_proto::token::Token;
 use jcm_proto::v1::{WatchResponse, watch_response};
@@ -14,7 +14,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::{Answer, Event, EventKind, Held, Inbox, Views};
-use crate::catalog::Snapshot;
+use crate::snapshot::Snapshot;
 
 const NODES: u16 = 6;
 
@@ -49,6 +49,20 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn snapshot(cluster: Option<&Arc<Cluster>>, revision: Revision) -> Arc<Snapshot> {
+    let clusters = cluster
+        .map(|cluster| (name(), Arc::clone(cluster)))
+        .into_iter()
+        .collect();
+    let store = StoreId(uuid::Uuid::from_u128(1));
+    Arc::new(Snapshot {
+        store,
+        revision,
+        clusters,
+        quarantined: imbl::OrdMap::new(),
+    })
+}
+
 /// A server's two writers.
 struct Writers {
     views: Arc<Views>,
@@ -59,12 +73,7 @@ struct Writers {
 
 impl Writers {
     fn new(views: Arc<Views>) -> Self {
-        views.load(&Snapshot {
-            store: StoreId(uuid::Uuid::from_u128(1)),
-            revision: Revision::ZERO,
-            clusters: imbl::OrdMap::new(),
-            quarantined: imbl::OrdMap::new(),
-        });
+        views.load(snapshot(None, Revision::ZERO));
         Self {
             views,
             cluster: None,
@@ -114,7 +123,7 @@ impl Writers {
                     };
                     judged.push((node.id.clone(), judgement));
                 }
-                self.views.judge(&name(), judged);
+                self.views.judge([(name(), judged)].into());
             }
         }
     }
@@ -133,10 +142,9 @@ impl Writers {
             &targets,
         );
         let Ok(Some(change)) = change else { return };
-        let change: Change = change;
         self.cluster = change.apply(self.cluster.as_ref());
         self.revision = next;
-        self.views.apply(&change, self.cluster.as_ref());
+        self.views.apply(snapshot(self.cluster.as_ref(), next), &[change]);
     }
 }
 

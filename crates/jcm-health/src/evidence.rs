@@ -53,17 +53,12 @@ impl Evidence {
     /// The results, newest first.
     pub fn iter(&self) -> impl Iterator<Item = Sample> + '_ {
         let (newer, older) = self.kept.split_at(usize::from(self.next));
-        newer
-            .iter()
-            .rev()
-            .chain(older.iter().rev())
-            .flatten()
-            .map(|packed| Sample {
-                // The last second of the range has no milliseconds: only there the way back fails.
-                at: Timestamp::from_millisecond(packed.at_ms).unwrap_or(Timestamp::MAX),
-                latency: Duration::from_micros(packed.latency_us.into()),
-                outcome: packed.outcome,
-            })
+        newer.iter().rev().chain(older.iter().rev()).flatten().map(|packed| Sample {
+            // The last second of the range has no milliseconds: only there the way back fails.
+            at: Timestamp::from_millisecond(packed.at_ms).unwrap_or(Timestamp::MAX),
+            latency: Duration::from_micros(packed.latency_us.into()),
+            outcome: packed.outcome,
+        })
     }
 
     /// The newest result.
@@ -105,11 +100,7 @@ mod tests {
     fn the_far_ends_of_time_do_not_panic() {
         let mut evidence = Evidence::default();
         for at in [Timestamp::MIN, Timestamp::MAX, Timestamp::UNIX_EPOCH] {
-            evidence.push(Sample {
-                at,
-                latency: Duration::MAX,
-                outcome: Outcome::Refused,
-            });
+            evidence.push(Sample { at, latency: Duration::MAX, outcome: Outcome::Refused });
         }
         assert_eq!(evidence.iter().count(), 3);
     }

@@ -106,11 +106,8 @@ impl Judge {
 
     /// A judge who takes over a node that was judged before, by another server or before a restart: the verdict
     /// stands until it turns by results of its own, and the streaks and the window start empty.
-    pub fn resume(verdict: Verdict) -> Self {
-        Self {
-            verdict,
-            ..Self::default()
-        }
+    pub fn resume(verdict: Verdict, single_vantage: bool) -> Self {
+        Self { verdict, single_vantage: single_vantage && verdict == Verdict::Down, ..Self::default() }
     }
 
     /// The verdict as of the last result.
@@ -146,11 +143,7 @@ impl Judge {
         }
         let own_success = outcome.is_success();
         let success = own_success || opinion == Opinion::Reaches;
-        self.own_failures = if own_success {
-            0
-        } else {
-            self.own_failures.saturating_add(1)
-        };
+        self.own_failures = if own_success { 0 } else { self.own_failures.saturating_add(1) };
         if success {
             self.successes = self.successes.saturating_add(1);
             self.failures = 0;
@@ -159,14 +152,9 @@ impl Judge {
             self.successes = 0;
         }
         self.record(success, check);
-        let turn = self
-            .next_verdict(check)
-            .map(|(to, cause)| self.turn(to, cause, opinion));
+        let turn = self.next_verdict(check).map(|(to, cause)| self.turn(to, cause, opinion));
         let ask_from = check.fall.saturating_sub(1).max(1);
-        Step {
-            turn,
-            ask_peer: u32::from(self.own_failures) >= ask_from,
-        }
+        Step { turn, ask_peer: u32::from(self.own_failures) >= ask_from }
     }
 
     /// Adapts to a changed policy. The verdict and the streaks stay; of the window, as many of the newest results as
@@ -187,21 +175,11 @@ impl Judge {
         let (failures, successes) = (u32::from(self.failures), u32::from(self.successes));
         let fallen = failures >= check.fall.max(1);
         let (to, cause) = match self.verdict {
-            Verdict::Down if successes >= check.rise.max(1) => (
-                Verdict::Healthy,
-                Cause::Successes {
-                    count: successes,
-                    rise: check.rise,
-                },
-            ),
+            Verdict::Down if successes >= check.rise.max(1) => {
+                (Verdict::Healthy, Cause::Successes { count: successes, rise: check.rise })
+            }
             Verdict::Down => return None,
-            _ if fallen => (
-                Verdict::Down,
-                Cause::Failures {
-                    count: failures,
-                    fall: check.fall,
-                },
-            ),
+            _ if fallen => (Verdict::Down, Cause::Failures { count: failures, fall: check.fall }),
             Verdict::Unknown if successes > 0 => (Verdict::Healthy, Cause::FirstSuccess),
             Verdict::Unknown => return None,
             Verdict::Healthy | Verdict::Degraded => {
@@ -211,19 +189,8 @@ impl Judge {
                 }
                 // Dividing, not multiplying, makes 3 of 10 meet 0.3 exactly: both are the double nearest to it.
                 let degraded = f64::from(failed) / f64::from(filled) >= check.degraded_at;
-                let to = if degraded {
-                    Verdict::Degraded
-                } else {
-                    Verdict::Healthy
-                };
-                (
-                    to,
-                    Cause::Rate {
-                        failed,
-                        of: filled,
-                        degraded_at: check.degraded_at,
-                    },
-                )
+                let to = if degraded { Verdict::Degraded } else { Verdict::Healthy };
+                (to, Cause::Rate { failed, of: filled, degraded_at: check.degraded_at })
             }
         };
         (to != self.verdict).then_some((to, cause))
@@ -236,12 +203,7 @@ impl Judge {
             self.window = 0;
             self.filled = 0;
         }
-        Turn {
-            from,
-            to,
-            cause,
-            single_vantage: self.single_vantage,
-        }
+        Turn { from, to, cause, single_vantage: self.single_vantage }
     }
 }
 
@@ -257,11 +219,7 @@ fn mask(size: u8) -> u64 {
 impl fmt::Display for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.cause)?;
-        if self.single_vantage {
-            f.write_str(", single vantage")
-        } else {
-            Ok(())
-        }
+        if self.single_vantage { f.write_str(", single vantage") } else { Ok(()) }
     }
 }
 
@@ -273,11 +231,7 @@ impl fmt::Display for Cause {
             Self::Failures { count, fall } => write!(f, "{count} failures in a row (fall {fall})"),
             Self::Successes { count: 1, rise } => write!(f, "1 success in a row (rise {rise})"),
             Self::Successes { count, rise } => write!(f, "{count} successes in a row (rise {rise})"),
-            Self::Rate {
-                failed,
-                of,
-                degraded_at,
-            } => {
+            Self::Rate { failed, of, degraded_at } => {
                 // One decimal at most, and none when it is nought: 40%, 12.5%.
                 let percent = (degraded_at * 1_000.0).round() / 10.0;
                 write!(f, "{failed} of {of} failed (degraded at {percent}%)")

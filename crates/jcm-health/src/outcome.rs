@@ -221,10 +221,7 @@ mod tests {
 
     #[test]
     fn trouble_of_this_machine_is_never_taken_for_a_fault_of_the_node() {
-        for number in [
-            EPERM, EMFILE, ENFILE, ENOBUFS, 12, /* ENOMEM */
-            99, /* EADDRNOTAVAIL */
-        ] {
+        for number in [EPERM, EMFILE, ENFILE, ENOBUFS, 12 /* ENOMEM */, 99 /* EADDRNOTAVAIL */] {
             let error = io::Error::from_raw_os_error(number);
             let outcome = Outcome::from_io(&error, Phase::Connecting);
             assert!(outcome.is_local_trouble(), "{error} became {outcome:?}");
@@ -251,12 +248,9 @@ mod tests {
 
     #[test]
     fn any_answer_proves_the_way_and_silence_does_not() {
-        for outcome in [
-            Outcome::Answered(200),
-            Outcome::UnexpectedStatus(500),
-            Outcome::Refused,
-            Outcome::Closed,
-        ] {
+        for outcome in
+            [Outcome::Answered(200), Outcome::UnexpectedStatus(500), Outcome::Refused, Outcome::Closed]
+        {
             assert!(outcome.reached(), "{outcome}");
         }
         for phase in [Phase::Connecting, Phase::Writing, Phase::Waiting] {

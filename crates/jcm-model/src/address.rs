@@ -42,9 +42,7 @@ fn refuse_always_forbidden(address: IpAddr) -> Result<(), Invalid> {
         }
         _ => return Ok(()),
     };
-    Err(Invalid::new(format!(
-        "{address} is refused: it is {kind}, and those are never checked"
-    )))
+    Err(Invalid::new(format!("{address} is refused: it is {kind}, and those are never checked")))
 }
 
 /// What this server may probe, beyond what nobody may.
@@ -67,9 +65,7 @@ impl TargetPolicy {
             )));
         }
         if self.own.contains(&target) {
-            return Err(Invalid::new(format!(
-                "{target} is refused: JCM itself listens there"
-            )));
+            return Err(Invalid::new(format!("{target} is refused: JCM itself listens there")));
         }
         Ok(())
     }
@@ -115,21 +111,10 @@ mod tests {
     #[test]
     fn a_server_does_not_check_itself_nor_strangers_loopback() {
         let own: SocketAddr = "127.0.0.1:8080".parse().unwrap();
-        let policy = TargetPolicy {
-            loopback_allowed: true,
-            own: vec![own],
-        };
+        let policy = TargetPolicy { loopback_allowed: true, own: vec![own] };
         assert!(policy.permit(own).is_err());
         assert!(policy.permit("127.0.0.1:8081".parse().unwrap()).is_ok());
-        assert!(
-            policy
-                .permit("[::ffff:169.254.169.254]:80".parse().unwrap())
-                .is_err()
-        );
-        assert!(
-            TargetPolicy::default()
-                .permit("127.0.0.1:8081".parse().unwrap())
-                .is_err()
-        );
+        assert!(policy.permit("[::ffff:169.254.169.254]:80".parse().unwrap()).is_err());
+        assert!(TargetPolicy::default().permit("127.0.0.1:8081".parse().unwrap()).is_err());
     }
 }

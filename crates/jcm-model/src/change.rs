@@ -44,13 +44,7 @@ impl Change {
         {
             return Some(Arc::clone(held));
         }
-        let Effect::Updated {
-            created,
-            header,
-            put,
-            removed,
-        } = &self.effect
-        else {
+        let Effect::Updated { created, header, put, removed } = &self.effect else {
             return None;
         };
         let mut cluster = match before {

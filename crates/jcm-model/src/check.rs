@@ -98,10 +98,7 @@ impl Expect {
         let status = |text: &str| {
             let text = text.trim();
             let plain = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
-            text.parse::<u16>()
-                .ok()
-                .filter(|status| plain && (100..600).contains(status))
-                .ok_or_else(refused)
+            text.parse::<u16>().ok().filter(|status| plain && (100..600).contains(status)).ok_or_else(refused)
         };
         let mut ranges = Vec::new();
         for part in input.split(',') {
@@ -215,10 +212,9 @@ impl TryFrom<Raw> for CheckSpec {
             _ => Ok(()),
         };
         let count = |field: &str, value: Option<i64>, max: u64| match value {
-            Some(v) if v < 1 || v.unsigned_abs() > max => Err(Invalid::at(
-                field,
-                format!("{v} is out of range: from 1 to {max}"),
-            )),
+            Some(v) if v < 1 || v.unsigned_abs() > max => {
+                Err(Invalid::at(field, format!("{v} is out of range: from 1 to {max}")))
+            }
             _ => Ok(()),
         };
         if !raw.kind.is_supported() {
@@ -238,10 +234,7 @@ impl TryFrom<Raw> for CheckSpec {
         if let Some(at) = raw.degraded_at
             && !(at > 0.0 && at <= 1.0)
         {
-            return Err(Invalid::at(
-                "degraded_at",
-                format!("{at} is out of range: above 0, up to 1"),
-            ));
+            return Err(Invalid::at("degraded_at", format!("{at} is out of range: above 0, up to 1")));
         }
         if let Some(port) = &raw.port {
             refuse_unless_port_name(port).map_err(|e| e.within("port"))?;
@@ -269,11 +262,7 @@ impl CheckSpec {
     pub fn effective(&self) -> Check {
         // Without a kind the rest means nothing, and two policies that mean nothing mean the same.
         let unchecked = Raw::default();
-        let raw = if self.0.kind == CheckKind::None {
-            &unchecked
-        } else {
-            &self.0
-        };
+        let raw = if self.0.kind == CheckKind::None { &unchecked } else { &self.0 };
         let interval = raw.interval.unwrap_or(INTERVAL_DEFAULT);
         let streak =
             |value: Option<i64>, default: u32| value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default);
@@ -296,10 +285,7 @@ impl CheckSpec {
 
 fn refuse_unless_path(path: &str) -> Result<(), Invalid> {
     if path.len() > PATH_BYTES_MAX {
-        return Err(Invalid::new(format!(
-            "{} bytes, the limit is {PATH_BYTES_MAX}",
-            path.len()
-        )));
+        return Err(Invalid::new(format!("{} bytes, the limit is {PATH_BYTES_MAX}", path.len())));
     }
     // The path goes into a request line as it is: a blank or line end would let it write headers of its own.
     if !path.starts_with('/') || !path.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'#') {
@@ -394,10 +380,7 @@ mod tests {
         let check = spec.effective();
         assert_eq!(check.timeout, Duration::from_millis(200));
         assert_eq!((check.fall, check.rise, check.window), (3, 2, 10));
-        assert_eq!(
-            serde_json::to_string(&spec).unwrap(),
-            r#"{"kind":"http","interval":"200ms"}"#
-        );
+        assert_eq!(serde_json::to_string(&spec).unwrap(), r#"{"kind":"http","interval":"200ms"}"#);
         let filled = serde_json::to_string(&check).unwrap();
         assert_eq!(decode(&filled).unwrap().effective(), check);
     }

@@ -73,10 +73,7 @@ impl TryFrom<f64> for PanicBelow {
         if (0.0..=1.0).contains(&share) {
             Ok(Self(share))
         } else {
-            Err(Invalid::at(
-                "panic_below",
-                format!("{share} is out of range: from 0 (never) to 1"),
-            ))
+            Err(Invalid::at("panic_below", format!("{share} is out of range: from 0 (never) to 1")))
         }
     }
 }
@@ -97,6 +94,8 @@ pub struct ClusterSpec {
     pub header: Header,
     /// The nodes.
     pub nodes: Vec<NodeSpec>,
+    /// Whether the text says nothing of nodes. A cluster that has some is not emptied by that.
+    pub nodes_left_out: bool,
 }
 
 /// The written form before its rules were tried.
@@ -113,18 +112,19 @@ pub struct RawCluster {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckSpec>,
     /// What keeps its list from emptying.
-    #[serde(
-        default,
-        deserialize_with = "protection",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "protection", skip_serializing_if = "Option::is_none")]
     pub protection: Option<RawProtection>,
     /// Free configuration.
     #[serde(default, skip_serializing_if = "Pairs::is_empty")]
     pub properties: Pairs<String>,
     /// The nodes.
-    #[serde(default)]
-    pub nodes: Vec<NodeSpec>,
+    #[serde(default, deserialize_with = "nodes", skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<NodeSpec>>,
+}
+
+/// A list, where there is one: `null` is no list.
+fn nodes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<NodeSpec>>, D::Error> {
+    Vec::deserialize(deserializer).map(Some)
 }
 
 fn protection<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<RawProtection>, D::Error> {
@@ -157,39 +157,32 @@ impl TryFrom<RawCluster> for ClusterSpec {
             refuse_unless_text(value, "property").map_err(|e| e.within(&format!("properties.{key}")))?;
             properties.push((key.to_owned(), value.clone().into_boxed_str()));
         }
-        refuse_twins(&raw.nodes).map_err(|e| e.within("nodes"))?;
+        let nodes_left_out = raw.nodes.is_none();
+        let nodes = raw.nodes.unwrap_or_default();
+        refuse_twins(&nodes).map_err(|e| e.within("nodes"))?;
         let header = Header {
             online: raw.online,
             check: raw.check,
             panic_below: raw.protection.and_then(|protection| protection.panic_below),
             properties: Pairs::new(properties).map_err(|e| e.within("properties"))?,
         };
-        Ok(Self {
-            name: raw.name,
-            header,
-            nodes: raw.nodes,
-        })
+        Ok(Self { name: raw.name, header, nodes, nodes_left_out })
     }
 }
 
 impl From<ClusterSpec> for RawCluster {
     fn from(spec: ClusterSpec) -> RawCluster {
-        raw(spec.name, &spec.header, spec.nodes)
+        raw(spec.name, &spec.header, (!spec.nodes_left_out).then_some(spec.nodes))
     }
 }
 
-fn raw(name: Option<ClusterName>, header: &Header, nodes: Vec<NodeSpec>) -> RawCluster {
-    let properties = header
-        .properties
-        .iter()
-        .map(|(k, v)| (k.to_owned(), v.to_string()));
+fn raw(name: Option<ClusterName>, header: &Header, nodes: Option<Vec<NodeSpec>>) -> RawCluster {
+    let properties = header.properties.iter().map(|(k, v)| (k.to_owned(), v.to_string()));
     RawCluster {
         name,
         online: header.online,
         check: header.check.clone(),
-        protection: header.panic_below.map(|share| RawProtection {
-            panic_below: Some(share),
-        }),
+        protection: header.panic_below.map(|share| RawProtection { panic_below: Some(share) }),
         properties: Pairs::new(properties).expect("the keys of a map stay unique"),
         nodes,
     }
@@ -198,10 +191,7 @@ fn raw(name: Option<ClusterName>, header: &Header, nodes: Vec<NodeSpec>) -> RawC
 /// Refuses a list in which two entries are the same node: same id, or same address with a common port.
 pub(crate) fn refuse_twins(nodes: &[NodeSpec]) -> Result<(), Invalid> {
     if nodes.len() > NODES_MAX {
-        return Err(Invalid::new(format!(
-            "{} nodes, the limit of one cluster is {NODES_MAX}",
-            nodes.len()
-        )));
+        return Err(Invalid::new(format!("{} nodes, the limit of one cluster is {NODES_MAX}", nodes.len())));
     }
     let mut ids = HashMap::with_capacity(nodes.len());
     let mut places = HashMap::with_capacity(nodes.len());
@@ -277,6 +267,7 @@ impl Cluster {
             name: Some(self.name.clone()),
             header: (*self.header).clone(),
             nodes: self.nodes.iter().map(|node| node.to_spec()).collect(),
+            nodes_left_out: false,
         }
     }
 
@@ -285,17 +276,13 @@ impl Cluster {
         let check = if self.is_checked() {
             FilledCheck::Policy(&self.check)
         } else {
-            FilledCheck::None {
-                kind: CheckKind::None,
-            }
+            FilledCheck::None { kind: CheckKind::None }
         };
         Filled {
             name: &self.name,
             online: self.header.online(),
             check,
-            protection: FilledProtection {
-                panic_below: self.header.panic_below(),
-            },
+            protection: FilledProtection { panic_below: self.header.panic_below() },
             properties: &self.header.properties,
             nodes: self.nodes.iter().map(|node| FilledNode::of(node)).collect(),
         }

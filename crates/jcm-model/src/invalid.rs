@@ -27,18 +27,12 @@ impl std::fmt::Display for Invalid {
 impl Invalid {
     /// A refusal whose place the caller adds.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self {
-            field: String::new(),
-            reason: reason.into(),
-        }
+        Self { field: String::new(), reason: reason.into() }
     }
 
     /// A refusal at a named place.
     pub fn at(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            reason: reason.into(),
-        }
+        Self { field: field.into(), reason: reason.into() }
     }
 
     /// The same refusal seen from one level further out.
@@ -56,11 +50,7 @@ impl Invalid {
 /// Input as it may appear in a message: bounded, and with everything escaped that could forge a log line.
 pub fn quoted(input: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 64;
-    let mut shown: String = input
-        .chars()
-        .take(SHOWN_CHARS_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown: String = input.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     if input.chars().nth(SHOWN_CHARS_MAX).is_some() {
         shown.push('…');
     }

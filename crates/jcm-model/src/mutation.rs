@@ -82,7 +82,9 @@ pub enum Refusal {
         port: u16,
     },
     /// A node that came without an id would get one that belongs to a node at another place.
-    #[error("the id `{node}` in cluster `{cluster}` belongs to a node that is now at another place: give this one an `id` of its own")]
+    #[error(
+        "the id `{node}` in cluster `{cluster}` belongs to a node that is now at another place: give this one an `id` of its own"
+    )]
     IdTaken {
         /// The cluster.
         cluster: ClusterName,
@@ -111,11 +113,7 @@ impl Mutation {
         targets: &TargetPolicy,
     ) -> Result<Option<Change>, Refusal> {
         let found = before.map(|cluster| cluster.revision);
-        let there = || {
-            before.ok_or_else(|| Refusal::NoCluster {
-                cluster: name.clone(),
-            })
-        };
+        let there = || before.ok_or_else(|| Refusal::NoCluster { cluster: name.clone() });
         let creates = matches!(self, Self::PutCluster(_));
         if !creates {
             there()?;
@@ -123,37 +121,25 @@ impl Mutation {
         if (precondition.absent && found.is_some())
             || (precondition.revision.is_some() && precondition.revision != found)
         {
-            return Err(Refusal::Condition {
-                cluster: name.clone(),
-                found,
-            });
+            return Err(Refusal::Condition { cluster: name.clone(), found });
         }
         let wanted = match self {
             Self::DeleteCluster => {
-                return Ok(Some(Change {
-                    cluster: name.clone(),
-                    revision,
-                    effect: Effect::Deleted,
-                }));
+                return Ok(Some(Change { cluster: name.clone(), revision, effect: Effect::Deleted }));
             }
             Self::PutCluster(spec) => Wanted {
                 header: Some(spec.header.clone()),
                 nodes: &spec.nodes,
+                nodes_left_out: spec.nodes_left_out,
                 replace_all: true,
                 removed: &[],
             },
-            Self::PutNodes(nodes) => Wanted {
-                header: None,
-                nodes,
-                replace_all: false,
-                removed: &[],
-            },
-            Self::DeleteNodes(ids) => Wanted {
-                header: None,
-                nodes: &[],
-                replace_all: false,
-                removed: ids,
-            },
+            Self::PutNodes(nodes) => {
+                Wanted { header: None, nodes, nodes_left_out: false, replace_all: false, removed: &[] }
+            }
+            Self::DeleteNodes(ids) => {
+                Wanted { header: None, nodes: &[], nodes_left_out: false, replace_all: false, removed: ids }
+            }
             Self::PatchCluster(patch) => {
                 let spec = patched_cluster(name, there()?, patch)?;
                 return Self::PutCluster(spec).change(
@@ -182,6 +168,8 @@ impl Mutation {
 struct Wanted<'a> {
     header: Option<Header>,
     nodes: &'a [NodeSpec],
+    /// Whether nothing was said of nodes at all, which must not empty a cluster.
+    nodes_left_out: bool,
     /// Whether nodes that are not named are gone.
     replace_all: bool,
     removed: &'a [NodeId],
@@ -195,18 +183,20 @@ impl Wanted<'_> {
         revision: Revision,
         targets: &TargetPolicy,
     ) -> Result<Option<Change>, Refusal> {
+        if let Some(cluster) = before.filter(|cluster| self.nodes_left_out && !cluster.nodes.is_empty()) {
+            let reason = format!(
+                "left out, and cluster `{name}` has {} nodes: write `\"nodes\": []` to take them all away",
+                cluster.nodes.len()
+            );
+            return Err(Invalid::at("nodes", reason).into());
+        }
         refuse_twins(self.nodes).map_err(|e| e.within("nodes"))?;
         let held: &[Arc<Node>] = before.map_or(&[], |cluster| &cluster.nodes);
         let ids = self.resolve_ids(before);
-        if let Some(id) = self
-            .removed
-            .iter()
-            .find(|id| before.is_none_or(|cluster| cluster.node(id).is_none()))
+        if let Some(id) =
+            self.removed.iter().find(|id| before.is_none_or(|cluster| cluster.node(id).is_none()))
         {
-            return Err(Refusal::NoNode {
-                cluster: name.clone(),
-                node: id.clone(),
-            });
+            return Err(Refusal::NoNode { cluster: name.clone(), node: id.clone() });
         }
         let mut removed = self.removed.to_vec();
         let mut put = Vec::new();
@@ -249,30 +239,16 @@ impl Wanted<'_> {
             put.push(Arc::new(node));
         }
         if self.replace_all {
-            removed.extend(
-                held.iter()
-                    .map(|node| &node.id)
-                    .filter(|id| !named.contains(id))
-                    .cloned(),
-            );
+            removed.extend(held.iter().map(|node| &node.id).filter(|id| !named.contains(id)).cloned());
         }
-        let header = self
-            .header
-            .filter(|header| before.is_none_or(|cluster| !cluster.header.same_meaning(header)));
+        let header =
+            self.header.filter(|header| before.is_none_or(|cluster| !cluster.header.same_meaning(header)));
         if before.is_some() && header.is_none() && put.is_empty() && removed.is_empty() {
             return Ok(None);
         }
-        let effect = Effect::Updated {
-            created: before.is_none(),
-            header: header.map(Arc::new),
-            put,
-            removed,
-        };
-        let change = Change {
-            cluster: name.clone(),
-            revision,
-            effect,
-        };
+        let effect =
+            Effect::Updated { created: before.is_none(), header: header.map(Arc::new), put, removed };
+        let change = Change { cluster: name.clone(), revision, effect };
         let after = change.apply(before).expect("an update leaves a cluster");
         refuse_unless_sound(&after, &change)?;
         Ok(Some(change))
@@ -285,25 +261,16 @@ impl Wanted<'_> {
             && self.nodes.iter().any(|spec| spec.id.is_none())
         {
             for node in &cluster.nodes {
-                places.extend(
-                    node.ports
-                        .iter()
-                        .map(|(_, port)| ((node.address, port.get()), &node.id)),
-                );
+                places.extend(node.ports.iter().map(|(_, port)| ((node.address, port.get()), &node.id)));
             }
         }
         let held_at = |spec: &NodeSpec| {
-            spec.ports
-                .iter()
-                .find_map(|(_, port)| places.get(&(spec.address, port.get())).copied())
+            spec.ports.iter().find_map(|(_, port)| places.get(&(spec.address, port.get())).copied())
         };
         self.nodes
             .iter()
             .map(|spec| {
-                spec.id
-                    .clone()
-                    .or_else(|| held_at(spec).cloned())
-                    .unwrap_or_else(|| spec.default_id())
+                spec.id.clone().or_else(|| held_at(spec).cloned()).unwrap_or_else(|| spec.default_id())
             })
             .collect()
     }
@@ -329,11 +296,8 @@ fn refuse_unless_sound(after: &Cluster, change: &Change) -> Result<(), Refusal> 
         && let Some(port) = &after.check.port
         && let Some(node) = after.nodes.iter().find(|node| node.port(Some(port)).is_none())
     {
-        let reason = format!(
-            "{} is to be checked, and node `{}` has no port of that name",
-            quoted(port),
-            node.id
-        );
+        let reason =
+            format!("{} is to be checked, and node `{}` has no port of that name", quoted(port), node.id);
         return Err(Invalid::at("check.port", reason).into());
     }
     let Effect::Updated { put, .. } = &change.effect else {
@@ -349,11 +313,8 @@ fn refuse_unless_sound(after: &Cluster, change: &Change) -> Result<(), Refusal> 
             if let Some(other) = places.insert((node.address, port.get()), &node.id)
                 && *other != node.id
             {
-                let (writer, holder) = if written.contains(&node.id) {
-                    (&node.id, other)
-                } else {
-                    (other, &node.id)
-                };
+                let (writer, holder) =
+                    if written.contains(&node.id) { (&node.id, other) } else { (other, &node.id) };
                 return Err(Refusal::Clash {
                     cluster: after.name.clone(),
                     node: writer.clone(),
@@ -370,15 +331,11 @@ fn refuse_unless_sound(after: &Cluster, change: &Change) -> Result<(), Refusal> 
 fn patched_cluster(name: &ClusterName, held: &Cluster, patch: &Value) -> Result<ClusterSpec, Refusal> {
     let mut written = serde_json::to_value(held.to_spec()).expect("a cluster is JSON");
     merge(&mut written, patch, "a cluster")?;
-    let spec: ClusterSpec = serde_json::from_value(written).map_err(|e| Invalid::new(e.to_string()))?;
+    let spec: ClusterSpec = decode(written)?;
     match &spec.name {
         Some(other) if other != name => Err(Invalid::at(
             "name",
-            format!(
-                "{} is not {}: there is no rename",
-                quoted(other.as_str()),
-                quoted(name.as_str())
-            ),
+            format!("{} is not {}: there is no rename", quoted(other.as_str()), quoted(name.as_str())),
         )
         .into()),
         _ => Ok(spec),
@@ -391,17 +348,22 @@ fn patched_node(
     id: &NodeId,
     patch: &Value,
 ) -> Result<NodeSpec, Refusal> {
-    let node = held.node(id).ok_or_else(|| Refusal::NoNode {
-        cluster: cluster.clone(),
-        node: id.clone(),
-    })?;
+    let node = held.node(id).ok_or_else(|| Refusal::NoNode { cluster: cluster.clone(), node: id.clone() })?;
     let mut written = serde_json::to_value(node.to_spec()).expect("a node is JSON");
     merge(&mut written, patch, "a node")?;
-    let spec: NodeSpec = serde_json::from_value(written).map_err(|e| Invalid::new(e.to_string()))?;
+    let spec: NodeSpec = decode(written)?;
     if spec.id.as_ref() != Some(id) {
         return Err(Invalid::at("id", format!("the id of node {} is fixed", quoted(id.as_str()))).into());
     }
     Ok(spec)
+}
+
+fn decode<T: serde::de::DeserializeOwned>(written: Value) -> Result<T, Invalid> {
+    serde_path_to_error::deserialize(written).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner().to_string();
+        if path == "." { Invalid::new(reason) } else { Invalid::at(path, reason) }
+    })
 }
 
 /// Merges as RFC 7396 says: objects member by member, `null` takes a member away, anything else replaces.

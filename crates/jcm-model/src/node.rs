@@ -112,10 +112,7 @@ impl TryFrom<RawNode> for NodeSpec {
             ports.push((
                 name.to_owned(),
                 port.ok_or_else(|| {
-                    Invalid::at(
-                        format!("ports.{name}"),
-                        format!("{number} is out of range: from 1 to 65535"),
-                    )
+                    Invalid::at(format!("ports.{name}"), format!("{number} is out of range: from 1 to 65535"))
                 })?,
             ));
         }
@@ -126,12 +123,7 @@ impl TryFrom<RawNode> for NodeSpec {
             ));
         }
         let ports = Pairs::new(ports).map_err(|e| e.within("ports"))?;
-        Ok(Self {
-            id: raw.id.clone(),
-            address,
-            ports,
-            attributes: Attributes::try_from(&raw)?,
-        })
+        Ok(Self { id: raw.id.clone(), address, ports, attributes: Attributes::try_from(&raw)? })
     }
 }
 
@@ -153,26 +145,17 @@ impl TryFrom<&RawNode> for Attributes {
                     .filter(|w| *w <= WEIGHT_MAX)
                     .and_then(NonZeroU16::new)
                     .ok_or_else(|| {
-                        Invalid::at(
-                            "weight",
-                            format!("{weight} is out of range: from 1 to {WEIGHT_MAX}"),
-                        )
+                        Invalid::at("weight", format!("{weight} is out of range: from 1 to {WEIGHT_MAX}"))
                     })?,
             ),
         };
         let priority = match raw.priority {
             None => None,
-            Some(priority) => Some(
-                u16::try_from(priority)
-                    .ok()
-                    .filter(|p| *p <= PRIORITY_MAX)
-                    .ok_or_else(|| {
-                        Invalid::at(
-                            "priority",
-                            format!("{priority} is out of range: from 0 to {PRIORITY_MAX}"),
-                        )
-                    })?,
-            ),
+            Some(priority) => {
+                Some(u16::try_from(priority).ok().filter(|p| *p <= PRIORITY_MAX).ok_or_else(|| {
+                    Invalid::at("priority", format!("{priority} is out of range: from 0 to {PRIORITY_MAX}"))
+                })?)
+            }
         };
         if let Some(zone) = &raw.zone {
             refuse_unless_text(zone, "zone").map_err(|e| e.within("zone"))?;
@@ -187,11 +170,7 @@ impl TryFrom<&RawNode> for Attributes {
             weight,
             priority,
             // An empty zone and no zone are the same thing, and have one form.
-            zone: raw
-                .zone
-                .clone()
-                .filter(|zone| !zone.is_empty())
-                .map(String::into_boxed_str),
+            zone: raw.zone.clone().filter(|zone| !zone.is_empty()).map(String::into_boxed_str),
             online: raw.online,
             draining: raw.draining,
             labels: Pairs::new(labels).map_err(|e| e.within("labels"))?,
@@ -313,21 +292,15 @@ impl Attributes {
     }
 
     fn same_meaning(&self, other: &Self) -> bool {
-        (
-            self.weight(),
-            self.priority(),
-            self.zone(),
-            self.online(),
-            self.draining(),
-            &self.labels,
-        ) == (
-            other.weight(),
-            other.priority(),
-            other.zone(),
-            other.online(),
-            other.draining(),
-            &other.labels,
-        )
+        (self.weight(), self.priority(), self.zone(), self.online(), self.draining(), &self.labels)
+            == (
+                other.weight(),
+                other.priority(),
+                other.zone(),
+                other.online(),
+                other.draining(),
+                &other.labels,
+            )
     }
 }
 
@@ -339,48 +312,19 @@ mod tests {
     fn a_node_out_of_range_is_refused_by_field() {
         for (json, part) in [
             (r#"{"address":"127.0.0.1","ports":{"http":0}}"#, "ports.http: 0"),
-            (
-                r#"{"address":"127.0.0.1","ports":{"http":70000}}"#,
-                "ports.http: 70000",
-            ),
+            (r#"{"address":"127.0.0.1","ports":{"http":70000}}"#, "ports.http: 70000"),
             (r#"{"address":"127.0.0.1","ports":{}}"#, "ports: 0 ports"),
             (r#"{"address":"127.0.0.1"}"#, "missing field `ports`"),
-            (
-                r#"{"address":"localhost","ports":{"http":80}}"#,
-                "address: `localhost`",
-            ),
-            (
-                r#"{"address":"127.0.0.1","ports":{"http":80},"weight":0}"#,
-                "weight: 0 is refused",
-            ),
-            (
-                r#"{"address":"127.0.0.1","ports":{"http":80},"weight":1001}"#,
-                "weight: 1001",
-            ),
-            (
-                r#"{"address":"127.0.0.1","ports":{"http":80},"priority":-1}"#,
-                "priority: -1",
-            ),
-            (
-                r#"{"address":"127.0.0.1","ports":{"http":80},"labels":{"a":"x\u0000"}}"#,
-                "labels.a",
-            ),
-            (
-                r#"{"address":"127.0.0.1","ports":{"http":80,"http":81}}"#,
-                "stands there twice",
-            ),
-            (
-                r#"{"address":"127.0.0.1","ports":{"http":80},"colour":"red"}"#,
-                "unknown field `colour`",
-            ),
-            (
-                r#"{"id":"a/b","address":"127.0.0.1","ports":{"http":80}}"#,
-                "node id `a/b`",
-            ),
+            (r#"{"address":"localhost","ports":{"http":80}}"#, "address: `localhost`"),
+            (r#"{"address":"127.0.0.1","ports":{"http":80},"weight":0}"#, "weight: 0 is refused"),
+            (r#"{"address":"127.0.0.1","ports":{"http":80},"weight":1001}"#, "weight: 1001"),
+            (r#"{"address":"127.0.0.1","ports":{"http":80},"priority":-1}"#, "priority: -1"),
+            (r#"{"address":"127.0.0.1","ports":{"http":80},"labels":{"a":"x\u0000"}}"#, "labels.a"),
+            (r#"{"address":"127.0.0.1","ports":{"http":80,"http":81}}"#, "stands there twice"),
+            (r#"{"address":"127.0.0.1","ports":{"http":80},"colour":"red"}"#, "unknown field `colour`"),
+            (r#"{"id":"a/b","address":"127.0.0.1","ports":{"http":80}}"#, "node id `a/b`"),
         ] {
-            let error = serde_json::from_str::<NodeSpec>(json)
-                .expect_err(json)
-                .to_string();
+            let error = serde_json::from_str::<NodeSpec>(json).expect_err(json).to_string();
             assert!(error.contains(part), "{json}: {error}");
         }
     }

@@ -39,9 +39,7 @@ mod tests {
             "null",
             "7",
         ] {
-            let error = serde_json::from_str::<ClusterSpec>(json)
-                .expect_err(json)
-                .to_string();
+            let error = serde_json::from_str::<ClusterSpec>(json).expect_err(json).to_string();
             assert!(error.contains("as an object"), "{json}: {error}");
         }
         assert!(serde_json::from_str::<NodeSpec>("[]").is_err());

@@ -24,32 +24,21 @@ impl<V> Default for Pairs<V> {
 impl<V> Pairs<V> {
     /// Sorts the entries; the same key twice is refused by name.
     pub fn new(entries: impl IntoIterator<Item = (String, V)>) -> Result<Self, Invalid> {
-        let mut entries: Vec<(Box<str>, V)> = entries
-            .into_iter()
-            .map(|(k, v)| (k.into_boxed_str(), v))
-            .collect();
+        let mut entries: Vec<(Box<str>, V)> =
+            entries.into_iter().map(|(k, v)| (k.into_boxed_str(), v)).collect();
         if entries.len() > PAIRS_MAX {
-            return Err(Invalid::new(format!(
-                "{} entries, the limit is {PAIRS_MAX}",
-                entries.len()
-            )));
+            return Err(Invalid::new(format!("{} entries, the limit is {PAIRS_MAX}", entries.len())));
         }
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         if let Some(twins) = entries.windows(2).find(|w| w[0].0 == w[1].0) {
-            return Err(Invalid::new(format!(
-                "the key {} stands there twice",
-                quoted(&twins[0].0)
-            )));
+            return Err(Invalid::new(format!("the key {} stands there twice", quoted(&twins[0].0))));
         }
         Ok(Self(entries.into_boxed_slice()))
     }
 
     /// The value under a key.
     pub fn get(&self, key: &str) -> Option<&V> {
-        self.0
-            .binary_search_by(|(k, _)| k.as_ref().cmp(key))
-            .ok()
-            .map(|i| &self.0[i].1)
+        self.0.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok().map(|i| &self.0[i].1)
     }
 
     /// The entry whose key comes first.

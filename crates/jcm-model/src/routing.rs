@@ -64,25 +64,14 @@ impl std::fmt::Display for Reason {
             Self::NoCheck => f.write_str("no check"),
             Self::NotYetChecked => f.write_str("not yet checked"),
             Self::Degraded => f.write_str("degraded"),
-            Self::Down {
-                single_vantage: false,
-            } => f.write_str("down"),
+            Self::Down { single_vantage: false } => f.write_str("down"),
             Self::Down { single_vantage: true } => f.write_str("down, single vantage"),
             Self::Offline => f.write_str("offline"),
             Self::Draining => f.write_str("draining"),
             Self::ClusterOffline => f.write_str("cluster offline"),
-            Self::Panic {
-                verdict: Verdict::Unknown,
-                ..
-            } => f.write_str("panic: not yet checked"),
-            Self::Panic {
-                verdict,
-                single_vantage: false,
-            } => write!(f, "panic: {verdict}"),
-            Self::Panic {
-                verdict,
-                single_vantage: true,
-            } => write!(f, "panic: {verdict}, single vantage"),
+            Self::Panic { verdict: Verdict::Unknown, .. } => f.write_str("panic: not yet checked"),
+            Self::Panic { verdict, single_vantage: false } => write!(f, "panic: {verdict}"),
+            Self::Panic { verdict, single_vantage: true } => write!(f, "panic: {verdict}, single vantage"),
         }
     }
 }
@@ -91,9 +80,7 @@ impl std::fmt::Display for Reason {
 pub fn route(state: &ClusterState) -> Routing {
     let cluster = state.cluster();
     let online = |node: &Node| node.admin() == Admin::Online;
-    let none_judged = !state
-        .nodes()
-        .any(|(node, judged)| online(node) && judged.is_some());
+    let none_judged = !state.nodes().any(|(node, judged)| online(node) && judged.is_some());
     let mut nodes: Vec<Route> = state
         .nodes()
         .map(|(node, judged)| {
@@ -119,13 +106,7 @@ pub fn route(state: &ClusterState) -> Routing {
             if online(node) && !route.routable {
                 let verdict = judged.map_or(Verdict::Unknown, |judged| judged.verdict);
                 let single_vantage = judged.is_some_and(|judged| judged.single_vantage);
-                *route = Route::full(
-                    node,
-                    Some(Reason::Panic {
-                        verdict,
-                        single_vantage,
-                    }),
-                );
+                *route = Route::full(node, Some(Reason::Panic { verdict, single_vantage }));
             }
         }
     }
@@ -151,18 +132,10 @@ fn by_verdict(node: &Node, judged: Option<&Judged>, none_judged: bool) -> Route 
 
 impl Route {
     fn full(node: &Node, reason: Option<Reason>) -> Self {
-        Self {
-            routable: true,
-            effective_weight: node.attributes.weight(),
-            reason,
-        }
+        Self { routable: true, effective_weight: node.attributes.weight(), reason }
     }
 
     fn refused(reason: Reason) -> Self {
-        Self {
-            routable: false,
-            effective_weight: 0,
-            reason: Some(reason),
-        }
+        Self { routable: false, effective_weight: 0, reason: Some(reason) }
     }
 }

@@ -63,18 +63,12 @@ impl ClusterState {
 
     /// Each node with what is known of it, in the order of ids.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = (&Arc<Node>, Option<&Judged>)> {
-        self.cluster
-            .nodes
-            .iter()
-            .zip(self.judged.iter().map(Option::as_ref))
+        self.cluster.nodes.iter().zip(self.judged.iter().map(Option::as_ref))
     }
 
     /// What is known of one node.
     pub fn judged(&self, id: &NodeId) -> Option<&Judged> {
-        self.cluster
-            .position(id)
-            .ok()
-            .and_then(|at| self.judged[at].as_ref())
+        self.cluster.position(id).ok().and_then(|at| self.judged[at].as_ref())
     }
 
     /// Takes a verdict over unless it says less than what is held. Answers whether it did.
@@ -85,10 +79,7 @@ impl ClusterState {
         if judged.birth != self.cluster.birth(&self.cluster.nodes[at]) || judged.verdict == Verdict::Unknown {
             return false;
         }
-        if self.judged[at]
-            .as_ref()
-            .is_some_and(|held| !judged.supersedes(held))
-        {
+        if self.judged[at].as_ref().is_some_and(|held| !judged.supersedes(held)) {
             return false;
         }
         self.judged[at] = Some(judged);
@@ -125,11 +116,7 @@ impl ClusterState {
                 put: delta.put.clone(),
                 removed: delta.removed.clone(),
             };
-            let change = Change {
-                cluster: self.cluster.name.clone(),
-                revision: delta.to,
-                effect,
-            };
+            let change = Change { cluster: self.cluster.name.clone(), revision: delta.to, effect };
             let mut cluster = change.apply(Some(&self.cluster))?;
             Arc::make_mut(&mut cluster).check_changed = delta.check_changed;
             self.redefined(cluster)

@@ -11,10 +11,7 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// the same and compares different (text outside Unicode's NFC form).
 pub fn refuse_unless_text(input: &str, what: &str) -> Result<(), Invalid> {
     if input.len() > TEXT_BYTES_MAX {
-        return Err(Invalid::new(format!(
-            "{what} has {} bytes, the limit is {TEXT_BYTES_MAX}",
-            input.len()
-        )));
+        return Err(Invalid::new(format!("{what} has {} bytes, the limit is {TEXT_BYTES_MAX}", input.len())));
     }
     if let Some(c) = input.chars().find(|c| misleading(*c)) {
         return Err(Invalid::new(format!(
@@ -24,10 +21,7 @@ pub fn refuse_unless_text(input: &str, what: &str) -> Result<(), Invalid> {
         )));
     }
     if !is_nfc(input) {
-        return Err(Invalid::new(format!(
-            "{what} {} is not in Unicode's NFC form",
-            quoted(input)
-        )));
+        return Err(Invalid::new(format!("{what} {} is not in Unicode's NFC form", quoted(input))));
     }
     Ok(())
 }

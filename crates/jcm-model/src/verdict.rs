@@ -86,13 +86,7 @@ mod tests {
         Judged {
             verdict: Verdict::Healthy,
             birth: Revision(birth),
-            stamp: Stamp {
-                ring_epoch,
-                term,
-                server,
-                incarnation: 1,
-                sequence,
-            },
+            stamp: Stamp { ring_epoch, term, server, incarnation: 1, sequence },
             since: Timestamp::UNIX_EPOCH,
             single_vantage: false,
             stale_since: None,

@@ -1,5 +1,7 @@
 //! Laws that hold for any sequence of mutations and verdicts.
 
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by its place")]
+
 use std::sync::Arc;
 
 use jcm_model::routing::{Reason, route};
@@ -11,10 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn policy() -> TargetPolicy {
-    TargetPolicy {
-        loopback_allowed: true,
-        own: Vec::new(),
-    }
+    TargetPolicy { loopback_allowed: true, own: Vec::new() }
 }
 
 fn name() -> ClusterName {
@@ -52,8 +51,7 @@ impl History {
     }
 
     fn put(&mut self, json: Value) -> Option<Change> {
-        self.try_on(&Mutation::PutCluster(spec(json)), Precondition::default())
-            .unwrap()
+        self.try_on(&Mutation::PutCluster(spec(json)), Precondition::default()).unwrap()
     }
 
     fn cluster(&self) -> &Arc<Cluster> {
@@ -84,10 +82,7 @@ fn mutations() -> impl Strategy<Value = Mutation> {
         nodes.into_iter().map(|(n, weight)| node(n, weight)).collect()
     };
     let specs = move |values: Vec<Value>| -> Vec<NodeSpec> {
-        values
-            .into_iter()
-            .map(|v| serde_json::from_value(v).unwrap())
-            .collect()
+        values.into_iter().map(|v| serde_json::from_value(v).unwrap()).collect()
     };
     prop_oneof![
         (nodes.clone(), any::<bool>(), 0_u8..3).prop_map(move |(nodes, online, kind)| {
@@ -96,9 +91,7 @@ fn mutations() -> impl Strategy<Value = Mutation> {
                 1 => json!({ "kind": "http", "interval": "1s" }),
                 _ => json!({ "kind": "http", "interval": "2s" }),
             };
-            Mutation::PutCluster(spec(
-                json!({ "online": online, "check": check, "nodes": list(nodes) }),
-            ))
+            Mutation::PutCluster(spec(json!({ "online": online, "check": check, "nodes": list(nodes) })))
         }),
         nodes.prop_map(move |nodes| Mutation::PutNodes(specs(list(nodes)))),
         (0_u16..8).prop_map(|n| Mutation::DeleteNodes(vec![id(n)])),
@@ -199,30 +192,18 @@ proptest! {
 fn a_stale_condition_reports_the_found_revision() {
     let mut history = History::default();
     history.put(json!({ "nodes": [node(0, None)] }));
-    let at = |revision| Precondition {
-        revision: Some(Revision(revision)),
-        absent: false,
-    };
+    let at = |revision| Precondition { revision: Some(Revision(revision)), absent: false };
     let mutation = Mutation::PatchNode(id(0), json!({ "weight": 5 }));
     assert_eq!(
         history.try_on(&mutation, at(7)),
-        Err(Refusal::Condition {
-            cluster: name(),
-            found: Some(Revision(1))
-        })
+        Err(Refusal::Condition { cluster: name(), found: Some(Revision(1)) })
     );
     assert!(history.try_on(&mutation, at(1)).unwrap().is_some());
-    let create = Precondition {
-        revision: None,
-        absent: true,
-    };
+    let create = Precondition { revision: None, absent: true };
     let put = Mutation::PutCluster(spec(json!({})));
     assert_eq!(
         history.try_on(&put, create),
-        Err(Refusal::Condition {
-            cluster: name(),
-            found: Some(Revision(2))
-        })
+        Err(Refusal::Condition { cluster: name(), found: Some(Revision(2)) })
     );
 }
 
@@ -231,12 +212,7 @@ fn a_node_without_an_id_is_the_node_that_has_its_place() {
     let mut history = History::default();
     history.put(json!({ "nodes": [{ "address": "127.0.0.1", "ports": { "http": 18000 } }] }));
     history.put(json!({ "nodes": [{ "address": "127.0.0.1", "ports": { "admin": 9000, "http": 18000 } }] }));
-    let ids: Vec<&str> = history
-        .cluster()
-        .nodes
-        .iter()
-        .map(|node| node.id.as_str())
-        .collect();
+    let ids: Vec<&str> = history.cluster().nodes.iter().map(|node| node.id.as_str()).collect();
     assert_eq!(ids, ["127.0.0.1:18000"]);
     let clash = Mutation::PutNodes(vec![
         serde_json::from_value(json!({ "id": "x", "address": "127.0.0.1", "ports": { "a": 9000 } })).unwrap(),
@@ -268,11 +244,7 @@ fn a_verdict_of_another_form_of_the_node_is_dropped() {
     assert!(state.judge(&id(0), old.clone()));
     history.put(json!({ "check": { "kind": "http", "interval": "5s" }, "nodes": [node(0, Some(7))] }));
     state = state.redefined(Arc::clone(history.cluster()));
-    assert_eq!(
-        state.judged(&id(0)),
-        Some(&old),
-        "new timing and weight keep the verdict"
-    );
+    assert_eq!(state.judged(&id(0)), Some(&old), "new timing and weight keep the verdict");
     history.put(json!({ "check": { "kind": "http", "path": "/other" }, "nodes": [node(0, Some(7))] }));
     state = state.redefined(Arc::clone(history.cluster()));
     assert_eq!(state.judged(&id(0)), None, "a new question starts anew");
@@ -291,37 +263,19 @@ fn routing_says_why() {
     let reasons = |state: &ClusterState| -> Vec<Option<Reason>> {
         route(state).nodes.iter().map(|route| route.reason).collect()
     };
-    let (unchecked, offline, draining) = (
-        Some(Reason::NotYetChecked),
-        Some(Reason::Offline),
-        Some(Reason::Draining),
-    );
-    assert_eq!(
-        reasons(&state),
-        [unchecked, unchecked, unchecked, unchecked, offline, draining]
-    );
+    let (unchecked, offline, draining) =
+        (Some(Reason::NotYetChecked), Some(Reason::Offline), Some(Reason::Draining));
+    assert_eq!(reasons(&state), [unchecked, unchecked, unchecked, unchecked, offline, draining]);
     assert!(!route(&state).panic, "nobody looked yet: that is no emergency");
 
-    for (n, verdict) in [
-        (0, Verdict::Healthy),
-        (1, Verdict::Degraded),
-        (2, Verdict::Down),
-        (5, Verdict::Down),
-    ] {
+    for (n, verdict) in
+        [(0, Verdict::Healthy), (1, Verdict::Degraded), (2, Verdict::Down), (5, Verdict::Down)]
+    {
         state.judge(&id(n), judged(&cluster, &id(n), verdict, 1));
     }
-    let down = Some(Reason::Down {
-        single_vantage: false,
-    });
-    assert_eq!(
-        reasons(&state),
-        [None, Some(Reason::Degraded), down, unchecked, offline, draining]
-    );
-    let weights: Vec<u16> = route(&state)
-        .nodes
-        .iter()
-        .map(|route| route.effective_weight)
-        .collect();
+    let down = Some(Reason::Down { single_vantage: false });
+    assert_eq!(reasons(&state), [None, Some(Reason::Degraded), down, unchecked, offline, draining]);
+    let weights: Vec<u16> = route(&state).nodes.iter().map(|route| route.effective_weight).collect();
     assert_eq!(weights, [100, 25, 0, 0, 0, 0]);
 
     state.judge(&id(0), judged(&cluster, &id(0), Verdict::Down, 2));

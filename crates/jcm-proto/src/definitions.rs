@@ -31,9 +31,7 @@ impl TryFrom<v1::Cluster> for Cluster {
     type Error = Malformed;
 
     fn try_from(message: v1::Cluster) -> Result<Self, Malformed> {
-        let header = Arc::new(Header::try_from(
-            message.header.ok_or(Malformed::Missing("header"))?,
-        )?);
+        let header = Arc::new(Header::try_from(message.header.ok_or(Malformed::Missing("header"))?)?);
         let mut nodes = nodes(message.nodes)?;
         if !nodes.is_sorted_by(|a, b| a.id < b.id) {
             nodes.sort_by(|a, b| a.id.cmp(&b.id));
@@ -53,10 +51,7 @@ impl TryFrom<v1::Cluster> for Cluster {
 }
 
 fn nodes(messages: Vec<v1::Node>) -> Result<Vec<Arc<Node>>, Malformed> {
-    messages
-        .into_iter()
-        .map(|node| Ok(Arc::new(Node::try_from(node)?)))
-        .collect()
+    messages.into_iter().map(|node| Ok(Arc::new(Node::try_from(node)?))).collect()
 }
 
 impl From<&Header> for v1::Header {
@@ -65,11 +60,7 @@ impl From<&Header> for v1::Header {
             online: header.online,
             check: header.check.as_ref().map(Into::into),
             panic_below: header.panic_below.map(Into::into),
-            properties: header
-                .properties
-                .iter()
-                .map(|(k, v)| (k.to_owned(), v.to_string()))
-                .collect(),
+            properties: header.properties.iter().map(|(k, v)| (k.to_owned(), v.to_string())).collect(),
         }
     }
 }
@@ -83,11 +74,9 @@ impl TryFrom<v1::Header> for Header {
             name: None,
             online: message.online,
             check: message.check.map(CheckSpec::try_from).transpose()?,
-            protection: panic_below.map(|share| RawProtection {
-                panic_below: Some(share),
-            }),
+            protection: panic_below.map(|share| RawProtection { panic_below: Some(share) }),
             properties: Pairs::new(message.properties)?,
-            nodes: Vec::new(),
+            nodes: None,
         };
         Ok(ClusterSpec::try_from(raw)?.header)
     }
@@ -149,10 +138,7 @@ fn kind_to_wire(kind: CheckKind) -> v1::CheckKind {
     }
 }
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "a kind that only later versions know will be refused here"
-)]
+#[expect(clippy::unnecessary_wraps, reason = "a kind that only later versions know will be refused here")]
 fn kind_from_wire(kind: v1::CheckKind) -> Result<CheckKind, Malformed> {
     Ok(match kind {
         v1::CheckKind::None => CheckKind::None,
@@ -175,22 +161,13 @@ impl From<&Node> for v1::Node {
                 IpAddr::V4(v4) => v4.octets().to_vec(),
                 IpAddr::V6(v6) => v6.octets().to_vec(),
             },
-            ports: node
-                .ports
-                .iter()
-                .map(|(name, port)| (name.to_owned(), u32::from(port.get())))
-                .collect(),
+            ports: node.ports.iter().map(|(name, port)| (name.to_owned(), u32::from(port.get()))).collect(),
             weight: count(raw.weight),
             priority: count(raw.priority),
             zone: raw.zone,
             online: raw.online,
             draining: raw.draining,
-            labels: node
-                .attributes
-                .labels()
-                .iter()
-                .map(|(k, v)| (k.to_owned(), v.to_string()))
-                .collect(),
+            labels: node.attributes.labels().iter().map(|(k, v)| (k.to_owned(), v.to_string())).collect(),
             birth: node.birth.0,
         }
     }
@@ -211,12 +188,7 @@ impl TryFrom<v1::Node> for Node {
         let raw = RawNode {
             id: Some(id.clone()),
             address: address.to_string(),
-            ports: Pairs::new(
-                message
-                    .ports
-                    .into_iter()
-                    .map(|(name, port)| (name, i64::from(port))),
-            )?,
+            ports: Pairs::new(message.ports.into_iter().map(|(name, port)| (name, i64::from(port))))?,
             weight: message.weight.map(i64::from),
             priority: message.priority.map(i64::from),
             zone: message.zone,
@@ -239,23 +211,16 @@ impl From<&Change> for v1::Change {
     fn from(change: &Change) -> Self {
         let effect = match &change.effect {
             Effect::Deleted => v1::change::Effect::Deleted(v1::change::Deleted {}),
-            Effect::Updated {
-                created,
-                header,
-                put,
-                removed,
-            } => v1::change::Effect::Updated(v1::change::Updated {
-                created: *created,
-                header: header.as_deref().map(Into::into),
-                put: put.iter().map(|node| node.as_ref().into()).collect(),
-                removed: removed.iter().map(NodeId::to_string).collect(),
-            }),
+            Effect::Updated { created, header, put, removed } => {
+                v1::change::Effect::Updated(v1::change::Updated {
+                    created: *created,
+                    header: header.as_deref().map(Into::into),
+                    put: put.iter().map(|node| node.as_ref().into()).collect(),
+                    removed: removed.iter().map(NodeId::to_string).collect(),
+                })
+            }
         };
-        Self {
-            cluster: change.cluster.to_string(),
-            revision: change.revision.0,
-            effect: Some(effect),
-        }
+        Self { cluster: change.cluster.to_string(), revision: change.revision.0, effect: Some(effect) }
     }
 }
 
@@ -267,16 +232,9 @@ impl TryFrom<v1::Change> for Change {
             v1::change::Effect::Deleted(_) => Effect::Deleted,
             v1::change::Effect::Updated(updated) => Effect::Updated {
                 created: updated.created,
-                header: updated
-                    .header
-                    .map(|header| Header::try_from(header).map(Arc::new))
-                    .transpose()?,
+                header: updated.header.map(|header| Header::try_from(header).map(Arc::new)).transpose()?,
                 put: nodes(updated.put)?,
-                removed: updated
-                    .removed
-                    .iter()
-                    .map(|id| NodeId::parse(id))
-                    .collect::<Result<_, _>>()?,
+                removed: updated.removed.iter().map(|id| NodeId::parse(id)).collect::<Result<_, _>>()?,
             },
         };
         Ok(Self {

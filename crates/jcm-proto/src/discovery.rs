@@ -28,11 +28,7 @@ impl wire::View {
     pub fn into_state(self) -> Result<(StoreId, ClusterState), Malformed> {
         let store = store_id(&self.store)?;
         let cluster = Cluster::try_from(self.cluster.ok_or(Malformed::Missing("cluster"))?)?;
-        let verdicts = self
-            .verdicts
-            .into_iter()
-            .map(TryInto::try_into)
-            .collect::<Result<Vec<_>, _>>()?;
+        let verdicts = self.verdicts.into_iter().map(TryInto::try_into).collect::<Result<Vec<_>, _>>()?;
         Ok((store, ClusterState::with_verdicts(Arc::new(cluster), verdicts)))
     }
 }
@@ -49,11 +45,7 @@ impl wire::Delta {
             header: delta.header.as_deref().map(Into::into),
             put: delta.put.iter().map(|node| node.as_ref().into()).collect(),
             removed: delta.removed.iter().map(NodeId::to_string).collect(),
-            verdicts: delta
-                .judged
-                .iter()
-                .map(|(id, judged)| v1::NodeVerdict::new(id, judged))
-                .collect(),
+            verdicts: delta.judged.iter().map(|(id, judged)| v1::NodeVerdict::new(id, judged)).collect(),
             stale,
         }
     }
@@ -67,34 +59,21 @@ impl TryFrom<wire::Delta> for Delta {
             from: Revision(message.from),
             to: Revision(message.to),
             check_changed: Revision(message.check_changed),
-            header: message
-                .header
-                .map(|header| Header::try_from(header).map(Arc::new))
-                .transpose()?,
+            header: message.header.map(|header| Header::try_from(header).map(Arc::new)).transpose()?,
             put: message
                 .put
                 .into_iter()
                 .map(|node| Ok(Arc::new(node.try_into()?)))
                 .collect::<Result<_, Malformed>>()?,
-            removed: message
-                .removed
-                .iter()
-                .map(|id| NodeId::parse(id))
-                .collect::<Result<_, _>>()?,
-            judged: message
-                .verdicts
-                .into_iter()
-                .map(TryInto::try_into)
-                .collect::<Result<_, _>>()?,
+            removed: message.removed.iter().map(|id| NodeId::parse(id)).collect::<Result<_, _>>()?,
+            judged: message.verdicts.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         })
     }
 }
 
 /// Reads the 16 bytes of a store id.
 pub fn store_id(bytes: &[u8]) -> Result<StoreId, Malformed> {
-    Ok(StoreId(
-        Uuid::from_slice(bytes).map_err(|_| Malformed::Missing("store"))?,
-    ))
+    Ok(StoreId(Uuid::from_slice(bytes).map_err(|_| Malformed::Missing("store"))?))
 }
 
 impl v1::NodeVerdict {
@@ -149,9 +128,7 @@ impl TryFrom<v1::NodeVerdict> for (NodeId, Judged) {
             },
             since: at(message.since_ms)?,
             single_vantage: message.single_vantage,
-            stale_since: (message.stale_since_ms != 0)
-                .then(|| at(message.stale_since_ms))
-                .transpose()?,
+            stale_since: (message.stale_since_ms != 0).then(|| at(message.stale_since_ms)).transpose()?,
         };
         Ok((NodeId::parse(&message.node)?, judged))
     }

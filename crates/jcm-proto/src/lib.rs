@@ -3,12 +3,7 @@
 //! Nothing is decided here. A conversion from bytes goes through the same validation as input from people, so that
 //! what was damaged or forged is refused at the edge and a model value in hand is always valid.
 
-#[expect(
-    clippy::pedantic,
-    clippy::large_enum_variant,
-    clippy::allow_attributes,
-    reason = "generated code"
-)]
+#[expect(clippy::pedantic, clippy::large_enum_variant, clippy::allow_attributes, reason = "generated code")]
 pub mod v1 {
     //! The generated messages and services of protocol version 1.
     tonic::include_proto!("jcm.v1");

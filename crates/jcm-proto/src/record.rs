@@ -44,10 +44,7 @@ pub fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Malformed> {
                 .map_err(|_| Malformed::Shape("the record cannot be unpacked"))?;
             Ok(M::decode(plain.as_slice())?)
         }
-        [found, ..] if *found > VERSION => Err(Malformed::Newer {
-            found: *found,
-            known: VERSION,
-        }),
+        [found, ..] if *found > VERSION => Err(Malformed::Newer { found: *found, known: VERSION }),
         _ => Err(Malformed::Shape("the bytes are no record")),
     }
 }
@@ -60,24 +57,14 @@ mod tests {
     #[test]
     fn a_record_reads_back_and_a_damaged_or_newer_one_is_refused() {
         for name_bytes in [3, 5_000] {
-            let message = Cluster {
-                name: "a".repeat(name_bytes),
-                revision: 7,
-                ..Cluster::default()
-            };
+            let message = Cluster { name: "a".repeat(name_bytes), revision: 7, ..Cluster::default() };
             let bytes = encode(&message);
             assert!(bytes.len() < 1_500, "{} bytes", bytes.len());
             assert_eq!(decode::<Cluster>(&bytes).unwrap(), message);
-            assert!(
-                decode::<Cluster>(&bytes[..bytes.len() - 1]).is_err(),
-                "a cut record was read"
-            );
+            assert!(decode::<Cluster>(&bytes[..bytes.len() - 1]).is_err(), "a cut record was read");
             let mut newer = bytes.clone();
             newer[0] = VERSION + 1;
-            assert!(matches!(
-                decode::<Cluster>(&newer),
-                Err(Malformed::Newer { found: 2, known: 1 })
-            ));
+            assert!(matches!(decode::<Cluster>(&newer), Err(Malformed::Newer { found: 2, known: 1 })));
         }
         assert!(decode::<Cluster>(&[]).is_err());
         assert!(

@@ -32,16 +32,12 @@ pub struct Entry {
 impl Transaction {
     /// The revision of its first mutation.
     pub fn first(&self) -> Revision {
-        self.entries
-            .first()
-            .map_or(Revision::ZERO, |entry| entry.change.revision)
+        self.entries.first().map_or(Revision::ZERO, |entry| entry.change.revision)
     }
 
     /// The revision of its last mutation, by which it is named.
     pub fn last(&self) -> Revision {
-        self.entries
-            .last()
-            .map_or(Revision::ZERO, |entry| entry.change.revision)
+        self.entries.last().map_or(Revision::ZERO, |entry| entry.change.revision)
     }
 }
 
@@ -54,10 +50,7 @@ impl From<&Transaction> for v1::Transaction {
             change: Some((&entry.change).into()),
             created: entry.created,
         };
-        Self {
-            epoch: transaction.epoch,
-            entries: transaction.entries.iter().map(entry).collect(),
-        }
+        Self { epoch: transaction.epoch, entries: transaction.entries.iter().map(entry).collect() }
     }
 }
 
@@ -77,18 +70,12 @@ impl TryFrom<v1::Transaction> for Transaction {
             })
         };
         let entries: Vec<Entry> = message.entries.into_iter().map(entry).collect::<Result<_, _>>()?;
-        let contiguous = entries
-            .windows(2)
-            .all(|pair| pair[1].change.revision == pair[0].change.revision.next());
+        let contiguous =
+            entries.windows(2).all(|pair| pair[1].change.revision == pair[0].change.revision.next());
         if entries.is_empty() || !contiguous {
-            return Err(Malformed::Shape(
-                "a transaction holds consecutive revisions, at least one",
-            ));
+            return Err(Malformed::Shape("a transaction holds consecutive revisions, at least one"));
         }
-        Ok(Self {
-            epoch: message.epoch,
-            entries,
-        })
+        Ok(Self { epoch: message.epoch, entries })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{Malformed, v1};
 const TOKEN_BYTES_MAX: usize = 256;
 
 /// Longest text for several clusters: what fits the headers of a request.
-const MANY_BYTES_MAX: usize = 12 * 1024;
+const RESUME_BYTES_MAX: usize = 12 * 1024;
 
 /// What a reader of a cluster holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,34 +75,47 @@ impl Token {
     }
 }
 
-/// The text that stands for what a reader of several clusters holds.
-pub fn many_to_text<'a>(held: impl IntoIterator<Item = (&'a ClusterName, Token)>) -> String {
-    let held = held.into_iter().map(|(cluster, token)| v1::resume_tokens::Held {
-        cluster: cluster.to_string(),
-        token: token.to_bytes(),
-    });
-    URL_SAFE_NO_PAD.encode(v1::ResumeTokens { held: held.collect() }.encode_to_vec())
+/// What a reader of several clusters holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resume {
+    /// Single clusters, where that is known of them; `None`: that the cluster is not there.
+    pub held: Vec<(ClusterName, Option<Token>)>,
+    /// The run of a server that told it.
+    pub origin: u64,
+    /// The publication of that run up to which it was told of everything; 0: of nothing for sure.
+    pub settled: u64,
 }
 
-/// Reads what [`many_to_text`] wrote.
-pub fn many_from_text(text: &[u8]) -> Result<Vec<(ClusterName, Token)>, Malformed> {
-    if text.len() > MANY_BYTES_MAX {
-        return Err(Malformed::Shape("the token is too long"));
+impl Resume {
+    /// The text used in HTTP.
+    pub fn to_text(&self) -> String {
+        let held = |(cluster, token): &(ClusterName, Option<Token>)| v1::resume::Held {
+            cluster: cluster.to_string(),
+            token: token.map(|token| token.to_bytes()).unwrap_or_default(),
+        };
+        let message = v1::Resume {
+            held: self.held.iter().map(held).collect(),
+            origin: self.origin,
+            settled: self.settled,
+        };
+        URL_SAFE_NO_PAD.encode(message.encode_to_vec())
     }
-    let bytes = URL_SAFE_NO_PAD
-        .decode(text)
-        .map_err(|_| Malformed::Shape("the token is no token of this service"))?;
-    let tokens = v1::ResumeTokens::decode(bytes.as_slice())?;
-    tokens
-        .held
-        .iter()
-        .map(|held| {
-            Ok((
-                ClusterName::parse(&held.cluster)?,
-                Token::from_bytes(&held.token)?,
-            ))
-        })
-        .collect()
+
+    /// Reads the text used in HTTP.
+    pub fn from_text(text: &[u8]) -> Result<Self, Malformed> {
+        if text.len() > RESUME_BYTES_MAX {
+            return Err(Malformed::Shape("the id is too long"));
+        }
+        let bytes =
+            URL_SAFE_NO_PAD.decode(text).map_err(|_| Malformed::Shape("the id is none of this service"))?;
+        let message = v1::Resume::decode(bytes.as_slice())?;
+        let held = |held: &v1::resume::Held| -> Result<(ClusterName, Option<Token>), Malformed> {
+            let token = if held.token.is_empty() { None } else { Some(Token::from_bytes(&held.token)?) };
+            Ok((ClusterName::parse(&held.cluster)?, token))
+        };
+        let held = message.held.iter().map(held).collect::<Result<_, _>>()?;
+        Ok(Self { held, origin: message.origin, settled: message.settled })
+    }
 }
 
 #[cfg(test)]

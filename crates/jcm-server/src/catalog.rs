@@ -8,7 +8,7 @@ mod operations;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jcm_model::{Change, Cluster, ClusterName, Revision};
+use jcm_model::{Change, Cluster, ClusterName, OperationId, Revision};
 use jcm_proto::Transaction;
 use jcm_storage::{ChangeFeed, Feed, LoadError, Store};
 use tokio::sync::watch;
@@ -54,17 +54,10 @@ impl Catalog {
         let feed = store.changes(snapshot.revision).await?;
         let head = watch::Sender::new(snapshot.revision);
         audience.loaded(Arc::new(snapshot)).await;
-        let catalog = Arc::new(Self {
-            views,
-            head,
-            operations: Mutex::new(operations),
-        });
-        let follower = Follower {
-            catalog: Arc::clone(&catalog),
-            store,
-            feed,
-            audience,
-        };
+        let mut remembered = Operations::default();
+        remembered.note_all(operations);
+        let catalog = Arc::new(Self { views, head, operations: Mutex::new(remembered) });
+        let follower = Follower { catalog: Arc::clone(&catalog), store, feed, audience };
         Ok((catalog, follower))
     }
 
@@ -90,42 +83,23 @@ impl Catalog {
     }
 }
 
-async fn read(store: &dyn Store) -> Result<(Snapshot, Operations), LoadError> {
+/// Everything in the store, and the operations it remembers, oldest first.
+async fn read(store: &dyn Store) -> Result<(Snapshot, Vec<(OperationId, Known)>), LoadError> {
     let loaded = store.load().await?;
     for (cluster, reason) in &loaded.quarantined {
         error!(%cluster, reason, "cluster cannot be read from the store and is not served");
     }
-    metrics::gauge!("jcm_clusters_quarantined")
-        .set(u32::try_from(loaded.quarantined.len()).unwrap_or(u32::MAX));
-    let now = Instant::now();
-    let mut operations = Operations::default();
-    for operation in &loaded.operations {
-        let known = Known {
-            fingerprint: operation.fingerprint,
-            revision: operation.revision,
-            created: operation.created,
-        };
-        operations.note(operation.id, known, now);
-    }
-    let quarantined = loaded
-        .quarantined
-        .into_iter()
-        .map(|(name, reason)| (name, Arc::from(reason.as_str())))
-        .collect();
-    let clusters = loaded
-        .clusters
-        .into_iter()
-        .map(|cluster| (cluster.name.clone(), cluster))
-        .collect();
-    Ok((
-        Snapshot {
-            store: loaded.store,
-            revision: loaded.revision,
-            clusters,
-            quarantined,
-        },
-        operations,
-    ))
+    let quarantined_count = u32::try_from(loaded.quarantined.len()).unwrap_or(u32::MAX);
+    metrics::gauge!("jcm_clusters_quarantined").set(quarantined_count);
+    let known = |operation: &jcm_storage::store::Operation| {
+        let (fingerprint, revision) = (operation.fingerprint, operation.revision);
+        (operation.id, Known { fingerprint, revision, created: operation.created })
+    };
+    let operations = loaded.operations.iter().map(known).collect();
+    let quarantined =
+        loaded.quarantined.into_iter().map(|(name, reason)| (name, Arc::from(reason.as_str()))).collect();
+    let clusters = loaded.clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
+    Ok((Snapshot { store: loaded.store, revision: loaded.revision, clusters, quarantined }, operations))
 }
 
 /// The one task that changes the catalog.
@@ -175,7 +149,7 @@ impl<A: Audience> Follower<A> {
             changes.push((change.clone(), after));
         }
         let revision = next.revision;
-        self.audience.committed(Arc::new(next), changes).await;
+        // Before anybody can meet the new head: whoever works on it must find the operations that led to it.
         {
             let mut operations = self.catalog.operations();
             let now = Instant::now();
@@ -188,6 +162,7 @@ impl<A: Audience> Follower<A> {
                 operations.note(entry.operation, known, now);
             }
         }
+        self.audience.committed(Arc::new(next), changes).await;
         self.catalog.head.send_replace(revision);
     }
 
@@ -209,8 +184,8 @@ impl<A: Audience> Follower<A> {
         let (snapshot, operations) = read(self.store.as_ref()).await?;
         self.feed = self.store.changes(snapshot.revision).await?;
         let revision = snapshot.revision;
+        self.catalog.operations().note_all(operations);
         self.audience.loaded(Arc::new(snapshot)).await;
-        *self.catalog.operations() = operations;
         self.catalog.head.send_replace(revision);
         info!(%revision, "definitions loaded");
         Ok(())

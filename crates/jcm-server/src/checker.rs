@@ -88,14 +88,7 @@ impl Asker {
     /// What was found of a node lately; `None` when it is not checked here.
     pub(crate) async fn findings(&self, cluster: &ClusterName, node: &NodeId) -> Option<Findings> {
         let (answer, result) = oneshot::channel();
-        self.questions
-            .send(Question {
-                cluster: cluster.clone(),
-                node: node.clone(),
-                answer,
-            })
-            .await
-            .ok()?;
+        self.questions.send(Question { cluster: cluster.clone(), node: node.clone(), answer }).await.ok()?;
         result.await.ok().flatten()
     }
 }
@@ -137,11 +130,8 @@ impl Checker {
         let (to_checker, definitions) = mpsc::channel(CHANGES_QUEUE_MAX);
         let (asker, questions) = mpsc::channel(QUESTIONS_QUEUE_MAX);
         let owned = Arc::new(AtomicUsize::new(0));
-        let audience = Definitions {
-            views: Arc::clone(&views),
-            checker: to_checker,
-            remembered: remembered.clone(),
-        };
+        let audience =
+            Definitions { views: Arc::clone(&views), checker: to_checker, remembered: remembered.clone() };
         let checker = Self {
             judging,
             engine,
@@ -156,14 +146,7 @@ impl Checker {
             owned: Arc::clone(&owned),
             remembered,
         };
-        (
-            checker,
-            audience,
-            Asker {
-                questions: asker,
-                owned,
-            },
-        )
+        (checker, audience, Asker { questions: asker, owned })
     }
 
     /// Judges until told to stop.
@@ -197,12 +180,8 @@ impl Checker {
     fn define(&mut self, defined: Defined) {
         match defined {
             Defined::Everything(snapshot) => {
-                let gone: Vec<ClusterName> = self
-                    .keys
-                    .keys()
-                    .filter(|name| !snapshot.clusters.contains_key(*name))
-                    .cloned()
-                    .collect();
+                let gone: Vec<ClusterName> =
+                    self.keys.keys().filter(|name| !snapshot.clusters.contains_key(*name)).cloned().collect();
                 for name in gone {
                     self.forget_cluster(&name);
                 }
@@ -224,15 +203,7 @@ impl Checker {
 
     fn change(&mut self, change: Change, after: Option<Arc<Cluster>>) {
         match (change.effect, after) {
-            (
-                Effect::Updated {
-                    header: None,
-                    put,
-                    removed,
-                    created: false,
-                },
-                Some(cluster),
-            ) => {
+            (Effect::Updated { header: None, put, removed, created: false }, Some(cluster)) => {
                 for id in removed {
                     self.forget_node(&cluster.name, &id);
                 }
@@ -249,12 +220,7 @@ impl Checker {
         let gone: Vec<NodeId> = self
             .keys
             .get(&cluster.name)
-            .map(|keys| {
-                keys.keys()
-                    .filter(|id| cluster.node(id).is_none())
-                    .cloned()
-                    .collect()
-            })
+            .map(|keys| keys.keys().filter(|id| cluster.node(id).is_none()).cloned().collect())
             .unwrap_or_default();
         for id in gone {
             self.forget_node(&cluster.name, &id);
@@ -266,9 +232,7 @@ impl Checker {
 
     fn take_over_node(&mut self, cluster: &Arc<Cluster>, id: &NodeId) {
         let Some(node) = cluster.node(id) else { return };
-        let port = node
-            .port(cluster.check.port.as_deref())
-            .filter(|_| cluster.is_checked());
+        let port = node.port(cluster.check.port.as_deref()).filter(|_| cluster.is_checked());
         let Some(port) = port else {
             self.forget_node(&cluster.name, id);
             return;
@@ -297,7 +261,7 @@ impl Checker {
         if let Some(held) = self.remembered.remove(&(cluster.name.clone(), id.clone()))
             && held.birth == birth
         {
-            record.resume(held.verdict, held.since);
+            record.resume(&held);
         }
         self.engine.set(Target {
             key,
@@ -311,17 +275,10 @@ impl Checker {
         self.next_key += 1;
         let key = TargetKey(self.next_key);
         let node = cluster.node(id).expect("the caller found it");
-        let record = Record::new(
-            cluster.name.clone(),
-            id.clone(),
-            cluster.birth(node),
-            Arc::clone(&cluster.check),
-        );
+        let record =
+            Record::new(cluster.name.clone(), id.clone(), cluster.birth(node), Arc::clone(&cluster.check));
         self.records.insert(key, record);
-        self.keys
-            .entry(cluster.name.clone())
-            .or_default()
-            .insert(id.clone(), key);
+        self.keys.entry(cluster.name.clone()).or_default().insert(id.clone(), key);
         key
     }
 
@@ -339,12 +296,7 @@ impl Checker {
     }
 
     fn forget_cluster(&mut self, cluster: &ClusterName) {
-        for key in self
-            .keys
-            .remove(cluster)
-            .into_iter()
-            .flat_map(HashMap::into_values)
-        {
+        for key in self.keys.remove(cluster).into_iter().flat_map(HashMap::into_values) {
             self.engine.remove(key);
             self.records.remove(&key);
         }
@@ -354,41 +306,24 @@ impl Checker {
         let now = Timestamp::now();
         let mut turned = Verdicts::new();
         for report in reports {
-            let Some(record) = self
-                .records
-                .get_mut(&report.key)
-                .filter(|record| record.generation == report.generation)
+            let Some(record) =
+                self.records.get_mut(&report.key).filter(|record| record.generation == report.generation)
             else {
                 continue;
             };
-            record.evidence.push(Sample {
-                at: now,
-                latency: report.latency,
-                outcome: report.outcome,
-            });
+            record.evidence.push(Sample { at: now, latency: report.latency, outcome: report.outcome });
             metrics::counter!("jcm_checks_total", "result" => if report.outcome.is_success() { "success" } else { "failure" })
                 .increment(1);
             metrics::histogram!("jcm_check_seconds").record(report.latency.as_secs_f64());
             // A server on its own has nobody to ask: a failure stands on its word, and says so.
-            let step = record
-                .judge
-                .judge(report.outcome, Opinion::NobodyToAsk, &record.check);
+            let step = record.judge.judge(report.outcome, Opinion::NobodyToAsk, &record.check);
             let confirmed = record.confirm(report.outcome);
             let Some(turn) = step.turn else {
                 if let Some(since) = confirmed {
                     // The verdict of an earlier run holds under this run's stamp, so that it is stale no more.
                     self.sequence += 1;
-                    let judged = judged(
-                        &self.judging,
-                        self.sequence,
-                        record,
-                        record.judge.verdict(),
-                        since,
-                    );
-                    turned
-                        .entry(record.cluster.clone())
-                        .or_default()
-                        .push((record.node.clone(), judged));
+                    let judged = judged(&self.judging, self.sequence, record, record.judge.verdict(), since);
+                    turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
                 }
                 continue;
             };
@@ -400,10 +335,7 @@ impl Checker {
                 because = %turn, outcome = %report.outcome, "verdict turned"
             );
             metrics::counter!("jcm_verdict_turns_total", "to" => turn.to.as_str()).increment(1);
-            turned
-                .entry(record.cluster.clone())
-                .or_default()
-                .push((record.node.clone(), judged));
+            turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
         }
         if !turned.is_empty() {
             self.views.judge(turned);

@@ -23,7 +23,7 @@ mod word;
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 
-use crate::http::App;
+use crate::app::App;
 
 pub(crate) fn routes() -> Router<App> {
     let routes = [
@@ -41,9 +41,7 @@ pub(crate) fn routes() -> Router<App> {
     let mut router = Router::new();
     for (path, methods) in routes {
         // A slash at the end made no difference then.
-        router = router
-            .route(path, methods.clone())
-            .route(&format!("{path}/"), methods);
+        router = router.route(path, methods.clone()).route(&format!("{path}/"), methods);
     }
     router.layer(Extension(system::StatusCache::default()))
 }

@@ -154,8 +154,7 @@ const KEYS: &[Key] = &[
         default: "none",
         set: |config, text| {
             let sound = text.split(',').all(|host| {
-                host.rsplit_once(':')
-                    .is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok())
+                host.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok())
             });
             sound.then(|| text.clone_into(&mut config.store.zookeeper.hosts))
         },
@@ -199,11 +198,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// A flag of the command line.
     pub(crate) fn flag(flag: &str, key: &str, value: impl Into<String>) -> Self {
-        Self {
-            key: key.to_owned(),
-            value: value.into(),
-            source: format!("flag {flag}"),
-        }
+        Self { key: key.to_owned(), value: value.into(), source: format!("flag {flag}") }
     }
 }
 
@@ -216,29 +211,17 @@ pub(crate) fn load(
     let mut settings = Vec::new();
     if let Some(file) = file {
         let source = file.display().to_string();
-        let refused = |reason: String| Refused {
-            key: "*".to_owned(),
-            source_name: source.clone(),
-            reason,
-        };
+        let refused = |reason: String| Refused { key: "*".to_owned(), source_name: source.clone(), reason };
         let text = std::fs::read_to_string(file)
             .map_err(|error| refused(format!("the file cannot be read: {error}")))?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| refused(format!("no valid TOML: {error}")))?;
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| refused(format!("no valid TOML: {error}")))?;
         flatten("", &Value::Table(table), &source, &mut settings)?;
     }
     let mut variables: Vec<Setting> = environment
         .filter_map(|(name, value)| {
-            let key = name
-                .strip_prefix(ENVIRONMENT_PREFIX)?
-                .to_ascii_lowercase()
-                .replace("__", ".");
-            Some(Setting {
-                key,
-                value,
-                source: format!("environment variable {name}"),
-            })
+            let key = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_ascii_lowercase().replace("__", ".");
+            Some(Setting { key, value, source: format!("environment variable {name}") })
         })
         .collect();
     variables.sort_by(|a, b| a.key.cmp(&b.key));
@@ -247,11 +230,7 @@ pub(crate) fn load(
 
     let mut config = Config::default();
     for Setting { key, value, source } in settings {
-        let refused = |reason: String| Refused {
-            key: key.clone(),
-            source_name: source.clone(),
-            reason,
-        };
+        let refused = |reason: String| Refused { key: key.clone(), source_name: source.clone(), reason };
         let known = KEYS.iter().find(|known| known.name == key);
         let known = known.ok_or_else(|| {
             let names: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
@@ -271,18 +250,10 @@ fn flatten(prefix: &str, value: &Value, source: &str, settings: &mut Vec<Setting
             if !is_section {
                 let reason = "there is no such section; there are server, store, store.zookeeper and health"
                     .to_owned();
-                return Err(Refused {
-                    key: prefix.to_owned(),
-                    source_name: source.to_owned(),
-                    reason,
-                });
+                return Err(Refused { key: prefix.to_owned(), source_name: source.to_owned(), reason });
             }
             for (name, value) in table {
-                let key = if prefix.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{prefix}.{name}")
-                };
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
                 flatten(&key, value, source, settings)?;
             }
             return Ok(());
@@ -292,18 +263,10 @@ fn flatten(prefix: &str, value: &Value, source: &str, settings: &mut Vec<Setting
         Value::Boolean(flag) => flag.to_string(),
         Value::Float(_) | Value::Array(_) | Value::Datetime(_) => {
             let reason = format!("a {} stands there, and no key takes one", value.type_str());
-            return Err(Refused {
-                key: prefix.to_owned(),
-                source_name: source.to_owned(),
-                reason,
-            });
+            return Err(Refused { key: prefix.to_owned(), source_name: source.to_owned(), reason });
         }
     };
-    settings.push(Setting {
-        key: prefix.to_owned(),
-        value: text,
-        source: source.to_owned(),
-    });
+    settings.push(Setting { key: prefix.to_owned(), value: text, source: source.to_owned() });
     Ok(())
 }
 
@@ -336,27 +299,19 @@ mod tests {
     fn with_file(text: &str, environment: &[(&str, &str)], flags: Vec<Setting>) -> Result<Config, Refused> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let environment: Vec<_> = environment
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let environment: Vec<_> =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         load(Some(file.path()), environment.into_iter(), flags)
     }
 
     #[test]
     fn flags_win_over_environment_over_file() {
         let file = "[server]\nlisten = \"127.0.0.1:1\"\nzone = \"a\"\nid = \"one\"";
-        let environment = [
-            ("JCM__SERVER__LISTEN", "127.0.0.1:2"),
-            ("JCM__SERVER__ZONE", "b"),
-            ("HOME", "/root"),
-        ];
-        let config = with_file(
-            file,
-            &environment,
-            vec![Setting::flag("--listen", "server.listen", "127.0.0.1:3")],
-        )
-        .unwrap();
+        let environment =
+            [("JCM__SERVER__LISTEN", "127.0.0.1:2"), ("JCM__SERVER__ZONE", "b"), ("HOME", "/root")];
+        let config =
+            with_file(file, &environment, vec![Setting::flag("--listen", "server.listen", "127.0.0.1:3")])
+                .unwrap();
         assert_eq!(config.server.listen.port(), 3);
         assert_eq!(config.server.zone, "b");
         assert_eq!(config.server.id.unwrap().as_str(), "one");
@@ -366,37 +321,23 @@ mod tests {
     fn a_refusal_names_key_source_and_what_is_allowed() {
         for (file, parts) in [
             ("[server]\nlissen = \"x\"", ["server.lissen", "no such key"]),
-            (
-                "[server]\nlisten = \"localhost\"",
-                ["server.listen", "an address and port"],
-            ),
+            ("[server]\nlisten = \"localhost\"", ["server.listen", "an address and port"]),
             ("[server]\nlisten = 3.5", ["server.listen", "float"]),
             ("[store]\nkind = \"mysql\"", ["store.kind", "\"embedded\""]),
             ("[health]\nthreads = 0", ["health.threads", "is refused"]),
-            (
-                "[store.zookeeper]\nsession_timeout = \"6\"",
-                ["session_timeout", "a duration"],
-            ),
+            ("[store.zookeeper]\nsession_timeout = \"6\"", ["session_timeout", "a duration"]),
             ("[nonsense]", ["nonsense", "no such section"]),
             ("listen = ", ["*", "no valid TOML"]),
         ] {
             let error = with_file(file, &[], Vec::new()).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{file}: {error}");
         }
-        let error = with_file("", &[("JCM__SERVER__DATA", "")], Vec::new())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("environment variable JCM__SERVER__DATA"),
-            "{error}"
-        );
+        let error = with_file("", &[("JCM__SERVER__DATA", "")], Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("environment variable JCM__SERVER__DATA"), "{error}");
     }
 
     #[test]
     fn the_printed_defaults_are_the_defaults() {
-        assert_eq!(
-            with_file(&defaults(), &[], Vec::new()).unwrap(),
-            Config::default()
-        );
+        assert_eq!(with_file(&defaults(), &[], Vec::new()).unwrap(), Config::default());
     }
 }

@@ -35,11 +35,7 @@ struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DataDirError {
     #[error("data directory {path}: {action}")]
-    Io {
-        path: PathBuf,
-        action: &'static str,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, action: &'static str, source: std::io::Error },
     #[error(
         "data directory {path} is in use by another jcm-server: stop that one, or give this one another directory"
     )]
@@ -50,24 +46,18 @@ pub(crate) enum DataDirError {
         "{path} has format {found}, newer than the {FORMAT} this version knows: start the version that wrote it"
     )]
     Newer { path: PathBuf, found: u64 },
+    #[error(
+        "{path} is missing, and this directory belongs to store {store}: restore the file from a backup, or start with an empty directory"
+    )]
+    StoreMissing { path: PathBuf, store: StoreId },
     #[error("{path} belongs to store {expected}, and the store found is {found}: nothing was changed")]
-    OtherStore {
-        path: PathBuf,
-        expected: StoreId,
-        found: StoreId,
-    },
+    OtherStore { path: PathBuf, expected: StoreId, found: StoreId },
 }
 
 impl DataDir {
     /// Opens and locks the directory, creating it where it is not, and counts this start durably.
     pub(crate) fn open(path: &Path, configured: Option<&ServerId>) -> Result<Self, DataDirError> {
-        let io = |action| {
-            move |source| DataDirError::Io {
-                path: path.to_owned(),
-                action,
-                source,
-            }
-        };
+        let io = |action| move |source| DataDirError::Io { path: path.to_owned(), action, source };
         fs::create_dir_all(path).map_err(io("cannot be created"))?;
         let lock = OpenOptions::new()
             .create(true)
@@ -76,14 +66,10 @@ impl DataDir {
             .open(path.join("lock"))
             .map_err(io("cannot be locked"))?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => DataDirError::InUse {
-                path: path.to_owned(),
-            },
-            TryLockError::Error(source) => DataDirError::Io {
-                path: path.to_owned(),
-                action: "cannot be locked",
-                source,
-            },
+            TryLockError::WouldBlock => DataDirError::InUse { path: path.to_owned() },
+            TryLockError::Error(source) => {
+                DataDirError::Io { path: path.to_owned(), action: "cannot be locked", source }
+            }
         })?;
         let file = path.join("server.json");
         let mut identity = match fs::read(&file) {
@@ -92,31 +78,17 @@ impl DataDir {
                 let instance = Uuid::new_v4();
                 let server = ServerId::parse(&format!("jcm-{}", &instance.simple().to_string()[..12]))
                     .expect("hex is a name");
-                Identity {
-                    format: FORMAT,
-                    server,
-                    instance,
-                    incarnation: 0,
-                    store: None,
-                }
+                Identity { format: FORMAT, server, instance, incarnation: 0, store: None }
             }
             Err(source) => {
-                return Err(DataDirError::Io {
-                    path: file,
-                    action: "cannot be read",
-                    source,
-                });
+                return Err(DataDirError::Io { path: file, action: "cannot be read", source });
             }
         };
         if let Some(configured) = configured {
             identity.server = configured.clone();
         }
         identity.incarnation += 1;
-        let dir = Self {
-            path: path.to_owned(),
-            identity,
-            _lock: lock,
-        };
+        let dir = Self { path: path.to_owned(), identity, _lock: lock };
         dir.save()?;
         Ok(dir)
     }
@@ -124,16 +96,23 @@ impl DataDir {
     /// Binds the directory to the store: once bound, another store is refused.
     pub(crate) fn bind(&mut self, store: StoreId) -> Result<(), DataDirError> {
         match self.identity.store {
-            Some(expected) if expected != store => Err(DataDirError::OtherStore {
-                path: self.path.clone(),
-                expected,
-                found: store,
-            }),
+            Some(expected) if expected != store => {
+                Err(DataDirError::OtherStore { path: self.path.clone(), expected, found: store })
+            }
             Some(_) => Ok(()),
             None => {
                 self.identity.store = Some(store);
                 self.save()
             }
+        }
+    }
+
+    /// Refuses to go on where a store was, and its file is gone: a new one in its place would look like everything
+    /// having been deleted.
+    pub(crate) fn refuse_if_store_is_missing(&self, file: &Path) -> Result<(), DataDirError> {
+        match self.identity.store {
+            Some(store) if !file.exists() => Err(DataDirError::StoreMissing { path: file.to_owned(), store }),
+            _ => Ok(()),
         }
     }
 
@@ -163,16 +142,10 @@ impl DataDir {
 }
 
 fn decode(file: &Path, bytes: &[u8]) -> Result<Identity, DataDirError> {
-    let damaged = |reason: String| DataDirError::Damaged {
-        path: file.to_owned(),
-        reason,
-    };
+    let damaged = |reason: String| DataDirError::Damaged { path: file.to_owned(), reason };
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
-        Some(found) if found > u64::from(FORMAT) => Err(DataDirError::Newer {
-            path: file.to_owned(),
-            found,
-        }),
+        Some(found) if found > u64::from(FORMAT) => Err(DataDirError::Newer { path: file.to_owned(), found }),
         Some(_) => serde_json::from_value(value).map_err(|e| damaged(e.to_string())),
         None => Err(damaged("it has no format".to_owned())),
     }
@@ -196,17 +169,11 @@ mod tests {
     fn a_server_stays_itself_and_counts_its_starts() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path(), None).unwrap();
-        assert!(matches!(
-            DataDir::open(dir.path(), None),
-            Err(DataDirError::InUse { .. })
-        ));
+        assert!(matches!(DataDir::open(dir.path(), None), Err(DataDirError::InUse { .. })));
         let (server, incarnation) = (first.server().clone(), first.incarnation());
         drop(first);
         let second = DataDir::open(dir.path(), None).unwrap();
-        assert_eq!(
-            (second.server(), second.incarnation()),
-            (&server, incarnation + 1)
-        );
+        assert_eq!((second.server(), second.incarnation()), (&server, incarnation + 1));
     }
 
     #[test]
@@ -214,20 +181,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut bound = DataDir::open(dir.path(), None).unwrap();
         bound.bind(StoreId(Uuid::from_u128(1))).unwrap();
-        assert!(matches!(
-            bound.bind(StoreId(Uuid::from_u128(2))),
-            Err(DataDirError::OtherStore { .. })
-        ));
+        assert!(matches!(bound.bind(StoreId(Uuid::from_u128(2))), Err(DataDirError::OtherStore { .. })));
         drop(bound);
         fs::write(dir.path().join("server.json"), r#"{"format":2,"server":"x"}"#).unwrap();
-        assert!(matches!(
-            DataDir::open(dir.path(), None),
-            Err(DataDirError::Newer { found: 2, .. })
-        ));
+        assert!(matches!(DataDir::open(dir.path(), None), Err(DataDirError::Newer { found: 2, .. })));
         fs::write(dir.path().join("server.json"), "{").unwrap();
-        assert!(matches!(
-            DataDir::open(dir.path(), None),
-            Err(DataDirError::Damaged { .. })
-        ));
+        assert!(matches!(DataDir::open(dir.path(), None), Err(DataDirError::Damaged { .. })));
     }
 }

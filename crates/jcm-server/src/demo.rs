@@ -30,19 +30,11 @@ pub(crate) struct Demo {
 /// Starts the nodes and registers them as cluster `demo`, in place of an earlier one.
 pub(crate) async fn start(registry: &Registry) -> Result<Demo> {
     let stop = CancellationToken::new();
-    let mut demo = Demo {
-        addresses: Vec::new(),
-        servers: Vec::new(),
-        stop: stop.clone(),
-    };
+    let mut demo = Demo { addresses: Vec::new(), servers: Vec::new(), stop: stop.clone() };
     for _ in 0..NODES {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .context("a demo node could not be started")?;
-        demo.addresses
-            .push(listener.local_addr().context("a demo node has no address")?);
-        demo.servers
-            .push(tokio::spawn(listen::serve(listener, node(), stop.clone())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("a demo node could not be started")?;
+        demo.addresses.push(listener.local_addr().context("a demo node has no address")?);
+        demo.servers.push(tokio::spawn(listen::serve(listener, node(), stop.clone())));
     }
     let nodes: Vec<_> = demo
         .addresses
@@ -57,17 +49,9 @@ pub(crate) async fn start(registry: &Registry) -> Result<Demo> {
         precondition: Precondition::default(),
     };
     let operation = OperationId(uuid::Uuid::now_v7());
-    let write = Write {
-        operation,
-        fingerprint: 0,
-        principal: "demo".to_owned(),
-        wishes: vec![wish],
-        prune: false,
-    };
-    registry
-        .write(write)
-        .await
-        .context("the demo cluster could not be registered")?;
+    let write =
+        Write { operation, fingerprint: 0, principal: "demo".to_owned(), wishes: vec![wish], prune: false };
+    registry.write(write).await.context("the demo cluster could not be registered")?;
     Ok(demo)
 }
 

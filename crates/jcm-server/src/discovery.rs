@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
 use jcm_model::ClusterName;
 use jcm_proto::WATCH_PROTOCOL;
@@ -19,8 +20,8 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
-use crate::http::App;
-use crate::http::watch::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
+use crate::app::App;
+use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
 use crate::views::{EventKind, Held, Inbox, Watching, general};
 
 /// Messages between a stream's task and its connection: one under way and a few small ones. More would be backlog:
@@ -30,34 +31,13 @@ const MESSAGES_MAX: usize = 4;
 /// Largest message of a client: names and tokens.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-/// How many subscribers hold a stream now.
-#[derive(Debug, Default)]
-pub(crate) struct Subscribers(AtomicUsize);
-
-/// Counts one subscriber while it lives.
-pub(crate) struct Counted(Arc<Subscribers>);
-
-impl Subscribers {
-    pub(crate) fn enter(self: &Arc<Self>) -> Counted {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!("jcm_subscribers").increment(1);
-        Counted(Arc::clone(self))
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-        metrics::gauge!("jcm_subscribers").decrement(1);
-    }
+/// The one route of this door. Routed by hand, because its codec is not the generated one.
+pub(crate) fn routes() -> Router<App> {
+    Router::new().route("/jcm.v1.Discovery/Watch", post(watch))
 }
 
 /// `/jcm.v1.Discovery/Watch`.
-pub(crate) async fn watch(State(app): State<App>, request: Request) -> Response {
+async fn watch(State(app): State<App>, request: Request) -> Response {
     let mut grpc =
         tonic::server::Grpc::new(EncodedOnce).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
     grpc.streaming(Watch(app), request.map(tonic::body::Body::new))
@@ -131,13 +111,9 @@ impl Session {
             }
             End::Unread => info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read"),
             End::Draining => {
-                let go_away = watch_response::GoAway {
-                    reason: "the server is stopping".to_owned(),
-                };
+                let go_away = watch_response::GoAway { reason: "the server is stopping".to_owned() };
                 // Whoever does not read learns it from the closed connection.
-                let _ = self
-                    .sender
-                    .try_send(Ok(general(watch_response::Event::GoAway(go_away))));
+                let _ = self.sender.try_send(Ok(general(watch_response::Event::GoAway(go_away))));
             }
         }
     }
@@ -170,9 +146,7 @@ impl Session {
     async fn greet(&mut self, requests: &mut Streaming<WatchRequest>) -> Result<(), End> {
         let first = tokio::time::timeout(HEARTBEAT, requests.message()).await;
         let hello = match first {
-            Ok(Ok(Some(WatchRequest {
-                request: Some(watch_request::Request::Hello(hello)),
-            }))) => hello,
+            Ok(Ok(Some(WatchRequest { request: Some(watch_request::Request::Hello(hello)) }))) => hello,
             Ok(Ok(Some(_))) => {
                 return Err(End::Refused(Status::failed_precondition(
                     "the first message of a stream is `hello`",
@@ -182,10 +156,8 @@ impl Session {
             Err(_) => return Err(End::Refused(Status::deadline_exceeded("no `hello` came in time"))),
         };
         if hello.protocol == 0 || hello.protocol > WATCH_PROTOCOL {
-            let text = format!(
-                "protocol {} is not known, this server speaks {WATCH_PROTOCOL}",
-                hello.protocol
-            );
+            let text =
+                format!("protocol {} is not known, this server speaks {WATCH_PROTOCOL}", hello.protocol);
             return Err(End::Refused(Status::failed_precondition(text)));
         }
         debug!(client = %jcm_model::invalid::quoted(&hello.client), "subscriber connected");
@@ -194,18 +166,14 @@ impl Session {
             server: self.app.server.to_string(),
             heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).expect("a heartbeat is seconds"),
         };
-        self.send(general(watch_response::Event::Welcome(welcome)))
-            .await?;
+        self.send(general(watch_response::Event::Welcome(welcome))).await?;
         let server = |member: jcm_storage::Member| watch_response::Server {
             id: member.id.to_string(),
             advertise: member.advertise,
             zone: member.zone,
         };
         let servers = self.app.membership.members().into_iter().map(server).collect();
-        self.send(general(watch_response::Event::Servers(watch_response::Servers {
-            servers,
-        })))
-        .await
+        self.send(general(watch_response::Event::Servers(watch_response::Servers { servers }))).await
     }
 
     fn take(&mut self, request: WatchRequest) -> Result<(), End> {
@@ -224,12 +192,10 @@ impl Session {
             }
             // What a subscriber holds is asked for by nobody yet; it is read so that clients need no change later.
             Some(Request::Acknowledge(_)) => Ok(()),
-            Some(Request::Hello(_)) => Err(End::Refused(Status::failed_precondition(
-                "`hello` comes once, first",
-            ))),
-            None => Err(End::Refused(Status::unimplemented(
-                "a request that this server does not know",
-            ))),
+            Some(Request::Hello(_)) => {
+                Err(End::Refused(Status::failed_precondition("`hello` comes once, first")))
+            }
+            None => Err(End::Refused(Status::unimplemented("a request that this server does not know"))),
         }
     }
 
@@ -257,14 +223,7 @@ impl Session {
             return Err(End::Refused(Status::resource_exhausted(text)));
         };
         self.names.insert(name.clone(), key);
-        self.watched.insert(
-            key,
-            Watched {
-                name,
-                held,
-                _watching: watching,
-            },
-        );
+        self.watched.insert(key, Watched { name, held, _watching: watching });
         self.inbox.tell(key);
         Ok(())
     }

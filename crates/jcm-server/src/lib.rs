@@ -4,6 +4,7 @@
 //! `catalog` are a definition's way in; `checker` and `views` are a verdict's way out; `http`, `discovery` and
 //! `classic` are the doors, behind the one port of `listen`.
 
+mod app;
 mod catalog;
 mod checker;
 mod classic;
@@ -12,12 +13,14 @@ mod config;
 mod data_dir;
 mod demo;
 mod discovery;
+mod doors;
 mod http;
 mod listen;
 mod measure;
 mod registry;
 mod server;
 mod snapshot;
+mod subscribers;
 mod verdicts;
 mod views;
 

@@ -3,7 +3,7 @@
 //! A client that sends nothing, or too slowly, is cut: the first bytes, the headers and the body each have their time.
 //! Which protocol a connection speaks is seen from its first bytes, so that HTTP/2 without TLS needs no upgrade.
 
-mod prefixed;
+mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use prefixed::Prefixed;
+use socket::Socket;
 
 /// Time for the first bytes of a connection.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
@@ -51,6 +51,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(connections_max()));
     let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -72,31 +73,28 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         };
         // Small answers must not wait for an acknowledgement of the ones before.
         let _ = socket.set_nodelay(true);
-        let (router, stop) = (router.clone(), stop.clone());
+        let (router, stop, cut) = (router.clone(), stop.clone(), cut.clone());
         metrics::counter!("jcm_connections_total").increment(1);
         connections.spawn(async move {
-            connection(socket, peer, router, stop).await;
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = connection(socket, peer, router, stop) => {}
+            }
             drop(permit);
         });
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(DRAIN_DEADLINE, connections.wait())
-        .await
-        .is_err()
-    {
-        info!(
-            open = connections.len(),
-            "connections cut that did not finish in time"
-        );
+    if tokio::time::timeout(DRAIN_DEADLINE, connections.wait()).await.is_err() {
+        info!(open = connections.len(), "connections are cut that did not finish in time");
+        cut.cancel();
+        connections.wait().await;
     }
 }
 
 /// All descriptors but a reserve; the soft limit is raised to the hard one first, at start.
 fn connections_max() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
-        .current
-        .unwrap_or(65_536);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(65_536);
     usize::try_from(limit.saturating_sub(DESCRIPTORS_RESERVED).max(64))
         .unwrap_or(usize::MAX)
         .min(Semaphore::MAX_PERMITS)
@@ -121,7 +119,7 @@ async fn connection(mut socket: TcpStream, peer: SocketAddr, router: Router, sto
         return;
     };
     let is_http2 = first == HTTP2_PREFACE;
-    let io = TokioIo::new(Prefixed::new(first, socket));
+    let io = TokioIo::new(Socket::new(first, socket));
     let service = TowerToHyperService::new(router);
     let ended = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());

@@ -13,9 +13,8 @@ use tokio_util::sync::CancellationToken;
 const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
 
 /// Seconds, from a memory access to the longest request.
-const BUCKETS_SECONDS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
-];
+const BUCKETS_SECONDS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// Mutations of one commit.
 const BUCKETS_MUTATIONS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
@@ -42,14 +41,9 @@ impl Metrics {
                 builder.set_buckets_for_metric(commits, BUCKETS_MUTATIONS)
             })
             .context("the buckets of histograms are refused")?;
-        let handle = builder
-            .install_recorder()
-            .context("metrics could not be started")?;
+        let handle = builder.install_recorder().context("metrics could not be started")?;
         describe_counter!("jcm_checks_total", "Probes that were judged, by result");
-        describe_counter!(
-            "jcm_verdict_turns_total",
-            "Verdicts that turned, by what they turned to"
-        );
+        describe_counter!("jcm_verdict_turns_total", "Verdicts that turned, by what they turned to");
         describe_counter!(
             "jcm_check_rounds_late_total",
             "Rounds of probes thrown away because this server was late"
@@ -59,16 +53,10 @@ impl Metrics {
             "Probes thrown away because of trouble on this server"
         );
         describe_counter!("jcm_connections_total", "Connections accepted");
-        describe_counter!(
-            "jcm_http_requests_total",
-            "Requests answered, by route, method and status"
-        );
+        describe_counter!("jcm_http_requests_total", "Requests answered, by route, method and status");
         describe_gauge!("jcm_nodes_checked", "Nodes that this server checks");
         describe_gauge!("jcm_subscribers", "Streams of subscribers that are open");
-        describe_gauge!(
-            "jcm_clusters_quarantined",
-            "Clusters that cannot be read from the store"
-        );
+        describe_gauge!("jcm_clusters_quarantined", "Clusters that cannot be read from the store");
         describe_histogram!("jcm_check_seconds", "Time of one probe");
         describe_histogram!(
             "jcm_http_request_seconds",
@@ -88,10 +76,7 @@ impl Metrics {
 
     /// Sums samples up now and then until told to stop.
     pub(crate) async fn upkeep(self: Arc<Self>, stop: CancellationToken) {
-        while tokio::time::timeout(UPKEEP_PAUSE, stop.cancelled())
-            .await
-            .is_err()
-        {
+        while tokio::time::timeout(UPKEEP_PAUSE, stop.cancelled()).await.is_err() {
             self.handle.run_upkeep();
         }
     }

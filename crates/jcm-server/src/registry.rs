@@ -9,6 +9,7 @@ mod draft;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use jcm_model::{ClusterName, Mutation, OperationId, Precondition, Refusal, Revision, TargetPolicy};
@@ -126,9 +127,35 @@ pub(crate) enum WriteError {
 
 type Answer = Result<Written, WriteError>;
 
+/// Whether a write may still be given up as never submitted, or may still be submitted: only one of both happens.
+#[derive(Debug, Default)]
+struct Stage(AtomicU8);
+
+impl Stage {
+    const WAITING: u8 = 0;
+    const TAKEN: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// It goes to the store, perhaps again. Answers whether it may.
+    fn take(&self) -> bool {
+        let taken = self.0.compare_exchange(Self::WAITING, Self::TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        taken.is_ok() || taken == Err(Self::TAKEN)
+    }
+
+    /// Its client is told that nothing was submitted. Answers whether that is true.
+    fn give_up(&self) -> bool {
+        self.0.compare_exchange(Self::WAITING, Self::GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+fn unavailable(reason: &str) -> WriteError {
+    WriteError::Unavailable { reason: reason.to_owned() }
+}
+
 struct Queued {
     write: Write,
     deadline: Instant,
+    stage: Arc<Stage>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -138,6 +165,7 @@ pub(crate) struct Registry {
     queue: mpsc::Sender<Queued>,
     catalog: Arc<Catalog>,
     targets: Arc<TargetPolicy>,
+    store_available: Arc<AtomicBool>,
 }
 
 /// The one task that commits.
@@ -147,6 +175,7 @@ pub(crate) struct Writer {
     store: Arc<dyn Store>,
     membership: Arc<dyn Membership>,
     targets: Arc<TargetPolicy>,
+    store_available: Arc<AtomicBool>,
 }
 
 impl Registry {
@@ -158,46 +187,39 @@ impl Registry {
         targets: Arc<TargetPolicy>,
     ) -> (Self, Writer) {
         let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let store_available = Arc::new(AtomicBool::new(true));
         let registry = Self {
             queue: sender,
             catalog: Arc::clone(&catalog),
             targets: Arc::clone(&targets),
+            store_available: Arc::clone(&store_available),
         };
-        (
-            registry,
-            Writer {
-                queue,
-                catalog,
-                store,
-                membership,
-                targets,
-            },
-        )
+        (registry, Writer { queue, catalog, store, membership, targets, store_available })
     }
 
     /// Carries out a write, durably, and waits until this server's memory shows it.
     pub(crate) async fn write(&self, write: Write) -> Answer {
         let operation = write.operation;
         let (answer, result) = oneshot::channel();
-        let deadline = Instant::now() + WRITE_DEADLINE;
-        self.queue
-            .try_send(Queued {
-                write,
-                deadline,
-                answer,
-            })
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => WriteError::Busy,
-                mpsc::error::TrySendError::Closed(_) => WriteError::Unavailable {
-                    reason: "this server is stopping".to_owned(),
-                },
-            })?;
-        result.await.unwrap_or_else(|_| {
-            Err(WriteError::OutcomeUnknown {
-                operation,
-                reason: "this server is stopping".to_owned(),
-            })
-        })
+        let stage = Arc::new(Stage::default());
+        let queued =
+            Queued { write, deadline: Instant::now() + WRITE_DEADLINE, stage: Arc::clone(&stage), answer };
+        self.queue.try_send(queued).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => WriteError::Busy,
+            mpsc::error::TrySendError::Closed(_) => unavailable("this server is stopping"),
+        })?;
+        let unknown = |reason: &str| Err(WriteError::OutcomeUnknown { operation, reason: reason.to_owned() });
+        match tokio::time::timeout(WRITE_DEADLINE, result).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => unknown("this server is stopping"),
+            Err(_) if stage.give_up() => Err(unavailable("the writes before it took too long")),
+            Err(_) => unknown("the store did not answer in time"),
+        }
+    }
+
+    /// Whether the store took the last commit that it was given.
+    pub(crate) fn is_store_available(&self) -> bool {
+        self.store_available.load(Ordering::Relaxed)
     }
 
     /// What a write would lead to now. Nothing is changed.
@@ -259,18 +281,21 @@ impl Writer {
                 settled.push(Settled { queued, answer });
             }
             if entries.is_empty() {
+                // A repetition may have found an operation that this memory is about to show.
+                let found =
+                    settled.iter().filter_map(|settled| Some(settled.answer.as_ref().ok()?.revision)).max();
+                let found = found.unwrap_or(Revision::ZERO);
+                let _ = tokio::time::timeout(WRITE_DEADLINE, self.catalog.reached(found)).await;
                 self.answer(settled);
                 return rest;
             }
-            let transaction = Arc::new(Transaction {
-                epoch: self.membership.epoch(),
-                entries,
-            });
+            let transaction = Arc::new(Transaction { epoch: self.membership.epoch(), entries });
             let last = transaction.last();
             metrics::histogram!("jcm_commit_mutations")
                 .record(u32::try_from(transaction.entries.len()).unwrap_or(u32::MAX));
             match self.store.commit(Arc::clone(&transaction), head.revision).await {
                 Ok(()) => {
+                    self.store_available.store(true, Ordering::Relaxed);
                     // Committed is committed, even when memory is late.
                     let _ = tokio::time::timeout(WRITE_DEADLINE, self.catalog.reached(last)).await;
                     self.answer(settled);
@@ -285,15 +310,9 @@ impl Writer {
                     attempt += 1;
                     waiting = settled.into_iter().map(|s| s.queued).chain(rest).collect();
                 }
-                Err(CommitError::TooLarge {
-                    size_bytes,
-                    limit_bytes,
-                }) => {
+                Err(CommitError::TooLarge { size_bytes, limit_bytes }) => {
                     if settled.len() == 1 {
-                        refuse(settled, |_| WriteError::TooLarge {
-                            size_bytes,
-                            limit_bytes,
-                        });
+                        refuse(settled, |_| WriteError::TooLarge { size_bytes, limit_bytes });
                         return rest;
                     }
                     // One of them is too large for any transaction: each gets one of its own, in order.
@@ -311,15 +330,15 @@ impl Writer {
                     });
                     return rest;
                 }
-                Err(
-                    error @ (CommitError::Unavailable { .. }
-                    | CommitError::Fenced
-                    | CommitError::Refused { .. }),
-                ) => {
-                    warn!(%error, "the store takes no writes");
-                    refuse(settled, |_| WriteError::Unavailable {
-                        reason: error.to_string(),
-                    });
+                Err(CommitError::Unavailable { reason }) => {
+                    self.store_available.store(false, Ordering::Relaxed);
+                    warn!(reason, "the store takes no writes");
+                    refuse(settled, |_| unavailable(&reason));
+                    return rest;
+                }
+                Err(error @ (CommitError::Fenced | CommitError::Refused { .. })) => {
+                    warn!(%error, "the store refused a transaction");
+                    refuse(settled, |_| unavailable(&error.to_string()));
                     return rest;
                 }
             }
@@ -335,12 +354,8 @@ impl Writer {
         size_bytes: &mut usize,
     ) -> Answer {
         let write = &queued.write;
-        if Instant::now() > queued.deadline {
-            let reason = format!(
-                "the write waited for {} s, which is its limit",
-                WRITE_DEADLINE.as_secs()
-            );
-            return Err(WriteError::Unavailable { reason });
+        if Instant::now() > queued.deadline || !queued.stage.take() {
+            return Err(unavailable("the writes before it took too long"));
         }
         if let Some(known) = self.catalog.operations().get(write.operation) {
             return if known.fingerprint == write.fingerprint {
@@ -351,26 +366,14 @@ impl Writer {
                     outcomes: Vec::new(),
                 })
             } else {
-                Err(WriteError::OperationReused {
-                    operation: write.operation,
-                })
+                Err(WriteError::OperationReused { operation: write.operation })
             };
         }
         let attempt = draft.attempt(write)?;
         // A write of several mutations is at the last one's revision, also where the last cluster it names did not change.
-        let revision = attempt
-            .outcomes
-            .iter()
-            .map(|outcome| outcome.revision)
-            .max()
-            .unwrap_or(Revision::ZERO);
-        let adds_nodes = matches!(
-            write.wishes.last(),
-            Some(Wish {
-                mutation: Mutation::PutNodes(_),
-                ..
-            })
-        );
+        let revision =
+            attempt.outcomes.iter().map(|outcome| outcome.revision).max().unwrap_or(Revision::ZERO);
+        let adds_nodes = matches!(write.wishes.last(), Some(Wish { mutation: Mutation::PutNodes(_), .. }));
         let created = attempt.outcomes.last().is_some_and(|outcome| {
             outcome.action == Action::Created || (adds_nodes && !outcome.nodes_added.is_empty())
         });
@@ -384,12 +387,7 @@ impl Writer {
                 created,
             });
         }
-        Ok(Written {
-            operation: write.operation,
-            revision,
-            created,
-            outcomes: attempt.outcomes,
-        })
+        Ok(Written { operation: write.operation, revision, created, outcomes: attempt.outcomes })
     }
 
     fn answer(&self, settled: Vec<Settled>) {
@@ -401,9 +399,7 @@ impl Writer {
                     revision: written.revision,
                     created: written.created,
                 };
-                self.catalog
-                    .operations()
-                    .note(written.operation, known, Instant::now());
+                self.catalog.operations().note(written.operation, known, Instant::now());
             }
             // A client that went away has no use for the answer.
             let _ = queued.answer.send(answer);

@@ -19,16 +19,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::app::App;
 use crate::catalog::Catalog;
 use crate::checker::{Checker, Judging};
 use crate::cli::{Cli, Command, ConfigCommand, Dev, Serve};
 use crate::config::{self, Config, Setting};
 use crate::data_dir::DataDir;
-use crate::http::App;
 use crate::measure::Metrics;
 use crate::registry::Registry;
 use crate::views::Views;
-use crate::{demo, http, listen, verdicts};
+use crate::{demo, doors, listen, verdicts};
 
 /// How long readers get between "go elsewhere" and the end of their connections.
 const GO_AWAY_GRACE: Duration = Duration::from_millis(200);
@@ -55,12 +55,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Serve(flags) => {
             let insecure = flags.insecure;
             let config = config::load(flags.config.as_deref(), std::env::vars(), overrides(&flags))?;
-            serve(&Settings {
-                config,
-                insecure,
-                demo: false,
-                hints: false,
-            })
+            serve(&Settings { config, insecure, demo: false, hints: false })
         }
     }
 }
@@ -75,10 +70,7 @@ struct Settings {
 
 fn settings(dev: &Dev) -> Result<(Option<tempfile::TempDir>, Settings)> {
     if !dev.listen.ip().is_loopback() {
-        bail!(
-            "`dev` listens on loopback only, and {} is not: use `jcm-server serve`",
-            dev.listen.ip()
-        );
+        bail!("`dev` listens on loopback only, and {} is not: use `jcm-server serve`", dev.listen.ip());
     }
     let temporary = match dev.data {
         Some(_) => None,
@@ -89,23 +81,12 @@ fn settings(dev: &Dev) -> Result<(Option<tempfile::TempDir>, Settings)> {
                 .context("no temporary directory for the data")?,
         ),
     };
-    let data = dev
-        .data
-        .clone()
-        .or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()))
-        .unwrap_or_default();
+    let data =
+        dev.data.clone().or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned())).unwrap_or_default();
     let mut config = Config::default();
     config.server.listen = dev.listen;
     config.server.data = data;
-    Ok((
-        temporary,
-        Settings {
-            config,
-            insecure: false,
-            demo: !dev.no_demo,
-            hints: true,
-        },
-    ))
+    Ok((temporary, Settings { config, insecure: false, demo: !dev.no_demo, hints: true }))
 }
 
 fn overrides(flags: &Serve) -> Vec<Setting> {
@@ -141,10 +122,6 @@ fn serve(settings: &Settings) -> Result<()> {
     result
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "the steps of a life, in their order, read best in one place"
-)]
 async fn life(settings: &Settings) -> Result<()> {
     let config = &settings.config;
     // 1. The signals: from here on a stop is a drain.
@@ -154,6 +131,7 @@ async fn life(settings: &Settings) -> Result<()> {
     // 2. The data directory: who this server is, and that nobody else is it.
     let mut data_dir = DataDir::open(&config.server.data, config.server.id.as_ref())?;
     let store_file = data_dir.file("definitions.redb");
+    data_dir.refuse_if_store_is_missing(&store_file)?;
     let store: Arc<dyn Store> =
         Arc::new(EmbeddedStore::open(&store_file).with_context(|| format!("{}", store_file.display()))?);
     data_dir.bind(store.id())?;
@@ -162,14 +140,8 @@ async fn life(settings: &Settings) -> Result<()> {
     let listener = TcpListener::bind(config.server.listen).await;
     let listener = listener
         .with_context(|| format!("server.listen = {} cannot be listened on", config.server.listen))?;
-    let bound = listener
-        .local_addr()
-        .context("the port that was bound is not known")?;
-    let advertise = config
-        .server
-        .advertise
-        .clone()
-        .unwrap_or_else(|| bound.to_string());
+    let bound = listener.local_addr().context("the port that was bound is not known")?;
+    let advertise = config.server.advertise.clone().unwrap_or_else(|| bound.to_string());
     if !bound.ip().is_loopback() {
         warn!(listen = %bound, "INSECURE: no tokens and no TLS, whoever reaches this port may change everything");
     }
@@ -185,21 +157,13 @@ async fn life(settings: &Settings) -> Result<()> {
     membership.join(member).await?;
 
     // 5. Checks: the engine, and the task that judges.
-    let own = std::iter::once(bound)
-        .chain(advertise.parse::<SocketAddr>())
-        .collect();
-    let targets = Arc::new(TargetPolicy {
-        loopback_allowed: bound.ip().is_loopback(),
-        own,
-    });
+    let own = std::iter::once(bound).chain(advertise.parse::<SocketAddr>()).collect();
+    let targets = Arc::new(TargetPolicy { loopback_allowed: bound.ip().is_loopback(), own });
     let (report_sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
     let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), report_sender));
     let metrics = Arc::new(Metrics::start(Arc::clone(&engine))?);
     let views = Arc::new(Views::new(uuid::Uuid::new_v4().as_u64_pair().0));
-    let judging = Judging {
-        server: data_dir.server().clone(),
-        incarnation: data_dir.incarnation(),
-    };
+    let judging = Judging { server: data_dir.server().clone(), incarnation: data_dir.incarnation() };
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
     let verdicts_file = data_dir.file("verdicts.snapshot");
     let remembered = verdicts::load(&verdicts_file, store.id());
@@ -212,28 +176,16 @@ async fn life(settings: &Settings) -> Result<()> {
     let (catalog, follower) = Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await?;
     let following = CancellationToken::new();
     tasks.spawn(follower.run(following.clone()));
-    let (registry, writer) = Registry::new(
-        Arc::clone(&catalog),
-        Arc::clone(&store),
-        Arc::clone(&membership),
-        targets,
-    );
+    let (registry, writer) =
+        Registry::new(Arc::clone(&catalog), Arc::clone(&store), Arc::clone(&membership), targets);
     let writing = CancellationToken::new();
     tasks.spawn(writer.run(writing.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
     tasks.spawn(Arc::clone(&metrics).upkeep(checking.clone()));
-    tasks.spawn(verdicts::keep(
-        verdicts_file,
-        Arc::clone(&views),
-        checking.clone(),
-    ));
+    tasks.spawn(verdicts::keep(verdicts_file, Arc::clone(&views), checking.clone()));
 
     // 7. The demo, where asked for.
-    let demo = if settings.demo {
-        Some(demo::start(&registry).await?)
-    } else {
-        None
-    };
+    let demo = if settings.demo { Some(demo::start(&registry).await?) } else { None };
 
     // 8. The doors.
     let app = App {
@@ -250,7 +202,7 @@ async fn life(settings: &Settings) -> Result<()> {
     };
     let draining = app.draining.clone();
     let closing = CancellationToken::new();
-    let serving = tokio::spawn(listen::serve(listener, http::router(app), closing.clone()));
+    let serving = tokio::spawn(listen::serve(listener, doors::router(app), closing.clone()));
     info!(server = %data_dir.server(), incarnation = data_dir.incarnation(), listen = %bound, advertise, "serving");
     announce(bound, settings.hints, demo.as_ref())?;
 
@@ -325,9 +277,7 @@ fn announce(bound: SocketAddr, hints: bool, demo: Option<&demo::Demo>) -> Result
 fn start_logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("JCM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let is_json = std::env::var("JCM_LOG_FORMAT").is_ok_and(|format| format == "json");
     if is_json {
         builder.json().init();

@@ -75,9 +75,7 @@ pub(crate) async fn keep(file: PathBuf, views: Arc<Views>, stop: CancellationTok
 fn encode(views: &Views) -> Vec<u8> {
     let clusters = views.verdicts(|cluster, verdicts| v1::ClusterVerdicts {
         cluster: cluster.to_string(),
-        verdicts: verdicts
-            .map(|(id, judged)| v1::NodeVerdict::new(id, judged))
-            .collect(),
+        verdicts: verdicts.map(|(id, judged)| v1::NodeVerdict::new(id, judged)).collect(),
     });
     let body = record::encode(&v1::VerdictSnapshot {
         store: views.snapshot().store.0.as_bytes().to_vec(),
@@ -89,9 +87,8 @@ fn encode(views: &Views) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8], store: StoreId) -> Result<Remembered, Malformed> {
-    let (checksum, body) = bytes
-        .split_at_checked(CHECKSUM_BYTES)
-        .ok_or(Malformed::Shape("the file is cut short"))?;
+    let (checksum, body) =
+        bytes.split_at_checked(CHECKSUM_BYTES).ok_or(Malformed::Shape("the file is cut short"))?;
     if crc32fast::hash(body).to_le_bytes() != checksum {
         return Err(Malformed::Shape("the checksum does not fit"));
     }
@@ -106,13 +103,7 @@ fn decode(bytes: &[u8], store: StoreId) -> Result<Remembered, Malformed> {
         for verdict in cluster.verdicts {
             let (id, judged) = <(NodeId, Judged)>::try_from(verdict)?;
             let stale_since = judged.stale_since.or(Some(now));
-            remembered.insert(
-                (name.clone(), id),
-                Judged {
-                    stale_since,
-                    ..judged
-                },
-            );
+            remembered.insert((name.clone(), id), Judged { stale_since, ..judged });
         }
     }
     Ok(remembered)

@@ -45,6 +45,8 @@ pub(crate) struct Views {
     /// Held by whoever swaps the board or the cells.
     writing: Mutex<Writing>,
     origin: Origin,
+    /// Every publication up to this one stands on the board, and its readers were told.
+    settled: AtomicU64,
 }
 
 /// What all readers see at one moment.
@@ -95,19 +97,11 @@ impl Views {
             quarantined: OrdMap::new(),
         };
         Self {
-            board: ArcSwap::from_pointee(Board {
-                snapshot: Arc::new(snapshot),
-                published: HashMap::new(),
-            }),
+            board: ArcSwap::from_pointee(Board { snapshot: Arc::new(snapshot), published: HashMap::new() }),
             cells: ArcSwap::default(),
-            writing: Mutex::new(Writing {
-                loaded: None,
-                started: Instant::now(),
-            }),
-            origin: Origin {
-                id: origin,
-                sequence: AtomicU64::new(0),
-            },
+            writing: Mutex::new(Writing { loaded: None, started: Instant::now() }),
+            origin: Origin { id: origin, sequence: AtomicU64::new(0) },
+            settled: AtomicU64::new(0),
         }
     }
 
@@ -149,12 +143,8 @@ impl Views {
         let mut writing = self.writing();
         writing.loaded.get_or_insert(snapshot.revision);
         let mut edit = self.edit(&writing);
-        let names: Vec<ClusterName> = edit
-            .published
-            .keys()
-            .chain(snapshot.clusters.keys())
-            .cloned()
-            .collect();
+        let names: Vec<ClusterName> =
+            edit.published.keys().chain(snapshot.clusters.keys()).cloned().collect();
         for name in &names {
             edit.define(name, &snapshot, &[]);
         }
@@ -200,12 +190,7 @@ impl Views {
             return None;
         }
         self.cell(&writing, name).add(inbox, key);
-        Some(Watching::new(
-            Arc::clone(self),
-            name.clone(),
-            Arc::clone(inbox),
-            key,
-        ))
+        Some(Watching::new(Arc::clone(self), name.clone(), Arc::clone(inbox), key))
     }
 
     /// Wakes the readers of clusters whose nodes have had their time to be judged. Answers when to come again.
@@ -232,19 +217,24 @@ impl Views {
         lay_out: impl Fn(&ClusterName, &mut dyn Iterator<Item = (&NodeId, &Judged)>) -> T,
     ) -> Vec<T> {
         let board = self.board.load();
-        let checked = board
-            .published
-            .iter()
-            .filter(|(_, published)| published.state.cluster().is_checked());
+        let checked = board.published.iter().filter(|(_, published)| published.state.cluster().is_checked());
         checked
             .map(|(name, published)| {
-                let mut verdicts = published
-                    .state
-                    .nodes()
-                    .filter_map(|(node, judged)| Some((&node.id, judged?)));
+                let mut verdicts =
+                    published.state.nodes().filter_map(|(node, judged)| Some((&node.id, judged?)));
                 lay_out(name, &mut verdicts)
             })
             .collect()
+    }
+
+    /// Which run of which server counts publications here.
+    pub(crate) fn origin(&self) -> u64 {
+        self.origin.id
+    }
+
+    /// The publication up to which every reader was told. Read before an inbox is emptied: what it holds covers this.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// Rises with everything that is published.
@@ -324,27 +314,20 @@ impl Edit<'_> {
         let before = before.filter(|before| {
             before.token.store == snapshot.store && before.state.cluster().created == cluster.created
         });
-        let after = match before {
-            Some(before) => {
-                let state = before.state.redefined(Arc::clone(cluster));
-                let after = Published::new(
-                    &self.views.origin,
-                    snapshot.store,
-                    state,
-                    before.ready_at.and(ready_at),
-                );
-                if changes.is_empty() {
-                    cell.start_anew()
-                } else {
-                    cell.define(before, &after, changes)
-                }
-                after
-            }
-            None => {
+        let after = if let Some(before) = before {
+            let state = before.state.redefined(Arc::clone(cluster));
+            let after =
+                Published::new(&self.views.origin, snapshot.store, state, before.ready_at.and(ready_at));
+            if changes.is_empty() {
                 cell.start_anew();
-                let state = jcm_model::ClusterState::new(Arc::clone(cluster));
-                Published::new(&self.views.origin, snapshot.store, state, ready_at)
+            } else {
+                cell.define(before, &after, changes);
             }
+            after
+        } else {
+            cell.start_anew();
+            let state = jcm_model::ClusterState::new(Arc::clone(cluster));
+            Published::new(&self.views.origin, snapshot.store, state, ready_at)
         };
         self.published.insert(name.clone(), Arc::new(after));
     }
@@ -355,10 +338,8 @@ impl Edit<'_> {
             return;
         };
         let mut state = before.state.clone();
-        let judged: Vec<NodeId> = verdicts
-            .into_iter()
-            .filter_map(|(id, judged)| state.judge(&id, judged).then_some(id))
-            .collect();
+        let judged: Vec<NodeId> =
+            verdicts.into_iter().filter_map(|(id, judged)| state.judge(&id, judged).then_some(id)).collect();
         if judged.is_empty() {
             return;
         }
@@ -371,15 +352,13 @@ impl Edit<'_> {
 
     fn publish(self, snapshot: Option<Arc<Snapshot>>) {
         let snapshot = snapshot.unwrap_or(self.snapshot);
-        self.views.board.store(Arc::new(Board {
-            snapshot,
-            published: self.published,
-        }));
+        self.views.board.store(Arc::new(Board { snapshot, published: self.published }));
         // Only now: whoever is told must find what it is told of.
         for (name, cell) in self.touched {
             cell.tell();
             self.views.forget_if_idle(self.writing, &name);
         }
+        self.views.settled.store(self.views.sequence(), Ordering::Release);
     }
 }
 

@@ -81,10 +81,7 @@ impl EmbeddedStore {
             quarantine: Mutex::default(),
         };
         let writer = Writer::new(Retention::new(limits, head, Instant::now()));
-        Ok(Self {
-            inner: Arc::new(inner),
-            writer: Arc::new(tokio::sync::Mutex::new(writer)),
-        })
+        Ok(Self { inner: Arc::new(inner), writer: Arc::new(tokio::sync::Mutex::new(writer)) })
     }
 }
 
@@ -103,7 +100,7 @@ impl Inner {
         let mut tail = self.tail();
         // A reader that opened the file again meanwhile has seen it there already.
         if tail.head() < head {
-            tail.push(submission.transaction, submission.record.len());
+            tail.push(submission.transaction, submission.unpacked_bytes);
         }
         drop(tail);
         self.head.send_replace(head);

@@ -44,27 +44,16 @@ pub struct Solo {
 #[async_trait]
 impl Membership for Solo {
     async fn join(&self, member: Member) -> Result<(), crate::LoadError> {
-        *self
-            .member
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(member);
+        *self.member.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(member);
         Ok(())
     }
 
     async fn leave(&self) {
-        *self
-            .member
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self.member.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }
 
     fn members(&self) -> Vec<Member> {
-        self.member
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.member.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn leader(&self) -> Option<ServerId> {

@@ -48,10 +48,7 @@ struct State {
 
 impl MemoryStore {
     /// An empty store with an id of its own.
-    #[expect(
-        clippy::new_without_default,
-        reason = "two stores are never equal: each has a new identity"
-    )]
+    #[expect(clippy::new_without_default, reason = "two stores are never equal: each has a new identity")]
     pub fn new() -> Self {
         let state = State {
             clusters: BTreeMap::new(),
@@ -59,14 +56,8 @@ impl MemoryStore {
             log: Tail::new(Revision::ZERO, OPERATIONS_KEPT_MAX, LOG_BYTES_MAX),
             faults: faults::Orders::default(),
         };
-        let inner = Inner {
-            state: Mutex::new(state),
-            ticks: watch::Sender::new(0),
-        };
-        Self {
-            id: StoreId(Uuid::new_v4()),
-            inner: Arc::new(inner),
-        }
+        let inner = Inner { state: Mutex::new(state), ticks: watch::Sender::new(0) };
+        Self { id: StoreId(Uuid::new_v4()), inner: Arc::new(inner) }
     }
 
     /// The handle that makes it fail.
@@ -97,7 +88,7 @@ impl State {
         self.operations.extend(submission.operations);
         let forgotten = self.operations.len().saturating_sub(OPERATIONS_KEPT_MAX);
         self.operations.drain(..forgotten);
-        self.log.push(submission.transaction, submission.record.len());
+        self.log.push(submission.transaction, submission.unpacked_bytes);
     }
 }
 
@@ -139,9 +130,7 @@ impl Store for MemoryStore {
         self.inner.tick();
         match outcome {
             None => Ok(()),
-            Some(_) => Err(CommitError::Unknown {
-                reason: "told to lose the answer".to_owned(),
-            }),
+            Some(_) => Err(CommitError::Unknown { reason: "told to lose the answer".to_owned() }),
         }
     }
 

@@ -149,17 +149,13 @@ pub const TRANSACTION_BYTES_MAX: usize = 900 * 1024;
 
 impl From<Malformed> for LoadError {
     fn from(error: Malformed) -> Self {
-        Self::Unusable {
-            reason: chain(&error),
-        }
+        Self::Unusable { reason: chain(&error) }
     }
 }
 
 impl From<Invalid> for LoadError {
     fn from(error: Invalid) -> Self {
-        Self::Unusable {
-            reason: error.to_string(),
-        }
+        Self::Unusable { reason: error.to_string() }
     }
 }
 

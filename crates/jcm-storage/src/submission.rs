@@ -22,6 +22,8 @@ pub(crate) struct Submission {
     pub(crate) transaction: Arc<Transaction>,
     /// The record of the change log.
     pub(crate) record: Vec<u8>,
+    /// What the transaction takes before it is packed: near to what it takes in memory, which the record is not.
+    pub(crate) unpacked_bytes: usize,
     pub(crate) operations: Vec<Operation>,
 }
 
@@ -51,11 +53,7 @@ impl Submission {
             created: entry.created,
         });
         let operations = remembered(entries);
-        Ok(Self {
-            transaction,
-            record,
-            operations,
-        })
+        Ok(Self { transaction, record, unpacked_bytes, operations })
     }
 }
 

@@ -36,13 +36,7 @@ pub(crate) enum Next {
 impl Tail {
     /// A tail that holds nothing of what led to the head.
     pub(crate) fn new(head: Revision, transactions_max: usize, size_bytes_max: usize) -> Self {
-        Self {
-            head,
-            transactions: VecDeque::new(),
-            size_bytes: 0,
-            transactions_max,
-            size_bytes_max,
-        }
+        Self { head, transactions: VecDeque::new(), size_bytes: 0, transactions_max, size_bytes_max }
     }
 
     pub(crate) fn head(&self) -> Revision {
@@ -77,9 +71,7 @@ impl Tail {
         if revision > self.head {
             return Next::Gap;
         }
-        let at = self
-            .transactions
-            .partition_point(|(transaction, _)| transaction.last() <= revision);
+        let at = self.transactions.partition_point(|(transaction, _)| transaction.last() <= revision);
         match self.transactions.get(at) {
             Some((transaction, _)) if transaction.first() == revision.next() => {
                 Next::Committed(Arc::clone(transaction))

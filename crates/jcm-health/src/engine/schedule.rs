@@ -29,11 +29,7 @@ impl Schedule {
     pub(crate) fn new(epoch: Instant, key: TargetKey, interval: Duration) -> Self {
         let interval = interval.max(Duration::from_millis(1));
         let spread = scatter(key.0);
-        Self {
-            origin: epoch + part_of(interval, spread),
-            interval,
-            spread,
-        }
+        Self { origin: epoch + part_of(interval, spread), interval, spread }
     }
 
     /// The instant of the first probe of a target that is set now.
@@ -94,10 +90,7 @@ mod tests {
             }
             slot += SECOND;
         }
-        assert_eq!(
-            schedule.after(slot + Duration::from_millis(3_500)),
-            slot + 4 * SECOND
-        );
+        assert_eq!(schedule.after(slot + Duration::from_millis(3_500)), slot + 4 * SECOND);
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,10 +101,7 @@ impl TaskEngine {
 
     fn stop_all(&self) {
         let stopped = self.running().take();
-        stopped
-            .into_iter()
-            .flatten()
-            .for_each(|(_, running)| running.task.abort());
+        stopped.into_iter().flatten().for_each(|(_, running)| running.task.abort());
         self.tasks.close();
     }
 
@@ -131,17 +128,9 @@ impl Engine for TaskEngine {
             return;
         }
         let replaced = if let Some(prober) = Prober::new(target.address, Arc::clone(&target.check)) {
-            let task = self.tasks.spawn_on(
-                run(target.clone(), prober, Arc::clone(&self.shared)),
-                &self.runtime,
-            );
-            running.insert(
-                target.key,
-                Running {
-                    task: task.abort_handle(),
-                    target,
-                },
-            )
+            let task =
+                self.tasks.spawn_on(run(target.clone(), prober, Arc::clone(&self.shared)), &self.runtime);
+            running.insert(target.key, Running { task: task.abort_handle(), target })
         } else {
             warn!(address = %target.address, kind = target.check.kind.as_str(), "nothing probes this kind of check");
             running.remove(&target.key)
@@ -172,16 +161,8 @@ async fn run(target: Target, mut prober: Prober, shared: Arc<Shared>) {
                 shared.count_late(&target);
             } else {
                 shared.rounds.fetch_add(1, Relaxed);
-                shared
-                    .local_troubles
-                    .fetch_add(u64::from(outcome.is_local_trouble()), Relaxed);
-                let report = Report {
-                    key: target.key,
-                    generation: target.generation,
-                    at,
-                    latency,
-                    outcome,
-                };
+                shared.local_troubles.fetch_add(u64::from(outcome.is_local_trouble()), Relaxed);
+                let report = Report { key: target.key, generation: target.generation, at, latency, outcome };
                 if shared.reports.send(report).await.is_err() {
                     return;
                 }

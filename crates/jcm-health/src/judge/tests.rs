@@ -13,21 +13,12 @@ const GOOD: Outcome = Outcome::Answered(200);
 const BAD: Outcome = Outcome::UnexpectedStatus(500);
 
 fn policy(fall: u32, rise: u32, window: u32, degraded_at: f64) -> Check {
-    Check {
-        fall,
-        rise,
-        window,
-        degraded_at,
-        ..CheckSpec::default().effective()
-    }
+    Check { fall, rise, window, degraded_at, ..CheckSpec::default().effective() }
 }
 
 fn default_policy() -> Check {
     let check = CheckSpec::default().effective();
-    assert_eq!(
-        (check.fall, check.rise, check.window, check.degraded_at),
-        (3, 2, 10, 0.4)
-    );
+    assert_eq!((check.fall, check.rise, check.window, check.degraded_at), (3, 2, 10, 0.4));
     assert_eq!(check.interval, Duration::from_secs(1));
     check
 }
@@ -57,11 +48,7 @@ fn feed(judge: &mut Judge, results: &str, opinion: Opinion, check: &Check) -> St
 #[test]
 fn verdicts_follow_the_table() {
     let check = |check: &Check, results: &str, verdicts: &str| {
-        assert_eq!(
-            feed(&mut Judge::new(), results, Opinion::NobodyToAsk, check),
-            verdicts,
-            "{results}"
-        );
+        assert_eq!(feed(&mut Judge::new(), results, Opinion::NobodyToAsk, check), verdicts, "{results}");
     };
     let default = default_policy();
     check(&default, "+", "h");
@@ -78,11 +65,7 @@ fn verdicts_follow_the_table() {
     check(&default, "++++--+--+---", "hhhhhhhhhgggd");
     check(&policy(1, 1, 10, 0.4), "+-+-", "hdhd");
     check(&policy(100, 1, 2, 1.0), "--+--+", "uuhhgh");
-    check(
-        &policy(100, 1, 64, 0.5),
-        &"-+".repeat(32),
-        &format!("u{}g", "h".repeat(62)),
-    );
+    check(&policy(100, 1, 64, 0.5), &"-+".repeat(32), &format!("u{}g", "h".repeat(62)));
 }
 
 #[test]
@@ -93,10 +76,7 @@ fn a_node_back_from_down_starts_an_empty_window() {
     assert_eq!(judge.verdict(), Verdict::Healthy);
     assert_eq!(judge.window(), (0, 0));
     // Nine results later the window is not full, and three old failures must not count: 3 + 3 of 10 would be too many.
-    assert_eq!(
-        feed(&mut judge, "+-+-+-+++", Opinion::Agrees, &check),
-        "hhhhhhhhh"
-    );
+    assert_eq!(feed(&mut judge, "+-+-+-+++", Opinion::Agrees, &check), "hhhhhhhhh");
     assert_eq!(judge.window(), (3, 9));
     assert_eq!(feed(&mut judge, "-", Opinion::Agrees, &check), "g");
 }
@@ -123,18 +103,10 @@ fn every_turn_says_which_threshold_moved() {
         ]
     );
     assert_eq!(
-        Cause::Rate {
-            failed: 1,
-            of: 8,
-            degraded_at: 0.125
-        }
-        .to_string(),
+        Cause::Rate { failed: 1, of: 8, degraded_at: 0.125 }.to_string(),
         "1 of 8 failed (degraded at 12.5%)"
     );
-    assert_eq!(
-        Cause::Failures { count: 1, fall: 1 }.to_string(),
-        "1 failure in a row (fall 1)"
-    );
+    assert_eq!(Cause::Failures { count: 1, fall: 1 }.to_string(), "1 failure in a row (fall 1)");
 }
 
 #[test]
@@ -142,7 +114,7 @@ fn a_rate_that_is_met_exactly_counts() {
     for window in 1..=64_u32 {
         for failed in 1..window {
             let check = policy(100, 1, window, f64::from(failed) / f64::from(window));
-            let mut judge = Judge::resume(Verdict::Healthy);
+            let mut judge = Judge::resume(Verdict::Healthy, false);
             let results = "-".repeat(failed as usize) + &"+".repeat((window - failed) as usize);
             let verdicts = feed(&mut judge, &results, Opinion::Agrees, &check);
             assert!(
@@ -151,25 +123,11 @@ fn a_rate_that_is_met_exactly_counts() {
             );
         }
     }
-    for (failed, written) in [
-        (1, 0.1),
-        (2, 0.2),
-        (3, 0.3),
-        (4, 0.4),
-        (6, 0.6),
-        (7, 0.7),
-        (9, 0.9),
-    ] {
-        let mut judge = Judge::resume(Verdict::Healthy);
+    for (failed, written) in [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4), (6, 0.6), (7, 0.7), (9, 0.9)] {
+        let mut judge = Judge::resume(Verdict::Healthy, false);
         let results = "-".repeat(failed) + &"+".repeat(10 - failed);
         assert!(
-            feed(
-                &mut judge,
-                &results,
-                Opinion::Agrees,
-                &policy(100, 1, 10, written)
-            )
-            .ends_with('g'),
+            feed(&mut judge, &results, Opinion::Agrees, &policy(100, 1, 10, written)).ends_with('g'),
             "{written}"
         );
     }
@@ -179,14 +137,10 @@ fn a_rate_that_is_met_exactly_counts() {
 fn a_peer_is_asked_in_time_for_the_last_failure() {
     for (fall, first_asked) in [(1, 1), (2, 1), (3, 2), (10, 9)] {
         let check = policy(fall, 2, 10, 1.0);
-        let mut judge = Judge::resume(Verdict::Healthy);
+        let mut judge = Judge::resume(Verdict::Healthy, false);
         for failure in 1..=fall + 3 {
             let step = judge.judge(BAD, Opinion::Pending, &check);
-            assert_eq!(
-                step.ask_peer,
-                failure >= first_asked,
-                "fall {fall}, failure {failure}"
-            );
+            assert_eq!(step.ask_peer, failure >= first_asked, "fall {fall}, failure {failure}");
         }
         assert!(!judge.judge(GOOD, Opinion::Pending, &check).ask_peer);
     }
@@ -195,7 +149,7 @@ fn a_peer_is_asked_in_time_for_the_last_failure() {
 #[test]
 fn one_vantage_that_reaches_the_node_is_enough() {
     let check = default_policy();
-    let mut judge = Judge::resume(Verdict::Healthy);
+    let mut judge = Judge::resume(Verdict::Healthy, false);
     feed(&mut judge, "--", Opinion::Pending, &check);
     for _ in 0..100 {
         let step = judge.judge(BAD, Opinion::Reaches, &check);
@@ -213,21 +167,14 @@ fn one_vantage_that_reaches_the_node_is_enough() {
 
 #[test]
 fn down_without_an_opinion_is_flagged() {
-    for (opinion, flagged) in [
-        (Opinion::NobodyToAsk, true),
-        (Opinion::Pending, true),
-        (Opinion::Agrees, false),
-    ] {
-        let mut judge = Judge::resume(Verdict::Healthy);
-        let turns: Vec<_> = (0..3)
-            .filter_map(|_| judge.judge(BAD, opinion, &default_policy()).turn)
-            .collect();
+    for (opinion, flagged) in
+        [(Opinion::NobodyToAsk, true), (Opinion::Pending, true), (Opinion::Agrees, false)]
+    {
+        let mut judge = Judge::resume(Verdict::Healthy, false);
+        let turns: Vec<_> =
+            (0..3).filter_map(|_| judge.judge(BAD, opinion, &default_policy()).turn).collect();
         let [turn] = turns[..] else { panic!("{turns:?}") };
-        assert_eq!(
-            (turn.to, turn.single_vantage),
-            (Verdict::Down, flagged),
-            "{opinion:?}"
-        );
+        assert_eq!((turn.to, turn.single_vantage), (Verdict::Down, flagged), "{opinion:?}");
         assert_eq!(turn.to_string().contains("single vantage"), flagged);
         feed(&mut judge, "++", opinion, &default_policy());
         assert!(!judge.is_single_vantage(), "the flag ends with the verdict");
@@ -240,11 +187,7 @@ fn trouble_of_this_machine_moves_nothing() {
     let mut judge = Judge::new();
     feed(&mut judge, "+--", Opinion::NobodyToAsk, &check);
     let before = judge;
-    for trouble in [
-        LocalTrouble::Descriptors,
-        LocalTrouble::Ports,
-        LocalTrouble::Crowded,
-    ] {
+    for trouble in [LocalTrouble::Descriptors, LocalTrouble::Ports, LocalTrouble::Crowded] {
         let step = judge.judge(Outcome::Local(trouble), Opinion::NobodyToAsk, &check);
         assert_eq!((step, judge), (Step::default(), before));
     }
@@ -258,12 +201,7 @@ fn a_judge_fits_a_cache_line() {
 }
 
 fn any_policy() -> impl Strategy<Value = Check> {
-    (
-        1..=8_u32,
-        1..=8_u32,
-        prop_oneof![1..=12_u32, Just(64)],
-        0.01..=1.0_f64,
-    )
+    (1..=8_u32, 1..=8_u32, prop_oneof![1..=12_u32, Just(64)], 0.01..=1.0_f64)
         .prop_map(|(fall, rise, window, degraded_at)| policy(fall, rise, window, degraded_at))
 }
 
@@ -278,14 +216,7 @@ fn any_opinion() -> impl Strategy<Value = Opinion> {
 
 /// One result, or a change of policy before it.
 fn any_history() -> impl Strategy<Value = Vec<(bool, Opinion, Option<Check>)>> {
-    vec(
-        (
-            any::<bool>(),
-            any_opinion(),
-            prop::option::weighted(0.1, any_policy()),
-        ),
-        0..300,
-    )
+    vec((any::<bool>(), any_opinion(), prop::option::weighted(0.1, any_policy())), 0..300)
 }
 
 proptest! {

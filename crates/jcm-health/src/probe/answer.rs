@@ -75,10 +75,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Progress {
         match parse_one(&readable[start..]) {
             Ok(Some(head)) if matches!(head.status, 100 | 102..=199) => start += head.length,
             Ok(Some(head)) => {
-                return Progress::Complete(Head {
-                    length: start + head.length,
-                    ..head
-                });
+                return Progress::Complete(Head { length: start + head.length, ..head });
             }
             Ok(None) if bytes.len() > HEAD_BYTES_MAX => return Progress::TooLarge,
             Ok(None) => return Progress::Partial,
@@ -126,9 +123,7 @@ fn describe(status: u16, minor: u8, length: usize, headers: &[Header<'_>]) -> He
             keep |= elements().any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             coded = true;
-            chunked = elements()
-                .next_back()
-                .is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+            chunked = elements().next_back().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
         } else if name.eq_ignore_ascii_case("content-length") {
             for element in elements() {
                 let parsed = decimal(element);
@@ -146,19 +141,12 @@ fn describe(status: u16, minor: u8, length: usize, headers: &[Header<'_>]) -> He
         _ => Body::UntilClose,
     };
     let persistent = !close && !ambiguous && (minor > 0 || keep) && body != Body::UntilClose;
-    Head {
-        status,
-        length,
-        body,
-        persistent,
-    }
+    Head { status, length, body, persistent }
 }
 
 fn decimal(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    digits
-        .then(|| std::str::from_utf8(text).ok()?.parse().ok())
-        .flatten()
+    digits.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
 }
 
 impl Body {
@@ -216,11 +204,7 @@ fn chunks_rest(mut bytes: &[u8]) -> Rest {
         let empty = matches!(&bytes[..end], [] | [b'\r']);
         bytes = &bytes[end + 1..];
         if empty {
-            return if bytes.is_empty() {
-                Rest::Complete
-            } else {
-                Rest::Unwanted
-            };
+            return if bytes.is_empty() { Rest::Complete } else { Rest::Unwanted };
         }
     }
 }

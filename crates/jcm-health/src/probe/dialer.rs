@@ -26,10 +26,7 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     pub(crate) fn new(policy: Arc<TargetPolicy>, opening_max: usize) -> Self {
-        Self {
-            policy,
-            opening: Semaphore::new(opening_max),
-        }
+        Self { policy, opening: Semaphore::new(opening_max) }
     }
 
     /// Connects. The policy is asked again here, although nodes were checked when they were written: what was
@@ -43,34 +40,19 @@ impl Dialer {
         let crowded = Outcome::Local(LocalTrouble::Crowded);
         let _opening = match self.opening.try_acquire() {
             Ok(permit) => permit,
-            Err(_) => watch
-                .aside(self.opening.acquire())
-                .await
-                .ok_or(crowded)?
-                .map_err(|_| crowded)?,
+            Err(_) => watch.aside(self.opening.acquire()).await.ok_or(crowded)?.map_err(|_| crowded)?,
         };
         let failed = |error: std::io::Error| Outcome::from_io(&error, Phase::Connecting);
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }
-        .map_err(failed)?;
+        let socket =
+            if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
         // A request of one segment must not wait for the acknowledgement of anything.
         socket.set_nodelay(true).map_err(failed)?;
         // A checker that is done closes with a reset, as HAProxy's does. An ordinary close by the side that speaks last
         // leaves a minute of TIME_WAIT for every probe, here or on the node, and on a hung node a connection that
         // nobody ever takes down. Nothing is lost: whatever is unsent or unread by then is not wanted.
         socket.set_zero_linger().map_err(failed)?;
-        let stream = watch
-            .within(Phase::Connecting, socket.connect(address))
-            .await?
-            .map_err(failed)?;
-        if is_connected_to_itself(&stream, address) {
-            Err(Outcome::Refused)
-        } else {
-            Ok(stream)
-        }
+        let stream = watch.within(Phase::Connecting, socket.connect(address)).await?.map_err(failed)?;
+        if is_connected_to_itself(&stream, address) { Err(Outcome::Refused) } else { Ok(stream) }
     }
 }
 
@@ -89,13 +71,7 @@ mod tests {
     use super::*;
 
     fn dialer(opening_max: usize) -> Dialer {
-        Dialer::new(
-            Arc::new(TargetPolicy {
-                loopback_allowed: true,
-                own: Vec::new(),
-            }),
-            opening_max,
-        )
+        Dialer::new(Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() }), opening_max)
     }
 
     #[tokio::test]
@@ -103,10 +79,7 @@ mod tests {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
-        let echo = socket
-            .connect(address)
-            .await
-            .expect("the kernel lets a socket connect to itself");
+        let echo = socket.connect(address).await.expect("the kernel lets a socket connect to itself");
         assert!(is_connected_to_itself(&echo, address));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -127,10 +100,7 @@ mod tests {
         drop(taken);
         let mut watch = Stopwatch::start(Duration::from_secs(10), Duration::from_secs(10));
         for _ in 0..3 {
-            assert!(
-                dialer.connect(address, &mut watch).await.is_ok(),
-                "leave is given back once connected"
-            );
+            assert!(dialer.connect(address, &mut watch).await.is_ok(), "leave is given back once connected");
         }
     }
 
@@ -150,10 +120,8 @@ mod tests {
         let dialer = dialer(1);
         let mut first = Stopwatch::start(Duration::from_millis(500), Duration::from_secs(10));
         let mut second = Stopwatch::start(Duration::from_secs(10), Duration::from_millis(20));
-        let (first, second) = tokio::join!(
-            dialer.connect(address, &mut first),
-            dialer.connect(address, &mut second)
-        );
+        let (first, second) =
+            tokio::join!(dialer.connect(address, &mut first), dialer.connect(address, &mut second));
         assert_eq!(first.unwrap_err(), Outcome::TimedOut(Phase::Connecting));
         assert_eq!(second.unwrap_err(), Outcome::Local(LocalTrouble::Crowded));
         assert_eq!(

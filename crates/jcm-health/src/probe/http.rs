@@ -67,12 +67,7 @@ impl HttpProber {
             // Said even where it is the default: servers that speak HTTP/1.0 keep a connection only when asked.
             connection = if check.fresh { "close" } else { "keep-alive" },
         );
-        Self {
-            address,
-            check,
-            request: request.into_bytes().into(),
-            connection: Connection::None,
-        }
+        Self { address, check, request: request.into_bytes().into(), connection: Connection::None }
     }
 
     pub(crate) async fn probe(&mut self, dialer: &Dialer, watch: &mut Stopwatch) -> Result<Outcome, Outcome> {
@@ -95,20 +90,15 @@ impl HttpProber {
             }
         }
         let fresh = dialer.connect(self.address, watch).await?;
-        self.exchange(fresh, watch)
-            .await
-            .map_err(|failure| match failure {
-                Failure::Unanswered(outcome) | Failure::Other(outcome) => outcome,
-            })
+        self.exchange(fresh, watch).await.map_err(|failure| match failure {
+            Failure::Unanswered(outcome) | Failure::Other(outcome) => outcome,
+        })
     }
 
     /// Reads the rest of the answer where it is short and announced, and keeps the connection where the node does.
     async fn finish(&mut self, watch: &mut Stopwatch) -> Result<(), Outcome> {
-        let Connection::Answering {
-            stream,
-            head,
-            mut answer,
-        } = std::mem::replace(&mut self.connection, Connection::None)
+        let Connection::Answering { stream, head, mut answer } =
+            std::mem::replace(&mut self.connection, Connection::None)
         else {
             return Ok(());
         };
@@ -116,10 +106,7 @@ impl HttpProber {
             match head.body.rest(&answer[head.length..]) {
                 Rest::Complete => {
                     if head.persistent && !self.check.fresh {
-                        self.connection = Connection::Idle {
-                            stream,
-                            since: Instant::now(),
-                        };
+                        self.connection = Connection::Idle { stream, since: Instant::now() };
                     }
                     return Ok(());
                 }
@@ -134,11 +121,7 @@ impl HttpProber {
                         Err(outcome) => outcome,
                     };
                     // No end was announced, so none is missed; it was read only to let the node finish its page.
-                    return if head.body == Body::UntilClose {
-                        Ok(())
-                    } else {
-                        Err(cut)
-                    };
+                    return if head.body == Body::UntilClose { Ok(()) } else { Err(cut) };
                 }
             }
         }
@@ -167,11 +150,7 @@ impl HttpProber {
         let mut answer = BytesMut::new();
         let head = loop {
             let before = answer.len();
-            let phase = if before == 0 {
-                Phase::Waiting
-            } else {
-                Phase::Reading
-            };
+            let phase = if before == 0 { Phase::Waiting } else { Phase::Reading };
             let more = read(&stream, &mut answer, HEAD_BYTES_MAX + 1);
             let ended = match watch.within(phase, more).await.map_err(Failure::Other)? {
                 Ok(0) => Outcome::Closed,
@@ -184,19 +163,11 @@ impl HttpProber {
                 },
                 Err(error) => Outcome::from_io(&error, phase),
             };
-            return Err(if before == 0 {
-                Failure::Unanswered(ended)
-            } else {
-                Failure::Other(ended)
-            });
+            return Err(if before == 0 { Failure::Unanswered(ended) } else { Failure::Other(ended) });
         };
         self.connection = Connection::Answering { stream, head, answer };
         let expected = self.check.expect.accepts(head.status);
-        Ok(if expected {
-            Outcome::Answered(head.status)
-        } else {
-            Outcome::UnexpectedStatus(head.status)
-        })
+        Ok(if expected { Outcome::Answered(head.status) } else { Outcome::UnexpectedStatus(head.status) })
     }
 }
 
@@ -237,9 +208,7 @@ mod tests {
         let mut prober = HttpProber::new(address, Arc::new(CheckSpec::default().effective()));
         for (idle, used) in [(IDLE_MAX / 2, true), (IDLE_MAX + Duration::from_secs(1), false)] {
             let stream = TcpStream::connect(address).await.unwrap();
-            let since = Instant::now()
-                .checked_sub(idle)
-                .expect("the machine runs for longer than that");
+            let since = Instant::now().checked_sub(idle).expect("the machine runs for longer than that");
             prober.connection = Connection::Idle { stream, since };
             assert_eq!(prober.take_idle().is_some(), used, "idle for {idle:?}");
         }
@@ -250,23 +219,15 @@ mod tests {
         let check = Arc::new(CheckSpec::default().effective());
         let prober = HttpProber::new("[2001:db8::1]:8080".parse().unwrap(), check);
         let request = std::str::from_utf8(&prober.request).unwrap();
-        assert!(
-            request.starts_with("GET / HTTP/1.1\r\nHost: [2001:db8::1]:8080\r\n"),
-            "{request}"
-        );
+        assert!(request.starts_with("GET / HTTP/1.1\r\nHost: [2001:db8::1]:8080\r\n"), "{request}");
     }
 
     #[test]
     fn a_head_in_single_bytes_is_not_parsed_for_each() {
         let mut head = b"HTTP/1.1 200 OK\r\nX-Padding: ".to_vec();
         head.resize(HEAD_BYTES_MAX, b'x');
-        let parsed = (0..head.len())
-            .filter(|before| worth_parsing(&head[..=*before], *before))
-            .count();
+        let parsed = (0..head.len()).filter(|before| worth_parsing(&head[..=*before], *before)).count();
         assert!(parsed < 20, "{parsed} times");
-        assert!(
-            worth_parsing(&[head, vec![b'x']].concat(), HEAD_BYTES_MAX),
-            "the bound itself is noticed"
-        );
+        assert!(worth_parsing(&[head, vec![b'x']].concat(), HEAD_BYTES_MAX), "the bound itself is noticed");
     }
 }

@@ -36,14 +36,7 @@ impl Stopwatch {
         let started = Instant::now();
         let step = (probe_timeout / CHECKPOINTS).max(CHECKPOINT_STEP_MIN);
         let deadline = started + probe_timeout;
-        Self {
-            started,
-            deadline,
-            checkpoint: deadline.min(started + step),
-            step,
-            aside_max,
-            late: false,
-        }
+        Self { started, deadline, checkpoint: deadline.min(started + step), step, aside_max, late: false }
     }
 
     /// Waits for `work`, but not beyond the deadline: then the outcome is a timeout in `phase`.
@@ -100,16 +93,9 @@ mod tests {
     async fn the_deadline_is_one_for_all_waits() {
         let mut watch = Stopwatch::start(TIMEOUT, ASIDE);
         for _ in 0..7 {
-            assert_eq!(
-                watch
-                    .within(Phase::Reading, sleep(Duration::from_millis(100)))
-                    .await,
-                Ok(())
-            );
+            assert_eq!(watch.within(Phase::Reading, sleep(Duration::from_millis(100))).await, Ok(()));
         }
-        let last = watch
-            .within(Phase::Reading, sleep(Duration::from_millis(200)))
-            .await;
+        let last = watch.within(Phase::Reading, sleep(Duration::from_millis(200))).await;
         assert_eq!(last, Err(Outcome::TimedOut(Phase::Reading)));
         assert!(watch.elapsed() >= TIMEOUT && watch.elapsed() < TIMEOUT + Duration::from_millis(5));
         assert!(!watch.is_late());
@@ -139,10 +125,7 @@ mod tests {
             for pause in [Duration::from_secs(5), Duration::from_millis(210)] {
                 assert!(noticed(before, pause).await, "{pause:?} after {before:?}");
             }
-            assert!(
-                !noticed(before, Duration::from_millis(50)).await,
-                "a hiccup after {before:?}"
-            );
+            assert!(!noticed(before, Duration::from_millis(50)).await, "a hiccup after {before:?}");
         }
     }
 
@@ -158,12 +141,7 @@ mod tests {
     async fn standing_aside_does_not_eat_the_time_of_the_node() {
         let mut watch = Stopwatch::start(TIMEOUT, ASIDE);
         assert_eq!(watch.aside(sleep(Duration::from_millis(400))).await, Some(()));
-        assert_eq!(
-            watch
-                .within(Phase::Connecting, sleep(Duration::from_millis(700)))
-                .await,
-            Ok(())
-        );
+        assert_eq!(watch.within(Phase::Connecting, sleep(Duration::from_millis(700))).await, Ok(()));
         assert!(!watch.is_late());
         assert!(watch.elapsed() < TIMEOUT);
         assert_eq!(watch.aside(pending::<()>()).await, None);

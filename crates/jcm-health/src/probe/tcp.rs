@@ -16,9 +16,6 @@ impl TcpProber {
     }
 
     pub(crate) async fn probe(&self, dialer: &Dialer, watch: &mut Stopwatch) -> Result<Outcome, Outcome> {
-        dialer
-            .connect(self.address, watch)
-            .await
-            .map(|_| Outcome::Connected)
+        dialer.connect(self.address, watch).await.map(|_| Outcome::Connected)
     }
 }

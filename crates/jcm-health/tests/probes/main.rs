@@ -33,18 +33,12 @@ fn http() -> Check {
 }
 
 fn tcp() -> Check {
-    Check {
-        kind: CheckKind::Tcp,
-        ..http()
-    }
+    Check { kind: CheckKind::Tcp, ..http() }
 }
 
 /// The same for nodes that make it wait.
 fn impatient() -> Check {
-    Check {
-        timeout: Duration::from_millis(400),
-        ..http()
-    }
+    Check { timeout: Duration::from_millis(400), ..http() }
 }
 
 struct Checker {
@@ -54,43 +48,24 @@ struct Checker {
 
 impl Checker {
     fn start() -> Self {
-        Self::with(
-            TargetPolicy {
-                loopback_allowed: true,
-                own: Vec::new(),
-            },
-            REPORT_QUEUE_MAX,
-        )
+        Self::with(TargetPolicy { loopback_allowed: true, own: Vec::new() }, REPORT_QUEUE_MAX)
     }
 
     fn with(policy: TargetPolicy, queue_max: usize) -> Self {
         let (sender, reports) = mpsc::channel(queue_max);
-        Self {
-            engine: TaskEngine::new(Arc::new(policy), sender),
-            reports,
-        }
+        Self { engine: TaskEngine::new(Arc::new(policy), sender), reports }
     }
 
     fn set(&self, key: u64, generation: u64, address: SocketAddr, check: &Check) {
-        self.engine.set(Target {
-            key: TargetKey(key),
-            address,
-            check: Arc::new(check.clone()),
-            generation,
-        });
+        self.engine.set(Target { key: TargetKey(key), address, check: Arc::new(check.clone()), generation });
     }
 
     async fn stop(&self) {
-        timeout(DEADLINE, self.engine.shutdown())
-            .await
-            .expect("every task ended");
+        timeout(DEADLINE, self.engine.shutdown()).await.expect("every task ended");
     }
 
     async fn next(&mut self) -> Report {
-        timeout(DEADLINE, self.reports.recv())
-            .await
-            .expect("a report in time")
-            .expect("the engine lives")
+        timeout(DEADLINE, self.reports.recv()).await.expect("a report in time").expect("the engine lives")
     }
 }
 
@@ -117,10 +92,7 @@ async fn any_correct_http_1_answer_counts() {
         (false, "HTTP/1.0 200 OK\r\n\r\nuntil the end"),
         (false, "HTTP/1.1 200\r\n\r\n"),
         (true, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
-        (
-            true,
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-        ),
+        (true, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
         (
             true,
             "HTTP/1.1 100\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
@@ -165,10 +137,7 @@ async fn an_answer_that_comes_in_single_bytes_is_the_same_answer() {
         }
     })
     .await;
-    assert_eq!(
-        outcomes(node.address, &http(), 3).await,
-        [Outcome::Answered(200); 3]
-    );
+    assert_eq!(outcomes(node.address, &http(), 3).await, [Outcome::Answered(200); 3]);
     assert_eq!(node.connections(), 1, "the end of the body was found");
 }
 
@@ -192,10 +161,7 @@ async fn the_node_sees_a_plain_request_without_anything_a_user_chose_but_the_pat
             node.address,
             env!("CARGO_PKG_VERSION"),
         );
-        assert_eq!(
-            timeout(DEADLINE, requests.recv()).await.unwrap().unwrap(),
-            expected
-        );
+        assert_eq!(timeout(DEADLINE, requests.recv()).await.unwrap().unwrap(), expected);
     }
 }
 
@@ -205,25 +171,17 @@ async fn an_unexpected_status_fails_and_an_expected_one_passes() {
     let failed = outcome(node.address, &http()).await;
     assert_eq!(failed, Outcome::UnexpectedStatus(500));
     assert!(failed.reached() && !failed.is_success());
-    let lenient = Check {
-        expect: Expect::parse("200,500-503").unwrap(),
-        ..http()
-    };
+    let lenient = Check { expect: Expect::parse("200,500-503").unwrap(), ..http() };
     assert_eq!(outcome(node.address, &lenient).await, Outcome::Answered(500));
 }
 
 #[tokio::test]
 async fn a_redirect_is_a_status_and_is_never_followed() {
     let elsewhere = Node::answering(OK).await;
-    let answer = format!(
-        "HTTP/1.1 302 Found\r\nLocation: http://{}/\r\nContent-Length: 0\r\n\r\n",
-        elsewhere.address
-    );
+    let answer =
+        format!("HTTP/1.1 302 Found\r\nLocation: http://{}/\r\nContent-Length: 0\r\n\r\n", elsewhere.address);
     let node = Node::answering(answer).await;
-    assert_eq!(
-        outcomes(node.address, &http(), 3).await,
-        [Outcome::UnexpectedStatus(302); 3]
-    );
+    assert_eq!(outcomes(node.address, &http(), 3).await, [Outcome::UnexpectedStatus(302); 3]);
     assert_eq!(elsewhere.connections(), 0);
 }
 
@@ -239,38 +197,18 @@ async fn one_byte_at_a_time_does_not_stretch_the_deadline() {
         }
     })
     .await;
-    assert_eq!(
-        outcome(node.address, &impatient()).await,
-        Outcome::TimedOut(Phase::Reading)
-    );
+    assert_eq!(outcome(node.address, &impatient()).await, Outcome::TimedOut(Phase::Reading));
 }
 
 #[tokio::test]
 async fn silence_times_out_and_says_where() {
     let hung = Node::start(|mut stream, _| async move { wait_for_end(&mut stream).await }).await;
-    assert_eq!(
-        outcome(hung.address, &impatient()).await,
-        Outcome::TimedOut(Phase::Waiting)
-    );
-    assert_eq!(
-        outcome(hung.address, &tcp()).await,
-        Outcome::Connected,
-        "a TCP check asks for no more"
-    );
+    assert_eq!(outcome(hung.address, &impatient()).await, Outcome::TimedOut(Phase::Waiting));
+    assert_eq!(outcome(hung.address, &tcp()).await, Outcome::Connected, "a TCP check asks for no more");
     let swallowing = Swallowing::start().await;
+    assert_eq!(outcome(swallowing.address, &impatient()).await, Outcome::TimedOut(Phase::Connecting));
     assert_eq!(
-        outcome(swallowing.address, &impatient()).await,
-        Outcome::TimedOut(Phase::Connecting)
-    );
-    assert_eq!(
-        outcome(
-            swallowing.address,
-            &Check {
-                kind: CheckKind::Tcp,
-                ..impatient()
-            }
-        )
-        .await,
+        outcome(swallowing.address, &Check { kind: CheckKind::Tcp, ..impatient() }).await,
         Outcome::TimedOut(Phase::Connecting)
     );
 }
@@ -305,11 +243,7 @@ async fn what_is_not_http_is_named_without_waiting_for_more() {
         ("HTTP/3.0 200 OK\r\n", Malformed::StatusLine),
     ] {
         let node = Node::answering(said).await;
-        assert_eq!(
-            outcome(node.address, &http()).await,
-            Outcome::NotHttp(what),
-            "{said:?}"
-        );
+        assert_eq!(outcome(node.address, &http()).await, Outcome::NotHttp(what), "{said:?}");
     }
 }
 
@@ -335,9 +269,7 @@ async fn endless(start: &'static str, more: &'static str) -> (Node, mpsc::Receiv
 async fn endless_headers_are_cut_off() {
     let (node, mut hung_up) = endless("HTTP/1.1 200 OK\r\n", "X-Padding: 0123456789\r\n").await;
     assert_eq!(outcome(node.address, &http()).await, Outcome::HeadTooLarge);
-    timeout(DEADLINE, hung_up.recv())
-        .await
-        .expect("the checker hung up");
+    timeout(DEADLINE, hung_up.recv()).await.expect("the checker hung up");
 }
 
 #[tokio::test]
@@ -350,14 +282,8 @@ async fn an_endless_or_huge_body_is_judged_by_its_head_and_cut_off() {
         for fresh in [false, true] {
             let (node, mut hung_up) = endless(start, "0123456789abcdef").await;
             let check = Check { fresh, ..http() };
-            assert_eq!(
-                outcomes(node.address, &check, 2).await,
-                [Outcome::Answered(200); 2],
-                "{start:?}"
-            );
-            timeout(DEADLINE, hung_up.recv())
-                .await
-                .expect("the checker hung up");
+            assert_eq!(outcomes(node.address, &check, 2).await, [Outcome::Answered(200); 2], "{start:?}");
+            timeout(DEADLINE, hung_up.recv()).await.expect("the checker hung up");
             assert_eq!(node.connections(), 2, "such a connection is of no more use");
         }
     }
@@ -371,51 +297,30 @@ async fn a_short_body_that_does_not_come_is_no_answer() {
     ] {
         let node = Node::answering(start).await;
         let cut = Outcome::TimedOut(Phase::Reading);
-        assert_eq!(
-            outcomes(node.address, &impatient(), 2).await,
-            [cut; 2],
-            "{start:?}"
-        );
+        assert_eq!(outcomes(node.address, &impatient(), 2).await, [cut; 2], "{start:?}");
     }
 }
 
 #[tokio::test]
 async fn a_body_without_an_announced_end_is_not_waited_for() {
     let node = Node::answering("HTTP/1.0 200 OK\r\n\r\nonly this").await;
-    assert_eq!(
-        outcomes(node.address, &impatient(), 2).await,
-        [Outcome::Answered(200); 2]
-    );
+    assert_eq!(outcomes(node.address, &impatient(), 2).await, [Outcome::Answered(200); 2]);
     assert!(node.connections() >= 2);
 }
 
 #[tokio::test]
 async fn a_connection_is_kept_between_probes_unless_the_policy_wants_fresh_ones() {
     let node = Node::answering(OK).await;
-    assert_eq!(
-        outcomes(node.address, &http(), 5).await,
-        [Outcome::Answered(200); 5]
-    );
+    assert_eq!(outcomes(node.address, &http(), 5).await, [Outcome::Answered(200); 5]);
     assert_eq!(node.connections(), 1);
     let node = Node::answering(OK).await;
     assert_eq!(
-        outcomes(
-            node.address,
-            &Check {
-                fresh: true,
-                ..http()
-            },
-            5
-        )
-        .await,
+        outcomes(node.address, &Check { fresh: true, ..http() }, 5).await,
         [Outcome::Answered(200); 5]
     );
     assert_eq!(node.connections(), 5);
     let node = Node::answering("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
-    assert_eq!(
-        outcomes(node.address, &http(), 3).await,
-        [Outcome::Answered(200); 3]
-    );
+    assert_eq!(outcomes(node.address, &http(), 3).await, [Outcome::Answered(200); 3]);
     assert_eq!(node.connections(), 3, "the node said that it closes");
 }
 
@@ -432,11 +337,7 @@ async fn a_kept_connection_that_ends_before_an_answer_is_tried_once_on_a_fresh_o
             }
         })
         .await;
-        assert_eq!(
-            outcomes(node.address, &http(), 4).await,
-            [Outcome::Answered(200); 4],
-            "reset {reset}"
-        );
+        assert_eq!(outcomes(node.address, &http(), 4).await, [Outcome::Answered(200); 4], "reset {reset}");
         assert_eq!(node.connections(), 4);
     }
 }
@@ -452,10 +353,7 @@ async fn only_one_fresh_connection_is_tried_and_its_outcome_stands() {
         }
     })
     .await;
-    assert_eq!(
-        outcomes(node.address, &http(), 2).await,
-        [Outcome::Answered(200), Outcome::Closed]
-    );
+    assert_eq!(outcomes(node.address, &http(), 2).await, [Outcome::Answered(200), Outcome::Closed]);
     assert_eq!(node.connections(), 2);
 }
 
@@ -468,10 +366,7 @@ async fn a_kept_connection_that_ends_within_an_answer_fails_the_probe() {
         stream.write_all(b"HTTP/1.1 2").await.unwrap();
     })
     .await;
-    assert_eq!(
-        outcomes(node.address, &http(), 2).await,
-        [Outcome::Answered(200), Outcome::Closed]
-    );
+    assert_eq!(outcomes(node.address, &http(), 2).await, [Outcome::Answered(200), Outcome::Closed]);
 }
 
 #[tokio::test]
@@ -493,20 +388,8 @@ async fn bytes_that_nobody_asked_for_are_not_taken_for_the_next_answer() {
             wait_for_end(&mut stream).await;
         })
         .await;
-        let seen = outcomes(
-            node.address,
-            &Check {
-                interval: Duration::from_millis(200),
-                ..http()
-            },
-            2,
-        )
-        .await;
-        assert_eq!(
-            seen,
-            [Outcome::Answered(200), Outcome::UnexpectedStatus(500)],
-            "delay {delay:?}"
-        );
+        let seen = outcomes(node.address, &Check { interval: Duration::from_millis(200), ..http() }, 2).await;
+        assert_eq!(seen, [Outcome::Answered(200), Outcome::UnexpectedStatus(500)], "delay {delay:?}");
         assert_eq!(node.connections(), 2);
     }
 }
@@ -525,24 +408,15 @@ async fn a_tcp_check_says_nothing_and_closes_with_a_reset_that_leaves_no_trace()
     .await;
     assert_eq!(outcomes(node.address, &tcp(), 2).await, [Outcome::Connected; 2]);
     let (said, end) = timeout(DEADLINE, heard.recv()).await.unwrap().unwrap();
-    assert_eq!(
-        (said, end),
-        (Vec::new(), Err(std::io::ErrorKind::ConnectionReset))
-    );
+    assert_eq!((said, end), (Vec::new(), Err(std::io::ErrorKind::ConnectionReset)));
 }
 
 #[tokio::test]
 async fn the_target_policy_is_asked_again_at_connect() {
     let node = Node::answering(OK).await;
     for policy in [
-        TargetPolicy {
-            loopback_allowed: false,
-            own: Vec::new(),
-        },
-        TargetPolicy {
-            loopback_allowed: true,
-            own: vec![node.address],
-        },
+        TargetPolicy { loopback_allowed: false, own: Vec::new() },
+        TargetPolicy { loopback_allowed: true, own: vec![node.address] },
     ] {
         for check in [http(), tcp()] {
             let mut checker = Checker::with(policy.clone(), 16);
@@ -591,9 +465,7 @@ async fn a_target_that_is_set_again_and_again_is_still_probed() {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(DEADLINE, setting_until_reported)
-        .await
-        .expect("the same setting starts nothing anew");
+    timeout(DEADLINE, setting_until_reported).await.expect("the same setting starts nothing anew");
     checker.stop().await;
 }
 
@@ -614,15 +486,7 @@ async fn a_removed_target_is_not_probed_any_more() {
         assert_eq!(checker.next().await.key, TargetKey(2));
     }
     // A kind that nobody probes is no target either.
-    checker.set(
-        2,
-        2,
-        node.address,
-        &Check {
-            kind: CheckKind::None,
-            ..http()
-        },
-    );
+    checker.set(2, 2, node.address, &Check { kind: CheckKind::None, ..http() });
     assert_eq!(checker.engine.stats().targets, 0);
     checker.stop().await;
 }
@@ -640,21 +504,13 @@ async fn after_shutdown_nothing_is_probed_and_the_channel_ends() {
     assert_eq!(checker.engine.stats().targets, 0);
     drop(checker.engine);
     let drained = async { while checker.reports.recv().await.is_some() {} };
-    timeout(DEADLINE, drained)
-        .await
-        .expect("every task let go of the channel");
+    timeout(DEADLINE, drained).await.expect("every task let go of the channel");
 }
 
 #[tokio::test]
 async fn probing_waits_while_nobody_takes_the_reports() {
     let node = Node::answering(OK).await;
-    let mut checker = Checker::with(
-        TargetPolicy {
-            loopback_allowed: true,
-            own: Vec::new(),
-        },
-        1,
-    );
+    let mut checker = Checker::with(TargetPolicy { loopback_allowed: true, own: Vec::new() }, 1);
     for key in 0..3 {
         checker.set(key, 1, node.address, &http());
     }
@@ -689,36 +545,19 @@ async fn a_pause_within_a_probe_throws_the_round_away() {
     let swallowing = Swallowing::start().await;
     let mut checker = Checker::start();
     pause();
-    checker.set(
-        1,
-        1,
-        swallowing.address,
-        &Check {
-            interval: Duration::from_secs(1),
-            ..impatient()
-        },
-    );
+    checker.set(1, 1, swallowing.address, &Check { interval: Duration::from_secs(1), ..impatient() });
     // The probe begins within the first second and would time out 400 ms later.
     sleep(Duration::from_millis(1_001)).await;
-    assert_eq!(
-        checker.engine.stats().rounds + checker.engine.stats().late_rounds,
-        0
-    );
+    assert_eq!(checker.engine.stats().rounds + checker.engine.stats().late_rounds, 0);
     advance(Duration::from_secs(5)).await;
     wait_for_late_rounds(&checker.engine, 1).await;
-    assert!(
-        checker.reports.try_recv().is_err(),
-        "a late round is not reported"
-    );
+    assert!(checker.reports.try_recv().is_err(), "a late round is not reported");
     assert_eq!(
         checker.next().await.outcome,
         Outcome::TimedOut(Phase::Connecting),
         "the next one counts again"
     );
-    assert_eq!(
-        (checker.engine.stats().rounds, checker.engine.stats().late_rounds),
-        (1, 1)
-    );
+    assert_eq!((checker.engine.stats().rounds, checker.engine.stats().late_rounds), (1, 1));
     checker.stop().await;
 }
 
@@ -731,10 +570,7 @@ async fn a_pause_before_a_probe_throws_the_round_away() {
             key,
             1,
             "127.0.0.1:1".parse().unwrap(),
-            &Check {
-                interval: Duration::from_secs(1),
-                ..http()
-            },
+            &Check { interval: Duration::from_secs(1), ..http() },
         );
     }
     // Tasks must have looked at the clock before it jumps.
@@ -782,16 +618,7 @@ async fn a_starved_process_blames_no_node() {
     let mut checker = Checker::start();
     for key in 0..20 {
         let fresh = key % 2 == 0;
-        checker.set(
-            key,
-            1,
-            address,
-            &Check {
-                fresh,
-                timeout: Duration::from_millis(500),
-                ..http()
-            },
-        );
+        checker.set(key, 1, address, &Check { fresh, timeout: Duration::from_millis(500), ..http() });
     }
     let mut judged = 0;
     for _ in 0..3 {
@@ -800,18 +627,11 @@ async fn a_starved_process_blames_no_node() {
         sleep(Duration::from_millis(100)).await;
         std::thread::sleep(Duration::from_millis(900));
         while let Ok(report) = checker.reports.try_recv() {
-            assert_eq!(
-                report.outcome,
-                Outcome::Answered(200),
-                "the node was well all the time"
-            );
+            assert_eq!(report.outcome, Outcome::Answered(200), "the node was well all the time");
             judged += 1;
         }
     }
-    assert!(
-        checker.engine.stats().late_rounds > 0,
-        "the starvation did not bite"
-    );
+    assert!(checker.engine.stats().late_rounds > 0, "the starvation did not bite");
     assert!(judged > 0, "nothing was judged");
     // And it still tells the truth about one that is really dead.
     checker.set(100, 1, dead, &http());

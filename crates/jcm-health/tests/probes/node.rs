@@ -33,11 +33,7 @@ impl Node {
                 tokio::spawn(behave(stream, counter.fetch_add(1, SeqCst) + 1));
             }
         });
-        Self {
-            address,
-            connections,
-            task: task.abort_handle(),
-        }
+        Self { address, connections, task: task.abort_handle() }
     }
 
     /// Answers every request on every connection with these bytes, and keeps the connection.
@@ -123,10 +119,6 @@ impl Swallowing {
             queued.push(stream.unwrap());
             assert!(queued.len() < 100, "the queue does not fill up");
         }
-        Self {
-            address,
-            _listener: listener,
-            _queued: queued,
-        }
+        Self { address, _listener: listener, _queued: queued }
     }
 }

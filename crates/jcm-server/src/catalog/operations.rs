@@ -49,6 +49,16 @@ impl Operations {
     }
 }
 
+impl Operations {
+    /// Remembers what a store remembered, oldest first. What is known besides stays known.
+    pub(crate) fn note_all(&mut self, operations: impl IntoIterator<Item = (OperationId, Known)>) {
+        let now = Instant::now();
+        for (id, known) in operations {
+            self.note(id, known, now);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,11 +67,7 @@ mod tests {
     fn operations_are_forgotten_by_age() {
         let (mut operations, start) = (Operations::default(), Instant::now());
         let id = |n: u128| OperationId(uuid::Uuid::from_u128(n));
-        let known = |n| Known {
-            fingerprint: n,
-            revision: Revision(n),
-            created: false,
-        };
+        let known = |n| Known { fingerprint: n, revision: Revision(n), created: false };
         operations.note(id(1), known(1), start);
         operations.note(id(2), known(2), start + KEPT_FOR);
         assert_eq!(operations.get(id(1)), Some(known(1)));

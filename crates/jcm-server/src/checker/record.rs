@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jcm_health::{Evidence, Judge, Outcome, Turn};
-use jcm_model::{Check, ClusterName, NodeId, Revision, ServerId, Timestamp, Verdict};
+use jcm_model::{Check, ClusterName, Judged, NodeId, Revision, ServerId, Timestamp, Verdict};
 use serde::Serialize;
 
 /// What is known of one checked node. One form of it at a time: a new birth starts it anew.
@@ -94,9 +94,9 @@ impl Record {
     }
 
     /// An earlier run's verdict stands until results of this one turn it.
-    pub(super) fn resume(&mut self, verdict: Verdict, since: Timestamp) {
-        self.judge = Judge::resume(verdict);
-        self.unconfirmed = Some(since);
+    pub(super) fn resume(&mut self, held: &Judged) {
+        self.judge = Judge::resume(held.verdict, held.single_vantage);
+        self.unconfirmed = Some(held.since);
     }
 
     /// Answers since when the verdict has held, once, when a first result of this run agrees with an earlier run's.
@@ -105,11 +105,7 @@ impl Record {
             Verdict::Down => !outcome.is_success(),
             _ => outcome.is_success(),
         };
-        if agrees && !outcome.is_local_trouble() {
-            self.unconfirmed.take()
-        } else {
-            None
-        }
+        if agrees && !outcome.is_local_trouble() { self.unconfirmed.take() } else { None }
     }
 
     pub(super) fn turned(&mut self, turn: &Turn, now: Timestamp) {

@@ -27,32 +27,17 @@ struct Wrapped<T> {
 
 /// It was done.
 pub(super) fn done() -> Response {
-    Json(Wrapped::<()> {
-        code: 0,
-        msg: None,
-        data: None,
-    })
-    .into_response()
+    Json(Wrapped::<()> { code: 0, msg: None, data: None }).into_response()
 }
 
 /// It was done, and there is something to say about it.
 pub(super) fn remarked(remark: String) -> Response {
-    Json(Wrapped::<()> {
-        code: 0,
-        msg: Some(remark),
-        data: None,
-    })
-    .into_response()
+    Json(Wrapped::<()> { code: 0, msg: Some(remark), data: None }).into_response()
 }
 
 /// What was asked for.
 pub(super) fn data(data: impl Serialize) -> Response {
-    Json(Wrapped {
-        code: 0,
-        msg: None,
-        data: Some(data),
-    })
-    .into_response()
+    Json(Wrapped { code: 0, msg: None, data: Some(data) }).into_response()
 }
 
 /// It was not done.
@@ -64,21 +49,13 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn not_found(what: impl std::fmt::Display) -> Self {
-        Self {
-            code: REFUSED,
-            message: format!("not found: {what}"),
-        }
+        Self { code: REFUSED, message: format!("not found: {what}") }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        Json(Wrapped::<()> {
-            code: self.code,
-            msg: Some(self.message),
-            data: None,
-        })
-        .into_response()
+        Json(Wrapped::<()> { code: self.code, msg: Some(self.message), data: None }).into_response()
     }
 }
 
@@ -91,10 +68,7 @@ impl From<Problem> for Failure {
             status if status.is_server_error() => (UNAVAILABLE, "failed"),
             _ => (REFUSED, "invalid argument"),
         };
-        Self {
-            code,
-            message: format!("{kind}: {}", problem.detail()),
-        }
+        Self { code, message: format!("{kind}: {}", problem.detail()) }
     }
 }
 

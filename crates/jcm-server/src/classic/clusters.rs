@@ -17,7 +17,8 @@ use super::shape::{Object, PostedCluster, ShownCluster};
 use super::show::{self, Face};
 use super::take;
 use super::word::Online;
-use crate::http::{App, BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, Problem};
+use crate::app::App;
+use crate::http::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, Problem};
 use crate::registry::WriteError;
 use crate::views::Answer;
 
@@ -36,19 +37,13 @@ pub(super) async fn post(State(app): State<App>, body: Body) -> Result<Response,
         let held = app.catalog.cluster(&name);
         let spec = take::cluster(&name, &posted, held.as_deref())?;
         let precondition = if attempt < POST_ATTEMPTS_MAX {
-            Precondition {
-                revision: held.as_ref().map(|held| held.revision),
-                absent: held.is_none(),
-            }
+            Precondition { revision: held.as_ref().map(|held| held.revision), absent: held.is_none() }
         } else {
             Precondition::default()
         };
         match write(&app, &name, Mutation::PutCluster(spec), precondition).await {
             Ok(_) => return Ok(answer::done()),
-            Err(WriteError::Refused {
-                refusal: Refusal::Condition { .. },
-                ..
-            }) => attempt += 1,
+            Err(WriteError::Refused { refusal: Refusal::Condition { .. }, .. }) => attempt += 1,
             Err(error) => return Err(error.into()),
         }
     }
@@ -72,15 +67,8 @@ pub(super) async fn get_all(State(app): State<App>) -> Response {
     });
     let start = stream::iter([Bytes::from_static(br#"{"code":0,"data":["#)]);
     let end = stream::iter([Bytes::from_static(b"]}")]);
-    let body = start
-        .chain(parts)
-        .chain(end)
-        .map(Ok::<_, std::convert::Infallible>);
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        Body::from_stream(body),
-    )
-        .into_response()
+    let body = start.chain(parts).chain(end).map(Ok::<_, std::convert::Infallible>);
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response()
 }
 
 pub(super) async fn list(State(app): State<App>) -> Response {
@@ -107,11 +95,9 @@ pub(super) async fn online(
 /// The cluster with what is known of it: what is published, or its definition alone while that is not ready.
 fn shown<T>(app: &App, cluster: &Arc<Cluster>, lay_out: impl FnOnce(&ShownCluster<'_>) -> T) -> T {
     match app.views.get(&cluster.name) {
-        Answer::Published(published) => lay_out(&show::cluster(
-            &published.state,
-            &published.routing,
-            Face::Reported,
-        )),
+        Answer::Published(published) => {
+            lay_out(&show::cluster(&published.state, &published.routing, Face::Reported))
+        }
         Answer::Absent | Answer::NotReady => {
             let state = ClusterState::new(Arc::clone(cluster));
             lay_out(&show::cluster(&state, &routing::route(&state), Face::Reported))

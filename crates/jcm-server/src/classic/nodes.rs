@@ -13,7 +13,8 @@ use super::request::{Named, held, take, write};
 use super::shape::{Object, PostedNode, PostedOnline};
 use super::spec::Spec;
 use super::take;
-use crate::http::{App, BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, Problem};
+use crate::app::App;
+use crate::http::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, Problem};
 use crate::registry::WriteError;
 
 /// How often a removal is worked out anew because somebody else removed one of its nodes meanwhile.
@@ -70,17 +71,16 @@ pub(super) async fn delete(
             Ok(())
         } else {
             let mutation = Mutation::DeleteNodes(ids);
-            write(&app, &name, mutation, Precondition::default())
-                .await
-                .map(|_| ())
+            write(&app, &name, mutation, Precondition::default()).await.map(|_| ())
         };
         match result {
             Ok(()) if missing.is_empty() => return Ok(answer::done()),
             Ok(()) => return Ok(answer::remarked(remark(&missing))),
-            Err(WriteError::Refused {
-                refusal: Refusal::NoNode { .. },
-                ..
-            }) if attempt < DELETE_ATTEMPTS_MAX => attempt += 1,
+            Err(WriteError::Refused { refusal: Refusal::NoNode { .. }, .. })
+                if attempt < DELETE_ATTEMPTS_MAX =>
+            {
+                attempt += 1;
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -110,11 +110,7 @@ pub(super) async fn online(
 }
 
 fn remark(missing: &[&Spec]) -> String {
-    let named: Vec<String> = missing
-        .iter()
-        .take(REMARKED_MAX)
-        .map(ToString::to_string)
-        .collect();
+    let named: Vec<String> = missing.iter().take(REMARKED_MAX).map(ToString::to_string).collect();
     let more = match missing.len().saturating_sub(REMARKED_MAX) {
         0 => String::new(),
         more => format!(" and {more} more"),

@@ -16,7 +16,8 @@ use super::answer::Failure;
 use super::request::take;
 use super::shape::{AnswerUnit, Object, Poll, PollAnswer, What};
 use super::show::{self, Face};
-use crate::http::{App, BULK_BODY_BYTES_MAX, Problem};
+use crate::app::App;
+use crate::http::{BULK_BODY_BYTES_MAX, Problem};
 use crate::views::{Answer, Published};
 
 /// Most clusters of one poll: more than any program uses, few enough to look all of them up at once.
@@ -37,21 +38,14 @@ pub(super) async fn post(State(app): State<App>, body: Body) -> Result<Response,
     let Object(poll): Object<Poll> = take(body, BULK_BODY_BYTES_MAX).await?;
     let units = poll.units.unwrap_or_default();
     if units.len() > UNITS_MAX {
-        let detail = format!(
-            "units: {} clusters, the limit of one poll is {UNITS_MAX}",
-            units.len()
-        );
+        let detail = format!("units: {} clusters, the limit of one poll is {UNITS_MAX}", units.len());
         return Err(Problem::invalid(detail).into());
     }
     let mut seen = HashSet::new();
     let mut looked_up = Vec::with_capacity(units.len());
     for Object(unit) in &units {
         // One bad name must not keep the others from their news.
-        let Some(name) = unit
-            .name
-            .as_deref()
-            .and_then(|name| ClusterName::parse(name).ok())
-        else {
+        let Some(name) = unit.name.as_deref().and_then(|name| ClusterName::parse(name).ok()) else {
             continue;
         };
         if seen.insert(name.clone()) {
@@ -64,10 +58,7 @@ pub(super) async fn post(State(app): State<App>, body: Body) -> Result<Response,
         .iter()
         .filter_map(|(name, version, answer)| {
             let what = what(known(&app, name, answer), *version)?;
-            Some(AnswerUnit {
-                name: name.as_str(),
-                what,
-            })
+            Some(AnswerUnit { name: name.as_str(), what })
         })
         .collect();
     Ok(Json(PollAnswer { units }).into_response())
@@ -100,13 +91,9 @@ fn what(known: Known<'_>, version: i64) -> Option<What<'_>> {
             // Worked out once for each publication: most polls find nothing new, and there are many of them.
             let current = show::version(published.token.revision, published.token.digest);
             Some(if current == version {
-                What::Status {
-                    invalids: show::invalids(state, routing),
-                }
+                What::Status { invalids: show::invalids(state, routing) }
             } else {
-                What::Update {
-                    cluster: show::cluster(state, routing, Face::Routed),
-                }
+                What::Update { cluster: show::cluster(state, routing, Face::Routed) }
             })
         }
         // It has nothing to remove, and would never ask again.

@@ -38,16 +38,8 @@ pub(super) fn known<'a>(cluster: &'a Cluster, node: &'a Node) -> impl Iterator<I
     };
     node.ports.iter().map(move |(name, port)| {
         let by_name = name.starts_with("http") && !name.starts_with("https");
-        let proto = if by_name || asked == Some(name) {
-            Proto::Http
-        } else {
-            Proto::Tcp
-        };
-        Known {
-            name,
-            proto,
-            port: Port(port.get()),
-        }
+        let proto = if by_name || asked == Some(name) { Proto::Http } else { Proto::Tcp };
+        Known { name, proto, port: Port(port.get()) }
     })
 }
 
@@ -58,19 +50,13 @@ pub(super) fn shown<'a>(cluster: &'a Cluster, node: &'a Node) -> Vec<Known<'a>> 
             .filter(|known| known.proto == proto)
             .min_by_key(|known| known.name != base_name(proto))
     };
-    [first(Proto::Http), first(Proto::Tcp)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [first(Proto::Http), first(Proto::Tcp)].into_iter().flatten().collect()
 }
 
 /// The node's spec.
 pub(super) fn spec(cluster: &Cluster, node: &Node) -> Spec {
     let ports = shown(cluster, node);
-    Spec {
-        address: node.address,
-        ports: ports.iter().map(|known| (known.proto, known.port)).collect(),
-    }
+    Spec { address: node.address, ports: ports.iter().map(|known| (known.proto, known.port)).collect() }
 }
 
 /// The nodes of a cluster by where they are.
@@ -83,11 +69,7 @@ impl<'a> Places<'a> {
     pub(super) fn new(cluster: &'a Cluster) -> Self {
         let mut nodes = HashMap::new();
         for node in &cluster.nodes {
-            nodes.extend(
-                node.ports
-                    .iter()
-                    .map(|(_, port)| ((node.address, port.get()), &**node)),
-            );
+            nodes.extend(node.ports.iter().map(|(_, port)| ((node.address, port.get()), &**node)));
         }
         Self { cluster, nodes }
     }
@@ -103,8 +85,7 @@ impl<'a> Places<'a> {
         let has = |node: &Node, (proto, port): &(Proto, Port)| {
             known(self.cluster, node).any(|known| known.proto == *proto && known.port == *port)
         };
-        self.any(spec)
-            .filter(|node| spec.ports.iter().all(|port| has(node, port)))
+        self.any(spec).filter(|node| spec.ports.iter().all(|port| has(node, port)))
     }
 }
 
@@ -131,10 +112,7 @@ pub(super) fn named(posted: &[(Proto, Port)], held: Option<(&Cluster, &Node)>) -
         // A port that replaces another of its protocol takes over that one's name.
         let replaced =
             |known: &Known<'_>| known.proto == *proto && !posted.contains(&(known.proto, known.port));
-        let at = left
-            .iter()
-            .position(same)
-            .or_else(|| left.iter().position(replaced));
+        let at = left.iter().position(same).or_else(|| left.iter().position(replaced));
         let name = at.map(|at| left.remove(at).name.to_owned());
         let name = name.unwrap_or_else(|| free_name(base_name(*proto), &names, &left));
         names.push((name, number));

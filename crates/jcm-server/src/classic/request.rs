@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::answer::Failure;
-use crate::http::{App, PRINCIPAL, Problem, decode_body, read_body};
+use crate::app::App;
+use crate::http::{PRINCIPAL, Problem, decode_body, read_body};
 use crate::registry::{Wish, Write, WriteError, Written};
 
 /// The cluster named in the path.
@@ -20,11 +21,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let Path(name) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| {
-                Problem::invalid(format!("the path cannot be read: {}", rejection.body_text()))
-            })?;
+        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|rejection| {
+            Problem::invalid(format!("the path cannot be read: {}", rejection.body_text()))
+        })?;
         Ok(Self(ClusterName::parse(&name)?))
     }
 }
@@ -33,11 +32,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 pub(super) fn held(app: &App, name: &ClusterName) -> Result<Arc<Cluster>, Failure> {
     let snapshot = app.catalog.get();
     if let Some(reason) = snapshot.quarantined.get(name) {
-        return Err(WriteError::Quarantined {
-            cluster: name.clone(),
-            reason: reason.to_string(),
-        }
-        .into());
+        return Err(WriteError::Quarantined { cluster: name.clone(), reason: reason.to_string() }.into());
     }
     let cluster = snapshot.clusters.get(name).cloned();
     cluster.ok_or_else(|| Failure::not_found(format_args!("there is no cluster `{name}`")))
@@ -61,11 +56,7 @@ pub(super) async fn write(
         // It tells apart what comes under one operation id, and nothing else ever comes under this one.
         fingerprint: 0,
         principal: PRINCIPAL.to_owned(),
-        wishes: vec![Wish {
-            cluster: cluster.clone(),
-            mutation,
-            precondition,
-        }],
+        wishes: vec![Wish { cluster: cluster.clone(), mutation, precondition }],
         prune: false,
     };
     app.registry.write(write).await

@@ -48,10 +48,7 @@ pub(super) fn cluster<'a>(state: &'a ClusterState, routing: &Routing, face: Face
                 ip: node.address.to_string(),
                 protos: ports::shown(cluster, node)
                     .iter()
-                    .map(|known| ShownPort {
-                        port: known.port,
-                        proto: known.proto,
-                    })
+                    .map(|known| ShownPort { port: known.port, proto: known.proto })
                     .collect(),
                 udata: node.attributes.labels().get(UDATA).map_or("", |udata| udata),
                 status: status(cluster, judged, *route, face),
@@ -90,11 +87,7 @@ pub(super) fn check_type(cluster: &Cluster) -> CheckType {
 }
 
 pub(super) fn check_file(cluster: &Cluster) -> &str {
-    let written = cluster
-        .header
-        .check
-        .as_ref()
-        .and_then(|check| check.raw().path.as_deref());
+    let written = cluster.header.check.as_ref().and_then(|check| check.raw().path.as_deref());
     match check_type(cluster) {
         CheckType::None => "",
         CheckType::Http => &cluster.check.path,

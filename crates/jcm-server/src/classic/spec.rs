@@ -30,10 +30,7 @@ impl Spec {
             return Err(refused());
         }
         let mut parts = input.trim().split('|');
-        let address = parts
-            .next()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(refused)?;
+        let address = parts.next().and_then(|text| text.parse().ok()).ok_or_else(refused)?;
         let port = |text: &str| {
             let (proto, number) = text.split_once(':')?;
             Some((Proto::parse(proto)?, Port::from_number(number.parse().ok()?)?))
@@ -63,10 +60,8 @@ mod tests {
     use super::*;
 
     fn specs() -> impl Strategy<Value = Spec> {
-        let address = prop_oneof![
-            any::<[u8; 4]>().prop_map(IpAddr::from),
-            any::<[u16; 8]>().prop_map(IpAddr::from)
-        ];
+        let address =
+            prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u16; 8]>().prop_map(IpAddr::from)];
         let port = (any::<bool>(), 1..=u16::MAX)
             .prop_map(|(http, port)| (if http { Proto::Http } else { Proto::Tcp }, Port(port)));
         (address, prop::collection::vec(port, 1..4)).prop_map(|(address, ports)| Spec { address, ports })

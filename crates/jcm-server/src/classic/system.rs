@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::answer::{self, Failure};
 use super::request::take;
 use super::word::Online;
-use crate::http::{App, BODY_BYTES_MAX};
+use crate::app::App;
+use crate::http::BODY_BYTES_MAX;
 
 /// Whether somebody wants the cache of node status. There is none, and nothing depends on it: the switch is remembered so
 /// that a program which sets it and looks finds what it set.
@@ -48,10 +49,7 @@ pub(super) async fn status(State(app): State<App>, Extension(cache): Extension<S
             .map(|member| server_spec(&member.advertise)),
         check_clusters: checked.map(|cluster| cluster.name.to_string()).collect(),
         status_cache: cache.0.load(Ordering::Relaxed),
-        members: members
-            .iter()
-            .map(|member| server_spec(&member.advertise))
-            .collect(),
+        members: members.iter().map(|member| server_spec(&member.advertise)).collect(),
     })
 }
 

@@ -37,11 +37,7 @@ pub(super) fn cluster(
         None => header.online.or(held.is_none().then_some(false)),
     };
     header.check = check(posted, held, &nodes)?;
-    Ok(ClusterSpec {
-        name: Some(name.clone()),
-        header,
-        nodes,
-    })
+    Ok(ClusterSpec { name: Some(name.clone()), header, nodes, nodes_left_out: false })
 }
 
 fn check(
@@ -53,22 +49,16 @@ fn check(
     let held_check = held.and_then(|held| held.header.check.clone());
     let wanted_type = posted.check_type.unwrap_or(held_type);
     let wanted_path = posted.check_file.as_deref().and_then(path);
-    let same_path = wanted_path
-        .as_ref()
-        .is_none_or(|path| held.is_some_and(|held| check_file(held) == path));
+    let same_path = wanted_path.as_ref().is_none_or(|path| held.is_some_and(|held| check_file(held) == path));
     if wanted_type == CheckType::None {
         return Ok(held_check.filter(|_| held_type == CheckType::None));
     }
     if wanted_type == held_type && same_path {
         return Ok(held_check);
     }
-    let mut raw = held_check
-        .as_ref()
-        .map_or_else(Raw::default, |check| check.raw().clone());
+    let mut raw = held_check.as_ref().map_or_else(Raw::default, |check| check.raw().clone());
     if wanted_type != held_type {
-        let all_speak_tcp = nodes
-            .iter()
-            .all(|node| node.ports.get(ports::base_name(Proto::Tcp)).is_some());
+        let all_speak_tcp = nodes.iter().all(|node| node.ports.get(ports::base_name(Proto::Tcp)).is_some());
         raw.kind = match wanted_type {
             CheckType::None => CheckKind::None,
             CheckType::Http => CheckKind::Http,

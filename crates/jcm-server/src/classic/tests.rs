@@ -19,18 +19,13 @@ fn name() -> ClusterName {
 }
 
 fn policy() -> TargetPolicy {
-    TargetPolicy {
-        loopback_allowed: true,
-        own: Vec::new(),
-    }
+    TargetPolicy { loopback_allowed: true, own: Vec::new() }
 }
 
 /// The cluster after a mutation; the same when it changes nothing.
 fn after(held: Option<&Arc<Cluster>>, mutation: &Mutation) -> Arc<Cluster> {
     let revision = held.map_or(Revision(1), |held| held.revision.next());
-    let change = mutation
-        .change(&name(), held, Precondition::default(), revision, &policy())
-        .unwrap();
+    let change = mutation.change(&name(), held, Precondition::default(), revision, &policy()).unwrap();
     match change {
         Some(change) => change.apply(held).unwrap(),
         None => Arc::clone(held.unwrap()),
@@ -86,20 +81,11 @@ fn version(state: &ClusterState) -> i64 {
 }
 
 fn statuses(shown: &Value) -> Vec<&str> {
-    shown["nodes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|node| node["status"].as_str().unwrap())
-        .collect()
+    shown["nodes"].as_array().unwrap().iter().map(|node| node["status"].as_str().unwrap()).collect()
 }
 
 fn specs(cluster: &Cluster) -> Vec<String> {
-    cluster
-        .nodes
-        .iter()
-        .map(|node| ports::spec(cluster, node).to_string())
-        .collect()
+    cluster.nodes.iter().map(|node| ports::spec(cluster, node).to_string()).collect()
 }
 
 fn three(check: &Value) -> Arc<Cluster> {
@@ -202,10 +188,7 @@ fn a_post_changes_what_it_says_and_nothing_else() {
     posted["nodes"][1]["online"] = json!(true);
     posted["nodes"][1]["udata"] = json!("u");
     let after = serde_json::to_value(post(Some(&held), &posted).to_spec()).unwrap();
-    assert_eq!(
-        after["check"],
-        json!({ "kind": "http", "path": "/ready", "interval": "300ms" })
-    );
+    assert_eq!(after["check"], json!({ "kind": "http", "path": "/ready", "interval": "300ms" }));
     assert_eq!(after["protection"], json!({ "panic_below": 0.2 }));
     assert_eq!(
         after["nodes"],
@@ -221,10 +204,7 @@ fn a_node_that_is_not_posted_is_gone_and_a_list_that_is_not_posted_stays() {
     let held = three(&json!({ "kind": "http" }));
     let mut posted = unjudged(&held);
     posted["nodes"].as_array_mut().unwrap().remove(1);
-    assert_eq!(
-        specs(&post(Some(&held), &posted)),
-        ["127.0.0.1|HTTP:1", "127.0.0.1|HTTP:3"]
-    );
+    assert_eq!(specs(&post(Some(&held), &posted)), ["127.0.0.1|HTTP:1", "127.0.0.1|HTTP:3"]);
     let bare = json!({ "name": "orders", "online": "OFFLINE" });
     let after = post(Some(&held), &bare);
     assert_eq!(specs(&after).len(), 3);
@@ -241,25 +221,13 @@ fn one_check_becomes_another() {
         let port = cluster.check.port.as_deref();
         cluster.nodes.iter().filter_map(|node| node.port(port)).collect()
     };
-    let tcp = post(
-        None,
-        &json!({ "name": "orders", "checkType": "TCP", "nodes": [both] }),
-    );
+    let tcp = post(None, &json!({ "name": "orders", "checkType": "TCP", "nodes": [both] }));
     assert_eq!((asked(&tcp), tcp.check.kind.as_str()), (vec![2], "tcp"));
-    let mixed = post(
-        None,
-        &json!({ "name": "orders", "checkType": "TCP", "nodes": [both, http] }),
-    );
+    let mixed = post(None, &json!({ "name": "orders", "checkType": "TCP", "nodes": [both, http] }));
     assert_eq!(asked(&mixed), [1, 3]);
-    let http = post(
-        Some(&tcp),
-        &json!({ "name": "orders", "checkType": "HTTP", "checkFile": "x" }),
-    );
+    let http = post(Some(&tcp), &json!({ "name": "orders", "checkType": "HTTP", "checkFile": "x" }));
     assert_eq!((asked(&http), &*http.check.path), (vec![1], "/x"));
-    let none = post(
-        Some(&http),
-        &json!({ "name": "orders", "checkType": "NONE", "checkFile": "x" }),
-    );
+    let none = post(Some(&http), &json!({ "name": "orders", "checkType": "NONE", "checkFile": "x" }));
     assert!(!none.is_checked());
     assert_eq!(unjudged(&none)["checkFile"], "");
 }
@@ -294,26 +262,17 @@ fn one_node_becomes_two() {
 #[test]
 fn a_refusal_names_the_field_that_was_posted() {
     for (posted, part) in [
-        (
-            json!({ "nodes": [{ "protos": [{ "port": 1, "proto": "TCP" }] }] }),
-            "nodes[0].ip: is missing",
-        ),
+        (json!({ "nodes": [{ "protos": [{ "port": 1, "proto": "TCP" }] }] }), "nodes[0].ip: is missing"),
         (
             json!({ "nodes": [{ "ip": "db.example", "protos": [{ "port": 1, "proto": "TCP" }] }] }),
             "nodes[0].ip: `db.example`",
         ),
-        (
-            json!({ "nodes": [{ "ip": "127.0.0.1" }] }),
-            "nodes[0].protos: is empty",
-        ),
+        (json!({ "nodes": [{ "ip": "127.0.0.1" }] }), "nodes[0].protos: is empty"),
         (
             json!({ "nodes": [{ "ip": "127.0.0.1", "protos": [{ "port": 1, "proto": "TCP" }], "udata": "a\nb" }] }),
             "nodes[0].udata",
         ),
-        (
-            json!({ "checkType": "HTTP", "checkFile": "a b" }),
-            "checkFile: `/a b`",
-        ),
+        (json!({ "checkType": "HTTP", "checkFile": "a b" }), "checkFile: `/a b`"),
     ] {
         let posted: PostedCluster = serde_json::from_value(posted).unwrap();
         let error = take::cluster(&name(), &posted, None).unwrap_err().to_string();
@@ -367,10 +326,7 @@ fn a_node_out_of_use_is_never_normal_to_a_client() {
         let seen = shown(&state, Face::Routed);
         assert_eq!(statuses(&seen), ["NORMAL", "INVALID", "INVALID"]);
         assert_eq!(seen["nodes"][2]["online"], "OFFLINE");
-        assert_eq!(
-            show::invalids(&state, &route(&state)),
-            ["127.0.0.1|HTTP:2", "127.0.0.1|HTTP:3"]
-        );
+        assert_eq!(show::invalids(&state, &route(&state)), ["127.0.0.1|HTTP:2", "127.0.0.1|HTTP:3"]);
     }
 }
 
@@ -384,10 +340,7 @@ fn a_version_differs_with_every_verdict_and_rises_with_the_revision() {
     assert_ne!(versions[1], versions[2]);
     assert_ne!(versions[0], versions[2]);
     assert_eq!(versions[0], version(&judged(&cluster, &[(id, Verdict::Healthy)])));
-    let next = after(
-        Some(&cluster),
-        &Mutation::PatchCluster(json!({ "properties": { "a": "b" } })),
-    );
+    let next = after(Some(&cluster), &Mutation::PatchCluster(json!({ "properties": { "a": "b" } })));
     let later = version(&ClusterState::new(next));
     for version in versions {
         assert!(later > version, "{later} {version}");

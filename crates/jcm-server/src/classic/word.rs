@@ -194,9 +194,7 @@ impl<'de> Deserialize<'de> for Number {
             Word::Text(text) => text.parse().ok(),
             Word::Boolean(_) => None,
         };
-        number
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("{word} is no whole number")))
+        number.map(Self).ok_or_else(|| D::Error::custom(format!("{word} is no whole number")))
     }
 }
 
@@ -207,11 +205,7 @@ pub(super) struct Port(pub(super) u16);
 impl Port {
     /// The original held ports in 16 bits with a sign, so its library writes those above 32767 as negative numbers.
     pub(super) fn from_number(number: i64) -> Option<Self> {
-        let number = if (-32_768..0).contains(&number) {
-            number + 65_536
-        } else {
-            number
-        };
+        let number = if (-32_768..0).contains(&number) { number + 65_536 } else { number };
         u16::try_from(number).ok().filter(|port| *port != 0).map(Self)
     }
 }
@@ -273,17 +267,8 @@ mod tests {
         ] {
             assert_eq!(port(json).unwrap(), wanted, "{json}");
         }
-        for json in [
-            "0",
-            "65536",
-            "-32769",
-            "80.5",
-            "true",
-            "null",
-            r#""""#,
-            "1e300",
-            "18446744073709551615",
-        ] {
+        for json in ["0", "65536", "-32769", "80.5", "true", "null", r#""""#, "1e300", "18446744073709551615"]
+        {
             assert!(port(json).is_err(), "{json}");
         }
     }

@@ -11,10 +11,11 @@ use jcm_model::{ClusterName, ClusterSpec, Mutation, Precondition};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::Problem;
 use super::body::{BULK_BODY_BYTES_MAX, decode, read, refuse_unless_json};
 use super::clusters::dry_run;
 use super::request::{PRINCIPAL, Params, WriteParams, operation, precondition};
-use super::{App, Problem};
+use crate::app::App;
 use crate::registry::{Wish, Write, WriteError};
 
 /// Most clusters of one request.
@@ -62,19 +63,13 @@ pub(super) async fn post(
         precondition: Precondition::default(),
     };
     let wishes = names.into_iter().zip(request.clusters).map(wish).collect();
-    let write = Write {
-        operation,
-        fingerprint,
-        principal: PRINCIPAL.to_owned(),
-        wishes,
-        prune: request.prune,
-    };
+    let write =
+        Write { operation, fingerprint, principal: PRINCIPAL.to_owned(), wishes, prune: request.prune };
     // A refusal speaks of one cluster's fields: say which cluster that was.
     let refused = |error: WriteError| match error {
-        WriteError::Refused {
-            index,
-            refusal: jcm_model::Refusal::Invalid(invalid),
-        } => Problem::from(invalid.within(&format!("clusters[{index}]"))),
+        WriteError::Refused { index, refusal: jcm_model::Refusal::Invalid(invalid) } => {
+            Problem::from(invalid.within(&format!("clusters[{index}]")))
+        }
         error => error.into(),
     };
     if only_look {
@@ -93,10 +88,7 @@ fn names(request: &Request) -> Result<Vec<ClusterName>, Problem> {
         );
     }
     if request.clusters.len() > CLUSTERS_MAX {
-        let detail = format!(
-            "clusters: {} entries, the limit is {CLUSTERS_MAX}",
-            request.clusters.len()
-        );
+        let detail = format!("clusters: {} entries, the limit is {CLUSTERS_MAX}", request.clusters.len());
         return Err(Problem::invalid(detail).with("field", "clusters"));
     }
     let mut seen = HashMap::new();
@@ -108,10 +100,8 @@ fn names(request: &Request) -> Result<Vec<ClusterName>, Problem> {
             )));
         };
         if let Some(first) = seen.insert(name, index) {
-            let detail = format!(
-                "clusters[{index}].name: {} stands at {first} already",
-                quoted(name.as_str())
-            );
+            let detail =
+                format!("clusters[{index}].name: {} stands at {first} already", quoted(name.as_str()));
             return Err(Problem::invalid(detail));
         }
         names.push(name.clone());

@@ -16,10 +16,6 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Largest body where many nodes may come at once: a cluster, bulk nodes, `apply`.
 pub(crate) const BULK_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// How much of a body that is too large is still read after the refusal, so that its sender gets to see the answer
-/// instead of a reset connection.
-const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// Total time for a body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -32,9 +28,7 @@ pub(crate) async fn read(body: Body, limit_bytes: usize) -> Result<Bytes, Proble
         let detail = format!("the body did not arrive within {} s", BODY_DEADLINE.as_secs());
         Problem::new(StatusCode::REQUEST_TIMEOUT, "TIMEOUT", detail)
     };
-    tokio::time::timeout(BODY_DEADLINE, collect(body, limit_bytes))
-        .await
-        .map_err(late)?
+    tokio::time::timeout(BODY_DEADLINE, collect(body, limit_bytes)).await.map_err(late)?
 }
 
 async fn collect(mut body: Body, limit_bytes: usize) -> Result<Bytes, Problem> {
@@ -44,23 +38,11 @@ async fn collect(mut body: Body, limit_bytes: usize) -> Result<Bytes, Problem> {
             frame.map_err(|error| Problem::invalid(format!("the body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if collected.len() + data.len() > limit_bytes {
-            let already = collected.len() + data.len();
-            // The rest is read beside the answer; a task of its own, because the answer must not wait for it. It ends by
-            // size, by time, or with the connection.
-            tokio::spawn(tokio::time::timeout(BODY_DEADLINE, drain(body, already)));
             return Err(too_large(limit_bytes));
         }
         collected.extend_from_slice(&data);
     }
     Ok(collected.freeze())
-}
-
-async fn drain(mut body: Body, mut seen_bytes: usize) {
-    while seen_bytes < DRAIN_BYTES_MAX
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        seen_bytes += frame.data_ref().map_or(0, Bytes::len);
-    }
 }
 
 fn too_large(limit_bytes: usize) -> Problem {
@@ -73,14 +55,7 @@ pub(crate) fn refuse_unless_json(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(());
     };
-    let essence = value
-        .to_str()
-        .unwrap_or("")
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase();
+    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
         return Ok(());
     }
@@ -88,11 +63,7 @@ pub(crate) fn refuse_unless_json(headers: &HeaderMap) -> Result<(), Problem> {
         "the body is {}, send `Content-Type: application/json`",
         jcm_model::invalid::quoted(&essence)
     );
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "MEDIA_TYPE",
-        detail,
-    ))
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA_TYPE", detail))
 }
 
 /// Decodes JSON; the refusal names the field and the place.
@@ -108,9 +79,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             Problem::invalid(format!("{path}: {reason}")).with("field", path)
         }
     })?;
-    decoder
-        .end()
-        .map_err(|error| Problem::invalid(error.to_string()))?;
+    decoder.end().map_err(|error| Problem::invalid(error.to_string()))?;
     Ok(value)
 }
 
@@ -118,11 +87,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 fn escaped(message: &str) -> String {
     const MESSAGE_CHARS_MAX: usize = 512;
     let plain = |c: char| {
-        if c.is_control() {
-            c.escape_default().to_string()
-        } else {
-            c.to_string()
-        }
+        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
     };
     message.chars().take(MESSAGE_CHARS_MAX).map(plain).collect()
 }

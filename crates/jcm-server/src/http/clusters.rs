@@ -9,11 +9,12 @@ use jcm_model::{ClusterName, ClusterSpec, Mutation, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::Problem;
 use super::body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, decode, read, refuse_unless_json};
 use super::request::{
     InCluster, PRINCIPAL, Params, ReadParams, WriteParams, caught_up, operation, precondition,
 };
-use super::{App, Problem};
+use crate::app::App;
 use crate::registry::{Outcome, Wish, Write, WriteError};
 use crate::views::Answer;
 
@@ -66,17 +67,11 @@ pub(super) async fn list(
     caught_up(&app, params.min_revision, params.consistent).await?;
     let limit = params.limit.unwrap_or(PAGE_DEFAULT);
     if limit == 0 || limit > PAGE_MAX {
-        return Err(
-            Problem::invalid(format!("limit: {limit} is out of range: from 1 to {PAGE_MAX}"))
-                .with("field", "limit"),
-        );
+        return Err(Problem::invalid(format!("limit: {limit} is out of range: from 1 to {PAGE_MAX}"))
+            .with("field", "limit"));
     }
-    let after = params
-        .after
-        .as_deref()
-        .map(ClusterName::parse)
-        .transpose()
-        .map_err(|error| error.within("after"))?;
+    let after =
+        params.after.as_deref().map(ClusterName::parse).transpose().map_err(|error| error.within("after"))?;
     let snapshot = app.catalog.get();
     let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
     let mut rows = Vec::new();
@@ -97,13 +92,7 @@ pub(super) async fn list(
             next = rows.last().map(|row: &Row<'_>| row.name.clone());
             break;
         }
-        rows.push(Row {
-            name,
-            revision: cluster.revision,
-            nodes: cluster.nodes.len(),
-            healthy,
-            state,
-        });
+        rows.push(Row { name, revision: cluster.revision, nodes: cluster.nodes.len(), healthy, state });
     }
     Ok(Json(json!({ "clusters": rows, "next": next, "revision": snapshot.revision })).into_response())
 }
@@ -111,28 +100,18 @@ pub(super) async fn list(
 /// `key` or `key=value`.
 fn has_label(node: &jcm_model::Node, label: &str) -> bool {
     match label.split_once('=') {
-        Some((key, value)) => node
-            .attributes
-            .labels()
-            .get(key)
-            .is_some_and(|held| **held == *value),
+        Some((key, value)) => node.attributes.labels().get(key).is_some_and(|held| **held == *value),
         None => node.attributes.labels().get(label).is_some(),
     }
 }
 
 fn summary(app: &App, cluster: &jcm_model::Cluster) -> (usize, Condition) {
-    let online = cluster
-        .nodes
-        .iter()
-        .filter(|node| node.admin() == jcm_model::Admin::Online)
-        .count();
+    let online = cluster.nodes.iter().filter(|node| node.admin() == jcm_model::Admin::Online).count();
     let published = match app.views.get(&cluster.name) {
         Answer::Published(published) => Some(published),
         Answer::Absent | Answer::NotReady => None,
     };
-    let (healthy, healthy_online) = published
-        .as_ref()
-        .map_or((0, 0), |published| published.healthy_counts());
+    let (healthy, healthy_online) = published.as_ref().map_or((0, 0), |published| published.healthy_counts());
     let state = match &published {
         _ if !cluster.header.online() => Condition::Offline,
         _ if online == 0 => Condition::Empty,
@@ -154,16 +133,9 @@ pub(super) async fn get(
     caught_up(&app, params.min_revision, params.consistent).await?;
     let snapshot = app.catalog.get();
     if let Some(reason) = snapshot.quarantined.get(&name) {
-        return Err(WriteError::Quarantined {
-            cluster: name,
-            reason: reason.to_string(),
-        }
-        .into());
+        return Err(WriteError::Quarantined { cluster: name, reason: reason.to_string() }.into());
     }
-    let cluster = snapshot
-        .clusters
-        .get(&name)
-        .ok_or_else(|| Problem::no_cluster(&name))?;
+    let cluster = snapshot.clusters.get(&name).ok_or_else(|| Problem::no_cluster(&name))?;
     Ok(([etag(cluster.revision)], Json(cluster.to_filled())).into_response())
 }
 
@@ -185,16 +157,7 @@ pub(super) async fn put(
         );
         return Err(Problem::invalid(detail).with("field", "name"));
     }
-    write(
-        &app,
-        &headers,
-        &params,
-        "PUT",
-        &bytes,
-        &name,
-        Mutation::PutCluster(spec),
-    )
-    .await
+    write(&app, &headers, &params, "PUT", &bytes, &name, Mutation::PutCluster(spec)).await
 }
 
 pub(super) async fn patch(
@@ -207,16 +170,7 @@ pub(super) async fn patch(
     refuse_unless_json(&headers)?;
     let bytes = read(body, BODY_BYTES_MAX).await?;
     let patch: Value = decode(&bytes)?;
-    write(
-        &app,
-        &headers,
-        &params,
-        "PATCH",
-        &bytes,
-        &name,
-        Mutation::PatchCluster(patch),
-    )
-    .await
+    write(&app, &headers, &params, "PATCH", &bytes, &name, Mutation::PatchCluster(patch)).await
 }
 
 pub(super) async fn delete(
@@ -225,16 +179,7 @@ pub(super) async fn delete(
     Params(params): Params<WriteParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    write(
-        &app,
-        &headers,
-        &params,
-        "DELETE",
-        &[],
-        &name,
-        Mutation::DeleteCluster,
-    )
-    .await
+    write(&app, &headers, &params, "DELETE", &[], &name, Mutation::DeleteCluster).await
 }
 
 /// One mutation of one cluster, from request to answer.
@@ -253,36 +198,15 @@ pub(super) async fn write(
         Mutation::DeleteNodes(ids) => ids.first().map_or("", |id| id.as_str()),
         _ => "",
     };
-    let (operation, fingerprint) = operation(
-        headers,
-        &[
-            verb.as_bytes(),
-            cluster.as_str().as_bytes(),
-            node.as_bytes(),
-            body,
-        ],
-    )?;
-    let wishes = vec![Wish {
-        cluster: cluster.clone(),
-        mutation,
-        precondition,
-    }];
-    let write = Write {
-        operation,
-        fingerprint,
-        principal: PRINCIPAL.to_owned(),
-        wishes,
-        prune: false,
-    };
+    let (operation, fingerprint) =
+        operation(headers, &[verb.as_bytes(), cluster.as_str().as_bytes(), node.as_bytes(), body])?;
+    let wishes = vec![Wish { cluster: cluster.clone(), mutation, precondition }];
+    let write = Write { operation, fingerprint, principal: PRINCIPAL.to_owned(), wishes, prune: false };
     if params.dry_run {
         return Ok(dry_run(&app.registry.try_out(&write)?));
     }
     let written = app.registry.write(write).await?;
-    let status = if written.created {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
+    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let answer = json!({ "revision": written.revision, "operation": written.operation });
     Ok((status, [etag(written.revision)], Json(answer)).into_response())
 }

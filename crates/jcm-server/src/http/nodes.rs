@@ -7,10 +7,11 @@ use axum::response::Response;
 use jcm_model::{Mutation, NodeSpec};
 use serde_json::Value;
 
+use super::Problem;
 use super::body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, decode, read, refuse_unless_json};
 use super::clusters::write;
 use super::request::{InCluster, InNode, Params, WriteParams};
-use super::{App, Problem};
+use crate::app::App;
 
 pub(super) async fn post(
     State(app): State<App>,
@@ -23,24 +24,11 @@ pub(super) async fn post(
     let bytes = read(body, BULK_BODY_BYTES_MAX).await?;
     // Decided by the first character, so that an error is about the entry and not about "no variant matched".
     let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let nodes: Vec<NodeSpec> = if is_list {
-        decode(&bytes)?
-    } else {
-        vec![decode(&bytes)?]
-    };
+    let nodes: Vec<NodeSpec> = if is_list { decode(&bytes)? } else { vec![decode(&bytes)?] };
     if nodes.is_empty() {
         return Err(Problem::invalid("the list of nodes is empty: send at least one"));
     }
-    write(
-        &app,
-        &headers,
-        &params,
-        "POST",
-        &bytes,
-        &cluster,
-        Mutation::PutNodes(nodes),
-    )
-    .await
+    write(&app, &headers, &params, "POST", &bytes, &cluster, Mutation::PutNodes(nodes)).await
 }
 
 pub(super) async fn patch(
@@ -53,16 +41,7 @@ pub(super) async fn patch(
     refuse_unless_json(&headers)?;
     let bytes = read(body, BODY_BYTES_MAX).await?;
     let patch: Value = decode(&bytes)?;
-    write(
-        &app,
-        &headers,
-        &params,
-        "PATCH",
-        &bytes,
-        &cluster,
-        Mutation::PatchNode(node, patch),
-    )
-    .await
+    write(&app, &headers, &params, "PATCH", &bytes, &cluster, Mutation::PatchNode(node, patch)).await
 }
 
 pub(super) async fn delete(
@@ -71,14 +50,5 @@ pub(super) async fn delete(
     Params(params): Params<WriteParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    write(
-        &app,
-        &headers,
-        &params,
-        "DELETE",
-        &[],
-        &cluster,
-        Mutation::DeleteNodes(vec![node]),
-    )
-    .await
+    write(&app, &headers, &params, "DELETE", &[], &cluster, Mutation::DeleteNodes(vec![node])).await
 }

@@ -19,12 +19,7 @@ pub(crate) struct Problem {
 impl Problem {
     /// An error with a stable code; `detail` says what, where and what to try.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            detail: detail.into(),
-            more: Map::new(),
-        }
+        Self { status, code, detail: detail.into(), more: Map::new() }
     }
 
     /// A fact beside the text.
@@ -71,17 +66,11 @@ impl IntoResponse for Problem {
             fields.extend(self.more);
         }
         let mut response = (self.status, body.to_string()).into_response();
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        if matches!(
-            self.status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        ) {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
@@ -90,11 +79,7 @@ impl IntoResponse for Problem {
 impl From<Invalid> for Problem {
     fn from(invalid: Invalid) -> Self {
         let problem = Self::invalid(invalid.to_string());
-        if invalid.field.is_empty() {
-            problem
-        } else {
-            problem.with("field", invalid.field)
-        }
+        if invalid.field.is_empty() { problem } else { problem.with("field", invalid.field) }
     }
 }
 
@@ -138,10 +123,7 @@ impl From<WriteError> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "QUARANTINED", detail)
             }
             WriteError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "BUSY", detail),
-            WriteError::TooLarge {
-                size_bytes,
-                limit_bytes,
-            } => Self::new(
+            WriteError::TooLarge { size_bytes, limit_bytes } => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "TOO_LARGE",
                 format!("{detail}; split the cluster or the request"),

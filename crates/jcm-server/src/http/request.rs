@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{App, Problem};
+use super::Problem;
+use crate::app::App;
 
 /// Longest wait for `min_revision` and `consistent`.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(5);
@@ -30,9 +31,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InCluster {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(name) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(path_refused)?;
+        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(path_refused)?;
         Ok(Self(ClusterName::parse(&name)?))
     }
 }
@@ -44,9 +43,8 @@ impl<S: Send + Sync> FromRequestParts<S> for InNode {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path((name, id)) = Path::<(String, String)>::from_request_parts(parts, state)
-            .await
-            .map_err(path_refused)?;
+        let Path((name, id)) =
+            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(path_refused)?;
         Ok(Self(ClusterName::parse(&name)?, NodeId::parse(&id)?))
     }
 }
@@ -66,9 +64,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
         let refused = |rejection: QueryRejection| {
             Problem::invalid(format!("the query cannot be read: {}", rejection.body_text()))
         };
-        let Query(params) = Query::<T>::from_request_parts(parts, state)
-            .await
-            .map_err(refused)?;
+        let Query(params) = Query::<T>::from_request_parts(parts, state).await.map_err(refused)?;
         Ok(Self(params))
     }
 }
@@ -98,17 +94,11 @@ pub(super) async fn caught_up(app: &App, min_revision: Option<u64>, consistent: 
             |reason: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", reason);
         let head = tokio::time::timeout(CATCH_UP_DEADLINE, app.store.head()).await;
         let head = head.map_err(|_| {
-            unavailable(format!(
-                "the store did not answer within {} s",
-                CATCH_UP_DEADLINE.as_secs()
-            ))
+            unavailable(format!("the store did not answer within {} s", CATCH_UP_DEADLINE.as_secs()))
         })?;
         wanted = wanted.max(head.map_err(|error| unavailable(error.to_string()))?);
     }
-    if tokio::time::timeout(CATCH_UP_DEADLINE, app.catalog.reached(wanted))
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(CATCH_UP_DEADLINE, app.catalog.reached(wanted)).await.is_err() {
         let have = app.catalog.get().revision;
         let detail = format!(
             "this server is at revision {have} and did not reach {wanted} within {} s",
@@ -135,34 +125,24 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem>
     };
     let mut precondition = Precondition::default();
     if let Some(value) = text(header::IF_MATCH)? {
-        let number = value
-            .strip_prefix('"')
-            .and_then(|v| v.strip_suffix('"'))
-            .unwrap_or(&value);
-        let revision = number
-            .parse()
-            .ok()
-            .filter(|_| number.bytes().all(|b| b.is_ascii_digit()));
+        let number = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(&value);
+        let revision = number.parse().ok().filter(|_| number.bytes().all(|b| b.is_ascii_digit()));
         let revision: u64 = revision.ok_or_else(|| {
             Problem::invalid(format!(
-                "`If-Match: {}` is refused: write a revision like `42`",
-                value.escape_debug()
+                "`If-Match` {} is refused: write a revision like `42`",
+                jcm_model::invalid::quoted(&value)
             ))
         })?;
         precondition.revision = Some(Revision(revision));
     }
     if let Some(value) = text(header::IF_NONE_MATCH)? {
         if value != "*" {
-            return Err(Problem::invalid(
-                "`If-None-Match` is refused unless it is `*`: create only",
-            ));
+            return Err(Problem::invalid("`If-None-Match` is refused unless it is `*`: create only"));
         }
         precondition.absent = true;
     }
     if precondition.absent && precondition.revision.is_some() {
-        return Err(Problem::invalid(
-            "`If-Match` and `If-None-Match` exclude each other",
-        ));
+        return Err(Problem::invalid("`If-Match` and `If-None-Match` exclude each other"));
     }
     Ok(precondition)
 }
@@ -177,6 +157,9 @@ pub(super) fn operation(headers: &HeaderMap, parts: &[&[u8]]) -> Result<(Operati
     ) {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
+    }
+    if headers.get_all("idempotency-key").iter().count() > 1 {
+        return Err(Problem::invalid("`Idempotency-Key` stands there twice"));
     }
     let id = match headers.get("idempotency-key") {
         None => OperationId(Uuid::now_v7()),

@@ -9,9 +9,10 @@ use jcm_model::node::Ports;
 use jcm_model::{ClusterName, Node, NodeId, Revision};
 use serde::{Deserialize, Serialize};
 
+use super::Problem;
 use super::request::{InCluster, Params, caught_up};
 use super::view::fetch;
-use super::{App, Problem};
+use crate::app::App;
 
 /// Most nodes of one answer.
 const NODES_MAX: usize = 1000;
@@ -65,7 +66,7 @@ pub(super) async fn get(
     let count = params.n.unwrap_or(1);
     if count == 0 || count > NODES_MAX {
         return Err(
-            Problem::invalid(format!("n: {count} is out of range: from 1 to {NODES_MAX}")).with("field", "n"),
+            Problem::invalid(format!("n: {count} is out of range: from 1 to {NODES_MAX}")).with("field", "n")
         );
     }
     let published = fetch(&app, &name)?;
@@ -85,17 +86,10 @@ pub(super) async fn get(
         candidates.truncate(count);
     }
     candidates.sort_by(Candidate::compare);
-    let nodes = candidates
-        .iter()
-        .map(|candidate| Pick::of(candidate.node))
-        .collect();
+    let nodes = candidates.iter().map(|candidate| Pick::of(candidate.node)).collect();
     let cluster = published.state.cluster();
-    let resolved = Resolved {
-        cluster: &name,
-        revision: cluster.revision,
-        panic: published.routing.panic,
-        nodes,
-    };
+    let resolved =
+        Resolved { cluster: &name, revision: cluster.revision, panic: published.routing.panic, nodes };
     Ok(Json(&resolved).into_response())
 }
 
@@ -110,10 +104,7 @@ struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     fn new(node: &'a Node, weight: u16, params: &ResolveParams) -> Self {
-        let elsewhere = params
-            .zone
-            .as_deref()
-            .is_some_and(|zone| node.attributes.zone() != zone);
+        let elsewhere = params.zone.as_deref().is_some_and(|zone| node.attributes.zone() != zone);
         // Sampling by weight without replacement: the largest of u^(1/w) first (Efraimidis and Spirakis, 2006), here
         // as logarithms.
         let luck = match params.policy {
@@ -121,19 +112,12 @@ impl<'a> Candidate<'a> {
             Policy::Random => fastrand::f64(),
             Policy::RoundRobin => 0.0,
         };
-        Self {
-            node,
-            priority: node.attributes.priority(),
-            elsewhere,
-            luck,
-        }
+        Self { node, priority: node.attributes.priority(), elsewhere, luck }
     }
 
     fn compare(&self, other: &Self) -> std::cmp::Ordering {
         let place = |candidate: &Self| (candidate.priority, candidate.elsewhere);
-        place(self)
-            .cmp(&place(other))
-            .then_with(|| other.luck.total_cmp(&self.luck))
+        place(self).cmp(&place(other)).then_with(|| other.luck.total_cmp(&self.luck))
     }
 }
 
@@ -149,10 +133,6 @@ fn take_turns(candidates: &mut [Candidate<'_>]) {
 
 impl Pick {
     fn of(node: &Node) -> Self {
-        Self {
-            id: node.id.clone(),
-            address: node.address,
-            ports: node.ports.clone(),
-        }
+        Self { id: node.id.clone(), address: node.address, ports: node.ports.clone() }
     }
 }

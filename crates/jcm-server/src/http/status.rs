@@ -7,7 +7,8 @@ use jcm_model::OperationId;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{App, Problem};
+use super::Problem;
+use crate::app::App;
 
 pub(super) async fn livez() -> &'static str {
     "ok\n"
@@ -22,21 +23,13 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Probl
 }
 
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        app.metrics.render(),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render()).into_response()
 }
 
 pub(super) async fn servers(State(app): State<App>) -> Response {
     let leader = app.membership.leader();
     let row = |member: jcm_storage::Member| {
-        let role = if leader.as_ref() == Some(&member.id) {
-            "leader"
-        } else {
-            "follower"
-        };
+        let role = if leader.as_ref() == Some(&member.id) { "leader" } else { "follower" };
         json!({ "id": member.id, "advertise": member.advertise, "zone": member.zone, "role": role, "version": member.version })
     };
     Json(json!({ "servers": app.membership.members().into_iter().map(row).collect::<Vec<_>>() }))
@@ -45,11 +38,7 @@ pub(super) async fn servers(State(app): State<App>) -> Response {
 
 pub(super) async fn status(State(app): State<App>) -> Response {
     let leader = app.membership.leader();
-    let role = if leader.as_ref() == Some(&app.server) {
-        "leader"
-    } else {
-        "follower"
-    };
+    let role = if leader.as_ref() == Some(&app.server) { "leader" } else { "follower" };
     let snapshot = app.catalog.get();
     Json(json!({
         "server": app.server,
@@ -59,7 +48,7 @@ pub(super) async fn status(State(app): State<App>) -> Response {
         "store": {
             "kind": app.store.kind(),
             "id": snapshot.store,
-            "state": "ok",
+            "state": if app.registry.is_store_available() { "ok" } else { "unavailable" },
             "revision": snapshot.revision,
             "stale_for_ms": 0,
         },

@@ -11,8 +11,9 @@ use jcm_model::{ClusterName, duration};
 use jcm_proto::token::Token;
 use serde::Deserialize;
 
+use super::Problem;
 use super::request::{InCluster, Params, caught_up};
-use super::{App, Problem};
+use crate::app::App;
 use crate::views::{Answer, Inbox, Published};
 
 /// Longest wait for news: below the minute at which proxies give up.
@@ -34,12 +35,8 @@ pub(super) async fn get(
     Params(params): Params<ViewParams>,
 ) -> Result<Response, Problem> {
     caught_up(&app, params.min_revision, params.consistent).await?;
-    let wait = params
-        .wait
-        .as_deref()
-        .map(duration::parse)
-        .transpose()
-        .map_err(|error| error.within("wait"))?;
+    let wait =
+        params.wait.as_deref().map(duration::parse).transpose().map_err(|error| error.within("wait"))?;
     let token = params.token.as_deref().map(Token::from_text).transpose();
     let token = token.map_err(|error| {
         Problem::invalid(format!("token: {error}; leave it out to get the whole view")).with("field", "token")

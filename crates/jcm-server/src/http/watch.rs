@@ -1,9 +1,8 @@
 //! Server-sent events: views of clusters and what changes in them, for programs without a client library.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -11,29 +10,18 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use jcm_model::ClusterName;
-use jcm_proto::token::{self, Token};
+use jcm_proto::token::{Resume, Token};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::Problem;
 use super::request::Params;
 use super::view::too_many;
-use super::{App, Problem};
+use crate::app::App;
+use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
 use crate::views::{Event, EventKind, Held, Inbox, Watching};
-
-/// Most clusters of one stream.
-pub(crate) const CLUSTERS_MAX: usize = 1000;
-
-/// Pause after events were sent: what changes meanwhile is sent together. The first event after a quiet time waits
-/// for nothing.
-pub(crate) const COALESCE_FOR: Duration = Duration::from_millis(10);
-
-/// How often a stream says something at least, so that both sides notice a dead connection.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// How long a reader may leave a full connection unread before it is cut.
-pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// Clusters that one event id resumes: some 2 KiB, which every client can send back in a header.
 const RESUMED_MAX: usize = 32;
@@ -53,37 +41,46 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let names = names(&params.clusters)?;
-    let held: HashMap<ClusterName, Token> = match headers.get("last-event-id") {
-        Some(id) => token::many_from_text(id.as_bytes())
-            .map_err(|error| {
-                Problem::invalid(format!("`Last-Event-ID`: {error}; leave it out to start anew"))
-            })?
-            .into_iter()
-            .collect(),
-        None => HashMap::new(),
+    let resume = match headers.get("last-event-id") {
+        Some(id) => Resume::from_text(id.as_bytes()).map_err(|error| {
+            Problem::invalid(format!("`Last-Event-ID`: {error}; leave it out to start anew"))
+        })?,
+        None => Resume::default(),
     };
+    // What was settled elsewhere says nothing here.
+    let settled = Some(resume.settled).filter(|settled| *settled > 0 && resume.origin == app.views.origin());
+    let known: HashMap<ClusterName, Option<Token>> = resume.held.into_iter().collect();
     let inbox = Arc::new(Inbox::default());
     let mut watched = Vec::with_capacity(names.len());
     for (key, name) in (0_u32..).zip(names) {
         let watching = app.views.watch(&name, &inbox, key).ok_or_else(too_many)?;
-        let held = Held::new(EventKind::Json, held.get(&name).copied());
+        let held = match (known.get(&name), settled) {
+            (Some(Some(token)), _) => Held::new(EventKind::Json, Some(*token)),
+            (Some(None), _) => Held::absent(EventKind::Json),
+            (None, Some(settled)) => Held::settled(EventKind::Json, settled),
+            (None, None) => Held::new(EventKind::Json, None),
+        };
         inbox.tell(key);
-        watched.push(Watched {
-            name,
-            held,
-            told: 0,
-            _watching: watching,
-        });
+        watched.push(Watched { name, held, told: 0, _watching: watching });
     }
     let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
     // The task ends with its connection, when the server drains, or when nobody reads.
-    tokio::spawn(stream(app, inbox, watched, sender));
+    tokio::spawn(Stream { app, inbox, watched, told: 0, settled: 0, sender }.run());
     let body = Body::from_stream(ReceiverStream::new(chunks).map(Ok::<_, Infallible>));
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, body).into_response())
+}
+
+/// One reader's stream.
+struct Stream {
+    app: App,
+    inbox: Arc<Inbox>,
+    watched: Vec<Watched>,
+    /// Events told so far.
+    told: u64,
+    /// The publication up to which this reader was told of everything; 0 until its first events are complete.
+    settled: u64,
+    sender: mpsc::Sender<Bytes>,
 }
 
 struct Watched {
@@ -94,42 +91,75 @@ struct Watched {
     _watching: Watching,
 }
 
-async fn stream(app: App, inbox: Arc<Inbox>, mut watched: Vec<Watched>, sender: mpsc::Sender<Bytes>) {
-    let _counted = app.subscribers.enter();
-    let mut told = 0;
-    loop {
-        let changed = tokio::select! {
-            biased;
-            () = app.draining.cancelled() => return,
-            () = sender.closed() => return,
-            changed = tokio::time::timeout(HEARTBEAT, inbox.take()) => changed,
-        };
-        let chunk = match changed {
-            Err(_) => Bytes::from_static(b": heartbeat\n\n"),
-            Ok(changed) => {
-                let mut chunk = BytesMut::new();
-                for key in changed {
-                    let Some(cluster) = usize::try_from(key).ok().and_then(|at| watched.get_mut(at)) else {
-                        continue;
-                    };
-                    if let Some(event) = app.views.event(&cluster.name, &mut cluster.held) {
-                        told += 1;
-                        cluster.told = told;
-                        let id = resume_id(&watched);
-                        write(&mut chunk, &event, &id);
-                    }
-                }
-                chunk.freeze()
+impl Stream {
+    async fn run(mut self) {
+        let _counted = self.app.subscribers.enter();
+        loop {
+            // Before the inbox is emptied: whatever was settled by now is in it, or was told already.
+            let settled = self.app.views.settled();
+            let changed = tokio::select! {
+                biased;
+                () = self.app.draining.cancelled() => return,
+                () = self.sender.closed() => return,
+                changed = tokio::time::timeout(HEARTBEAT, self.inbox.take()) => changed,
+            };
+            let chunk = match changed {
+                Err(_) => Bytes::from_static(b": heartbeat\n\n"),
+                Ok(changed) => self.tell(changed, settled),
+            };
+            if chunk.is_empty() {
+                continue;
             }
-        };
-        if chunk.is_empty() {
-            continue;
+            match tokio::time::timeout(UNREAD_MAX, self.sender.send(chunk)).await {
+                Ok(Ok(())) => tokio::time::sleep(COALESCE_FOR).await,
+                // The reader is gone, or does not read: it resumes by its last id.
+                Ok(Err(_)) | Err(_) => return,
+            }
         }
-        match tokio::time::timeout(UNREAD_MAX, sender.send(chunk)).await {
-            Ok(Ok(())) => tokio::time::sleep(COALESCE_FOR).await,
-            // The reader is gone, or does not read: it resumes by its last id.
-            Ok(Err(_)) | Err(_) => return,
+    }
+
+    /// The events of these clusters. The last one's id says that everything up to `settled` was told.
+    fn tell(&mut self, changed: impl IntoIterator<Item = u32>, settled: u64) -> Bytes {
+        let mut chunk = BytesMut::new();
+        let mut last: Option<Event> = None;
+        for key in changed {
+            let Some(cluster) = usize::try_from(key).ok().and_then(|at| self.watched.get_mut(at)) else {
+                continue;
+            };
+            let Some(event) = self.app.views.event(&cluster.name, &mut cluster.held) else {
+                continue;
+            };
+            if let Some(previous) = last.replace(event) {
+                write(&mut chunk, &previous, &self.id());
+            }
+            self.told += 1;
+            self.watched[key as usize].told = self.told;
         }
+        self.settled = settled;
+        if let Some(last) = last {
+            write(&mut chunk, &last, &self.id());
+        }
+        chunk.freeze()
+    }
+
+    /// The id that resumes this stream. Few clusters each stand there with what is held of them, which any run of any
+    /// server understands; of many, only those that were told of after what is settled.
+    fn id(&self) -> String {
+        let is_small = self.watched.len() <= RESUMED_MAX;
+        let mut recent: Vec<&Watched> = self
+            .watched
+            .iter()
+            .filter(|cluster| match cluster.held.token() {
+                Some(token) => is_small || self.settled == 0 || token.sequence > self.settled,
+                None => cluster.held.is_absent(),
+            })
+            .collect();
+        if recent.len() > RESUMED_MAX {
+            recent.sort_by_key(|cluster| std::cmp::Reverse(cluster.told));
+            recent.truncate(RESUMED_MAX);
+        }
+        let held = recent.into_iter().map(|cluster| (cluster.name.clone(), cluster.held.token())).collect();
+        Resume { held, origin: self.app.views.origin(), settled: self.settled }.to_text()
     }
 }
 
@@ -149,31 +179,16 @@ fn write(chunk: &mut BytesMut, event: &Event, id: &str) {
 
 fn names(list: &str) -> Result<Vec<ClusterName>, Problem> {
     let mut names = Vec::new();
+    let mut seen = HashSet::new();
     for part in list.split(',') {
         let name = ClusterName::parse(part).map_err(|error| error.within("clusters"))?;
-        if !names.contains(&name) {
+        if seen.insert(name.clone()) {
             names.push(name);
         }
         if names.len() > CLUSTERS_MAX {
-            return Err(Problem::invalid(format!(
-                "clusters: more than {CLUSTERS_MAX}, the limit of one stream"
-            ))
-            .with("field", "clusters"));
+            let detail = format!("clusters: more than {CLUSTERS_MAX}, the limit of one stream");
+            return Err(Problem::invalid(detail).with("field", "clusters"));
         }
     }
     Ok(names)
-}
-
-/// The id of the next event: it resumes the clusters that were told of last, and the others anew, so that an id stays
-/// small on a stream of many clusters.
-fn resume_id(watched: &[Watched]) -> String {
-    let mut told: Vec<(u64, &ClusterName, Token)> = watched
-        .iter()
-        .filter_map(|cluster| Some((cluster.told, &cluster.name, cluster.held.token()?)))
-        .collect();
-    if told.len() > RESUMED_MAX {
-        told.sort_by_key(|(told, _, _)| std::cmp::Reverse(*told));
-        told.truncate(RESUMED_MAX);
-    }
-    token::many_to_text(told.into_iter().map(|(_, name, token)| (name, token)))
 }

@@ -4,9 +4,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::json;
 
+use super::Problem;
 use super::request::{InNode, Params, ReadParams, caught_up};
 use super::view::fetch;
-use super::{App, Problem};
+use crate::app::App;
 
 pub(super) async fn get(
     State(app): State<App>,
@@ -17,33 +18,16 @@ pub(super) async fn get(
     let published = fetch(&app, &name)?;
     let cluster = published.state.cluster();
     let Ok(at) = cluster.position(&id) else {
-        return Err(jcm_model::Refusal::NoNode {
-            cluster: name,
-            node: id,
-        }
-        .into());
+        return Err(jcm_model::Refusal::NoNode { cluster: name, node: id }.into());
     };
     let node = &cluster.nodes[at];
     let route = published.routing.nodes[at];
     let judged = published.state.judged(&id);
     let findings = app.asker.findings(&name, &id).await;
-    let online = cluster
-        .nodes
-        .iter()
-        .filter(|node| node.admin() == jcm_model::Admin::Online)
-        .count();
-    let routable = published
-        .routing
-        .nodes
-        .iter()
-        .filter(|route| route.routable)
-        .count();
+    let online = cluster.nodes.iter().filter(|node| node.admin() == jcm_model::Admin::Online).count();
+    let routable = published.routing.nodes.iter().filter(|route| route.routable).count();
     let (vantages, thresholds, last_turn) = match findings {
-        Some(findings) => (
-            json!(findings.vantages),
-            json!(findings.thresholds),
-            json!(findings.last_turn),
-        ),
+        Some(findings) => (json!(findings.vantages), json!(findings.thresholds), json!(findings.last_turn)),
         None => (json!([]), json!({}), json!(null)),
     };
     Ok(Json(json!({

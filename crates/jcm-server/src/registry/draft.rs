@@ -48,25 +48,13 @@ pub(super) struct Attempt {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(base: &'a Snapshot, targets: &'a TargetPolicy) -> Self {
-        Self {
-            base,
-            targets,
-            revision: base.revision,
-            touched: HashMap::new(),
-        }
+        Self { base, targets, revision: base.revision, touched: HashMap::new() }
     }
 
     /// Works a write out: the draft takes over all of it, or none.
     pub(super) fn attempt(&mut self, write: &Write) -> Result<Attempt, WriteError> {
-        let pruned = if write.prune {
-            self.pruned(write)
-        } else {
-            Vec::new()
-        };
-        let mut attempt = Attempt {
-            changes: Vec::new(),
-            outcomes: Vec::new(),
-        };
+        let pruned = if write.prune { self.pruned(write) } else { Vec::new() };
+        let mut attempt = Attempt { changes: Vec::new(), outcomes: Vec::new() };
         let mut undo: Vec<(ClusterName, Option<Option<Arc<Cluster>>>)> = Vec::new();
         let start = self.revision;
         for (index, wish) in write.wishes.iter().chain(&pruned).enumerate() {
@@ -89,15 +77,10 @@ impl<'a> Draft<'a> {
             };
             match change {
                 Ok(change) => {
-                    attempt
-                        .outcomes
-                        .push(outcome(&wish.cluster, before.as_deref(), change.as_ref()));
+                    attempt.outcomes.push(outcome(&wish.cluster, before.as_deref(), change.as_ref()));
                     if let Some(change) = change {
                         let after = change.apply(before.as_ref());
-                        undo.push((
-                            wish.cluster.clone(),
-                            self.touched.insert(wish.cluster.clone(), after),
-                        ));
+                        undo.push((wish.cluster.clone(), self.touched.insert(wish.cluster.clone(), after)));
                         self.revision = revision;
                         attempt.changes.push(change);
                     }
@@ -142,11 +125,7 @@ impl<'a> Draft<'a> {
             mutation: Mutation::DeleteCluster,
             precondition: Precondition::default(),
         };
-        names
-            .into_iter()
-            .filter(|name| self.get(name).is_some())
-            .map(wish)
-            .collect()
+        names.into_iter().filter(|name| self.get(name).is_some()).map(wish).collect()
     }
 }
 
@@ -157,15 +136,10 @@ fn refuse_unless_deletion(
     reason: &str,
 ) -> Result<Option<Change>, WriteError> {
     match wish.mutation {
-        Mutation::DeleteCluster if wish.precondition == Precondition::default() => Ok(Some(Change {
-            cluster: wish.cluster.clone(),
-            revision,
-            effect: Effect::Deleted,
-        })),
-        _ => Err(WriteError::Quarantined {
-            cluster: wish.cluster.clone(),
-            reason: reason.to_owned(),
-        }),
+        Mutation::DeleteCluster if wish.precondition == Precondition::default() => {
+            Ok(Some(Change { cluster: wish.cluster.clone(), revision, effect: Effect::Deleted }))
+        }
+        _ => Err(WriteError::Quarantined { cluster: wish.cluster.clone(), reason: reason.to_owned() }),
     }
 }
 
@@ -187,27 +161,14 @@ fn outcome(name: &ClusterName, before: Option<&Cluster>, change: Option<&Change>
             outcome.nodes_removed =
                 before.map_or_else(Vec::new, |c| c.nodes.iter().map(|node| node.id.clone()).collect());
         }
-        Effect::Updated {
-            created,
-            header,
-            put,
-            removed,
-        } => {
-            outcome.action = if *created {
-                Action::Created
-            } else {
-                Action::Updated
-            };
+        Effect::Updated { created, header, put, removed } => {
+            outcome.action = if *created { Action::Created } else { Action::Updated };
             outcome.header_changed = header.is_some();
             outcome.nodes_removed.clone_from(removed);
             for node in put {
                 let known = before.is_some_and(|cluster| cluster.node(&node.id).is_some());
-                if known {
-                    &mut outcome.nodes_changed
-                } else {
-                    &mut outcome.nodes_added
-                }
-                .push(node.id.clone());
+                if known { &mut outcome.nodes_changed } else { &mut outcome.nodes_added }
+                    .push(node.id.clone());
             }
         }
     }

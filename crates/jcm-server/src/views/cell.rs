@@ -44,16 +44,9 @@ impl Cell {
     pub(super) fn define(&self, before: &Published, after: &Published, changes: &[&Change]) {
         let mut step = Step::between(before, after);
         for change in changes {
-            if let Effect::Updated {
-                header, put, removed, ..
-            } = &change.effect
-            {
+            if let Effect::Updated { header, put, removed, .. } = &change.effect {
                 step.header |= header.is_some();
-                step.defined.extend(
-                    put.iter()
-                        .map(|node| node.id.clone())
-                        .chain(removed.iter().cloned()),
-                );
+                step.defined.extend(put.iter().map(|node| node.id.clone()).chain(removed.iter().cloned()));
             }
         }
         self.inner().remember(step, after.state.cluster().nodes.len());
@@ -88,17 +81,17 @@ impl Cell {
             inner.events.clear();
             inner.events_to = to;
         }
-        let from = from.filter(|from| inner.steps.iter().any(|step| step.from == *from));
+        // The step that starts at what the reader holds: it may have been told of a later publication of other clusters.
+        let from = from
+            .and_then(|at| inner.steps.iter().find(|step| step.from <= at && at < step.to))
+            .map(|step| step.from);
         let key = (held.kind(), from);
         // A reader that was overtaken by the next publication is told of its own; that is not worth keeping.
         let keep = inner.events_to == to;
         let event = match (inner.events.get(&key), from) {
             (Some(event), _) if keep => event.clone(),
             (_, Some(from)) => {
-                let steps = inner
-                    .steps
-                    .iter()
-                    .filter(|step| step.from >= from && step.from < to);
+                let steps = inner.steps.iter().filter(|step| step.from >= from && step.from < to);
                 Event::delta(held.kind(), published, steps)
             }
             (_, None) => Event::view(held.kind(), published),
@@ -116,10 +109,7 @@ impl Cell {
 
     pub(super) fn remove(&self, inbox: &Arc<Inbox>, key: u32) {
         let mut inner = self.inner();
-        if let Some(at) = inner
-            .readers
-            .iter()
-            .position(|(reader, k)| Arc::ptr_eq(reader, inbox) && *k == key)
+        if let Some(at) = inner.readers.iter().position(|(reader, k)| Arc::ptr_eq(reader, inbox) && *k == key)
         {
             inner.readers.swap_remove(at);
         }

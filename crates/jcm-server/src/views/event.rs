@@ -34,6 +34,8 @@ pub(crate) struct Held {
 enum What {
     Nothing,
     View(Token),
+    /// Whatever was published when this run had come to this publication.
+    Settled(u64),
     /// It was told that the cluster is not there.
     Absent,
     /// It was told to wait, and what it held before still counts.
@@ -46,7 +48,7 @@ pub(super) enum Place {
     Same,
     /// It holds something newer than this server has.
     Ahead,
-    /// In this run of this server, at this sequence.
+    /// In this run of this server, at this sequence or at the last publication before it.
     Here(u64),
     /// Nowhere, or somewhere else.
     Elsewhere,
@@ -65,26 +67,40 @@ pub(crate) struct Event {
 impl Held {
     /// A reader that starts with a token, or with nothing.
     pub(crate) fn new(kind: EventKind, token: Option<Token>) -> Self {
-        Self {
-            kind,
-            what: token.map_or(What::Nothing, What::View),
-        }
+        Self { kind, what: token.map_or(What::Nothing, What::View) }
     }
 
     pub(super) fn kind(&self) -> EventKind {
         self.kind
     }
 
+    /// A reader that was told of everything up to a publication of this run.
+    pub(crate) fn settled(kind: EventKind, sequence: u64) -> Self {
+        Self { kind, what: What::Settled(sequence) }
+    }
+
+    /// A reader that was told that the cluster is not there.
+    pub(crate) fn absent(kind: EventKind) -> Self {
+        Self { kind, what: What::Absent }
+    }
+
+    pub(crate) fn is_absent(&self) -> bool {
+        self.what == What::Absent
+    }
+
     /// What it holds, as a token.
     pub(crate) fn token(&self) -> Option<Token> {
         match self.what {
             What::View(token) | What::Unknown(Some(token)) => Some(token),
-            What::Nothing | What::Absent | What::Unknown(None) => None,
+            What::Nothing | What::Settled(_) | What::Absent | What::Unknown(None) => None,
         }
     }
 
     /// Where the reader stands, seen from what is published.
     pub(super) fn place(&self, published: &Token) -> Place {
+        if let What::Settled(sequence) = self.what {
+            return if published.sequence <= sequence { Place::Same } else { Place::Here(sequence) };
+        }
         let Some(held) = self.token() else {
             return Place::Elsewhere;
         };
@@ -129,10 +145,7 @@ impl Event {
             return None;
         }
         // Behind what the reader holds: it may be there by now, and a late server must not empty anybody.
-        if held
-            .token()
-            .is_some_and(|token| token.store == store && token.revision > revision)
-        {
+        if held.token().is_some_and(|token| token.store == store && token.revision > revision) {
             return Self::unknown(name, held);
         }
         let body = match held.kind {
@@ -143,11 +156,7 @@ impl Event {
             })),
             EventKind::Json => json(&serde_json::json!({ "cluster": name, "revision": revision })),
         };
-        Some(Self {
-            name: "removed",
-            body,
-            what: What::Absent,
-        })
+        Some(Self { name: "removed", body, what: What::Absent })
     }
 
     /// This server cannot tell yet, as far as the reader was not told that already.
@@ -163,11 +172,7 @@ impl Event {
             })),
             EventKind::Json => json(&serde_json::json!({ "cluster": name, "reason": reason })),
         };
-        Some(Self {
-            name: "unknown",
-            body,
-            what: What::Unknown(held.token()),
-        })
+        Some(Self { name: "unknown", body, what: What::Unknown(held.token()) })
     }
 
     pub(super) fn view(kind: EventKind, published: &Arc<Published>) -> Self {
@@ -183,11 +188,7 @@ impl Event {
                 )))
             }
         };
-        Self {
-            name: "view",
-            body,
-            what: What::View(published.token),
-        }
+        Self { name: "view", body, what: What::View(published.token) }
     }
 
     /// The way over the given steps, which end at what is published.
@@ -244,19 +245,12 @@ impl Event {
                 )))
             }
             EventKind::Json => {
-                let rows: BTreeSet<&NodeId> = judged
-                    .into_iter()
-                    .chain(relaid)
-                    .chain(delta.put.iter().map(|node| &node.id))
-                    .collect();
+                let rows: BTreeSet<&NodeId> =
+                    judged.into_iter().chain(relaid).chain(delta.put.iter().map(|node| &node.id)).collect();
                 delta_json(published, &delta, &rows)
             }
         };
-        Self {
-            name: "delta",
-            body,
-            what: What::View(published.token),
-        }
+        Self { name: "delta", body, what: What::View(published.token) }
     }
 }
 
@@ -280,11 +274,7 @@ fn delta_json(published: &Published, delta: &Delta, rows: &BTreeSet<&NodeId>) ->
     let cluster = state.cluster();
     let row = |id: &&NodeId| {
         let at = cluster.position(id).ok()?;
-        Some(NodeView::new(
-            &cluster.nodes[at],
-            state.judged(id),
-            published.routing.nodes[at],
-        ))
+        Some(NodeView::new(&cluster.nodes[at], state.judged(id), published.routing.nodes[at]))
     };
     json(&DeltaView {
         cluster: &cluster.name,

@@ -52,12 +52,7 @@ pub(crate) struct Watching {
 
 impl Watching {
     pub(super) fn new(views: Arc<Views>, name: ClusterName, inbox: Arc<Inbox>, key: u32) -> Self {
-        Self {
-            views,
-            name,
-            inbox,
-            key,
-        }
+        Self { views, name, inbox, key }
     }
 }
 

@@ -30,17 +30,10 @@ impl Published {
         ready_at: Option<Instant>,
     ) -> Self {
         let (origin, sequence) = origin.next();
-        let token = Token {
-            store,
-            revision: state.cluster().revision,
-            digest: state.digest(),
-            origin,
-            sequence,
-        };
+        let token =
+            Token { store, revision: state.cluster().revision, digest: state.digest(), origin, sequence };
         // Nothing is left to wait for once every node that could be routed to was judged.
-        let undecided = state
-            .nodes()
-            .any(|(node, judged)| node.attributes.online() && judged.is_none());
+        let undecided = state.nodes().any(|(node, judged)| node.attributes.online() && judged.is_none());
         Self {
             routing: route(&state),
             state,
@@ -69,11 +62,6 @@ impl Published {
         let is_healthy =
             |judged: Option<&Judged>| judged.is_some_and(|judged| judged.verdict == Verdict::Healthy);
         let healthy = || self.state.nodes().filter(|(_, judged)| is_healthy(*judged));
-        (
-            healthy().count(),
-            healthy()
-                .filter(|(node, _)| node.admin() == Admin::Online)
-                .count(),
-        )
+        (healthy().count(), healthy().filter(|(node, _)| node.admin() == Admin::Online).count())
     }
 }

@@ -11,6 +11,8 @@ use super::published::Published;
 pub(super) struct Step {
     /// The sequence it started from.
     pub(super) from: u64,
+    /// The sequence it led to.
+    pub(super) to: u64,
     /// The cluster revision it started from.
     pub(super) from_revision: Revision,
     pub(super) header: bool,
@@ -37,6 +39,7 @@ impl Step {
         }
         Self {
             from: before.token.sequence,
+            to: after.token.sequence,
             from_revision: before.state.cluster().revision,
             header: false,
             defined: BTreeSet::new(),

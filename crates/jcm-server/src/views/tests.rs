@@ -35,11 +35,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    let verdict = prop_oneof![
-        Just(Verdict::Healthy),
-        Just(Verdict::Degraded),
-        Just(Verdict::Down)
-    ];
+    let verdict = prop_oneof![Just(Verdict::Healthy), Just(Verdict::Degraded), Just(Verdict::Down)];
     prop_oneof![
         2 => (prop::collection::btree_set(0..NODES, 0..6), 0_u8..2, any::<bool>())
             .prop_map(|(nodes, path, online)| Step::Put { nodes: nodes.into_iter().collect(), path, online }),
@@ -50,17 +46,9 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 fn snapshot(cluster: Option<&Arc<Cluster>>, revision: Revision) -> Arc<Snapshot> {
-    let clusters = cluster
-        .map(|cluster| (name(), Arc::clone(cluster)))
-        .into_iter()
-        .collect();
+    let clusters = cluster.map(|cluster| (name(), Arc::clone(cluster))).into_iter().collect();
     let store = StoreId(uuid::Uuid::from_u128(1));
-    Arc::new(Snapshot {
-        store,
-        revision,
-        clusters,
-        quarantined: imbl::OrdMap::new(),
-    })
+    Arc::new(Snapshot { store, revision, clusters, quarantined: imbl::OrdMap::new() })
 }
 
 /// A server's two writers.
@@ -74,12 +62,7 @@ struct Writers {
 impl Writers {
     fn new(views: Arc<Views>) -> Self {
         views.load(snapshot(None, Revision::ZERO));
-        Self {
-            views,
-            cluster: None,
-            revision: Revision::ZERO,
-            sequence: 0,
-        }
+        Self { views, cluster: None, revision: Revision::ZERO, sequence: 0 }
     }
 
     fn take(&mut self, step: &Step) {
@@ -106,13 +89,8 @@ impl Writers {
                     };
                     self.sequence += 1;
                     let server = ServerId::parse("s1").unwrap();
-                    let stamp = Stamp {
-                        ring_epoch: 0,
-                        term: 0,
-                        server,
-                        incarnation: 1,
-                        sequence: self.sequence,
-                    };
+                    let stamp =
+                        Stamp { ring_epoch: 0, term: 0, server, incarnation: 1, sequence: self.sequence };
                     let judgement = Judged {
                         verdict: *verdict,
                         birth: cluster.birth(node),
@@ -129,18 +107,9 @@ impl Writers {
     }
 
     fn mutate(&mut self, mutation: &Mutation) {
-        let targets = TargetPolicy {
-            loopback_allowed: true,
-            own: Vec::new(),
-        };
+        let targets = TargetPolicy { loopback_allowed: true, own: Vec::new() };
         let next = self.revision.next();
-        let change = mutation.change(
-            &name(),
-            self.cluster.as_ref(),
-            Precondition::default(),
-            next,
-            &targets,
-        );
+        let change = mutation.change(&name(), self.cluster.as_ref(), Precondition::default(), next, &targets);
         let Ok(Some(change)) = change else { return };
         self.cluster = change.apply(self.cluster.as_ref());
         self.revision = next;
@@ -159,11 +128,7 @@ impl StreamReader {
             watch_response::Event::Delta(delta) => {
                 let delta = Delta::try_from(delta).unwrap();
                 self.0 = Some(
-                    self.0
-                        .as_ref()
-                        .unwrap()
-                        .after(&delta)
-                        .expect("the delta starts where the reader is"),
+                    self.0.as_ref().unwrap().after(&delta).expect("the delta starts where the reader is"),
                 );
             }
             watch_response::Event::Removed(_) => self.0 = None,
@@ -234,9 +199,8 @@ proptest! {
 fn one_turn_in_a_large_cluster_is_a_small_event() {
     let views = Arc::new(Views::new(7));
     let mut writers = Writers::new(Arc::clone(&views));
-    let nodes: Vec<Value> = (0..2000)
-        .map(|n| json!({ "address": "127.0.0.1", "ports": { "http": 18000 + n } }))
-        .collect();
+    let nodes: Vec<Value> =
+        (0..2000).map(|n| json!({ "address": "127.0.0.1", "ports": { "http": 18000 + n } })).collect();
     let spec = json!({ "check": { "kind": "tcp" }, "nodes": nodes });
     writers.mutate(&Mutation::PutCluster(serde_json::from_value(spec).unwrap()));
     let judge = |n: u16, verdict| Step::Judge(vec![(n, verdict)]);
@@ -259,17 +223,10 @@ fn a_reader_that_is_told_nothing_new_wakes_for_nothing() {
     let watching = views.watch(&name(), &inbox, 3).unwrap();
     let mut held = Held::new(EventKind::Json, None);
     assert_eq!(views.event(&name(), &mut held).unwrap().name, "removed");
-    writers.take(&Step::Put {
-        nodes: vec![1],
-        path: 0,
-        online: true,
-    });
+    writers.take(&Step::Put { nodes: vec![1], path: 0, online: true });
     assert_eq!(views.event(&name(), &mut held).unwrap().name, "view");
     drop(watching);
     writers.take(&Step::Delete);
     assert!(matches!(views.get(&name()), Answer::Absent));
-    assert!(
-        views.cells.load().is_empty(),
-        "a place that nobody needs is given back"
-    );
+    assert!(views.cells.load().is_empty(), "a place that nobody needs is given back");
 }

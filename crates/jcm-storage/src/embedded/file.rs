@@ -53,18 +53,12 @@ impl DataFile {
     #[cfg(test)]
     pub(super) fn with_opener(opener: Opener) -> Result<Self, LoadError> {
         let database = opener()?;
-        Ok(Self {
-            opener,
-            database: RwLock::new(Some(database)),
-        })
+        Ok(Self { opener, database: RwLock::new(Some(database)) })
     }
 
     /// Whether the last attempt to open it again failed.
     pub(super) fn is_closed(&self) -> bool {
-        self.database
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+        self.database.read().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Works on the database. It stays open until the work is done.
@@ -83,12 +77,10 @@ impl DataFile {
         read: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, LoadError> {
         self.with(read)?.map_err(|error| match error {
-            redb::Error::Corrupted(what) => LoadError::Unusable {
-                reason: format!("the store file is damaged: {what}"),
-            },
-            error => LoadError::Unavailable {
-                reason: format!("the store file cannot be read: {error}"),
-            },
+            redb::Error::Corrupted(what) => {
+                LoadError::Unusable { reason: format!("the store file is damaged: {what}") }
+            }
+            error => LoadError::Unavailable { reason: format!("the store file cannot be read: {error}") },
         })
     }
 
@@ -113,9 +105,7 @@ fn create(path: &Path) -> Result<(), LoadError> {
         .prefix(".new-store-")
         .tempfile_in(&directory)
         .map_err(|error| unreadable(path, &error))?;
-    let database = Builder::new()
-        .create(draft.path())
-        .map_err(|error| refusal(path, error))?;
+    let database = Builder::new().create(draft.path()).map_err(|error| refusal(path, error))?;
     tables::initialise(&database).map_err(|error| unreadable(path, &error))?;
     drop(database);
     match draft.persist_noclobber(path) {
@@ -135,11 +125,7 @@ fn open_database(path: &Path, verify: bool) -> Result<Database, LoadError> {
         .set_check_integrity_on_open(verify)
         .open(path)
         .map_err(|error| refusal(path, error))?;
-    let unusable = |reason| {
-        Err(LoadError::Unusable {
-            reason: format!("{}: {reason}", path.display()),
-        })
-    };
+    let unusable = |reason| Err(LoadError::Unusable { reason: format!("{}: {reason}", path.display()) });
     match tables::format_of(&database).map_err(|error| unreadable(path, &error))? {
         Some(FORMAT) => Ok(database),
         Some(found) if found > FORMAT => unusable(format!(
@@ -151,18 +137,13 @@ fn open_database(path: &Path, verify: bool) -> Result<Database, LoadError> {
 }
 
 fn unreadable(path: &Path, error: &dyn std::error::Error) -> LoadError {
-    LoadError::Unavailable {
-        reason: format!("{}: {}", path.display(), chain(error)),
-    }
+    LoadError::Unavailable { reason: format!("{}: {}", path.display(), chain(error)) }
 }
 
 fn refusal(path: &Path, error: DatabaseError) -> LoadError {
     let reason = match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            let reason = format!(
-                "another jcm-server uses this data directory: {} is open",
-                path.display()
-            );
+            let reason = format!("another jcm-server uses this data directory: {} is open", path.display());
             return LoadError::Unavailable { reason };
         }
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
@@ -174,7 +155,5 @@ fn refusal(path: &Path, error: DatabaseError) -> LoadError {
         DatabaseError::UpgradeRequired(found) => format!("its file format {found} is too old"),
         error => return unreadable(path, &error),
     };
-    LoadError::Unusable {
-        reason: format!("{}: {reason}", path.display()),
-    }
+    LoadError::Unusable { reason: format!("{}: {reason}", path.display()) }
 }

@@ -58,11 +58,7 @@ pub(super) struct Trim {
 
 impl Retention {
     pub(super) fn new(limits: Limits, head: Revision, now: Instant) -> Self {
-        Self {
-            limits,
-            trimmed: None,
-            marks: VecDeque::from([(now, head)]),
-        }
+        Self { limits, trimmed: None, marks: VecDeque::from([(now, head)]) }
     }
 
     /// What the commit at hand shall trim, if anything. The answer is spent: the next one comes an interval later.

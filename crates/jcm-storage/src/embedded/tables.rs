@@ -44,10 +44,7 @@ pub(super) fn identity(database: &Database) -> Result<(StoreId, Revision), redb:
     let meta = database.begin_read()?.open_table(META)?;
     let missing = || redb::Error::Corrupted(format!("the meta table has no row `{META_STORE}`"));
     let store = meta.get(META_STORE)?.ok_or_else(missing)?.value();
-    Ok((
-        StoreId(Uuid::from_u128(store)),
-        Revision(number(&meta, META_HEAD)?),
-    ))
+    Ok((StoreId(Uuid::from_u128(store)), Revision(number(&meta, META_HEAD)?)))
 }
 
 /// Makes an empty database an empty store, with an identity of its own.

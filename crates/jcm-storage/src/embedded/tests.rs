@@ -50,9 +50,7 @@ impl Disk {
             let database = Builder::new()
                 .set_cache_size(1024 * 1024)
                 .create_with_backend(disk.clone())
-                .map_err(|error| LoadError::Unavailable {
-                    reason: error.to_string(),
-                })?;
+                .map_err(|error| LoadError::Unavailable { reason: error.to_string() })?;
             Ok(database)
         };
         let file = DataFile::with_opener(Box::new(opener)).unwrap();
@@ -104,10 +102,7 @@ impl StorageBackend for Disk {
             if sectors.is_full && !sectors.written.contains_key(&number) {
                 return Err(Error::from(ErrorKind::StorageFull));
             }
-            let sector = sectors
-                .written
-                .entry(number)
-                .or_insert_with(|| Box::new([0; SECTOR]));
+            let sector = sectors.written.entry(number).or_insert_with(|| Box::new([0; SECTOR]));
             sector[usize::try_from(at % SECTOR as u64).unwrap()] = *byte;
         }
         Ok(())
@@ -121,12 +116,7 @@ fn creation(head: Revision) -> Arc<Transaction> {
     let change = Change {
         cluster: ClusterName::parse(&name).unwrap(),
         revision,
-        effect: Effect::Updated {
-            created: true,
-            header: None,
-            put: Vec::new(),
-            removed: Vec::new(),
-        },
+        effect: Effect::Updated { created: true, header: None, put: Vec::new(), removed: Vec::new() },
     };
     Arc::new(Transaction {
         epoch: 1,
@@ -151,11 +141,7 @@ async fn commit(store: &EmbeddedStore, count: u64) {
 fn commit_at(store: &EmbeddedStore, now: Instant) -> Result<(), CommitError> {
     let head = store.inner.tail().head();
     let submission = Submission::parse(creation(head), head)?;
-    store
-        .writer
-        .try_lock()
-        .unwrap()
-        .commit(&store.inner, submission, head, now)
+    store.writer.try_lock().unwrap().commit(&store.inner, submission, head, now)
 }
 
 /// Asserts that everything up to the head is there, in the definitions and in the feed.
@@ -183,10 +169,7 @@ async fn a_full_disk_refuses_writes_loudly_and_goes_on_reading() {
     let refusal = loop {
         // What is left of the sectors in use may take some more.
         match commit_at(&store, now) {
-            Ok(()) => assert!(
-                store.inner.tail().head() < Revision(1_000),
-                "the disk never was full"
-            ),
+            Ok(()) => assert!(store.inner.tail().head() < Revision(1_000), "the disk never was full"),
             Err(error) => break error,
         }
     };
@@ -223,11 +206,7 @@ async fn a_commit_whose_sync_failed_is_told_by_the_log() {
         match error {
             CommitError::Unavailable { .. } => {
                 // Known to have come to nothing, so the same revision is free.
-                assert_eq!(
-                    store.head().await.unwrap(),
-                    Revision(5),
-                    "{failing_syncs} failing syncs"
-                );
+                assert_eq!(store.head().await.unwrap(), Revision(5), "{failing_syncs} failing syncs");
                 commit_at(&store, later).unwrap();
             }
             CommitError::Unknown { .. } => {
@@ -268,27 +247,17 @@ async fn a_dead_disk_is_said_to_be_and_comes_back() {
 
 #[tokio::test]
 async fn what_was_trimmed_from_the_log_resets_its_followers_and_is_forgotten() {
-    let limits = Limits {
-        operations_max: 10,
-        ..Limits::default()
-    };
+    let limits = Limits { operations_max: 10, ..Limits::default() };
     let disk = Disk::default();
     let store = disk.store(limits);
     commit(&store, 30).await;
-    assert_eq!(
-        store.load().await.unwrap().operations.len(),
-        30,
-        "trimmed before it was time"
-    );
+    assert_eq!(store.load().await.unwrap().operations.len(), 30, "trimmed before it was time");
 
     let mut now = Instant::now() + limits.interval;
     commit_at(&store, now).unwrap();
     let remembered = |store: &EmbeddedStore| {
         let operations = store.inner.read(super::reading::snapshot).unwrap().operations;
-        operations
-            .iter()
-            .map(|operation| operation.revision.0)
-            .collect::<Vec<_>>()
+        operations.iter().map(|operation| operation.revision.0).collect::<Vec<_>>()
     };
     assert_eq!(remembered(&store), (22..=31).collect::<Vec<_>>());
     commit_at(&store, now + limits.interval / 2).unwrap();
@@ -316,21 +285,13 @@ async fn what_was_trimmed_from_the_log_resets_its_followers_and_is_forgotten() {
     }
     commit_at(&store, now + limits.age_max).unwrap();
     // The last of the 70 was committed after the mark of its time.
-    assert_eq!(
-        remembered(&store),
-        [102, 103],
-        "old operations are still remembered"
-    );
+    assert_eq!(remembered(&store), [102, 103], "old operations are still remembered");
     assert_eq!(store.load().await.unwrap().clusters.len(), 103);
 }
 
 #[tokio::test]
 async fn a_large_log_is_trimmed_by_its_bytes_and_a_trim_is_bounded() {
-    let limits = Limits {
-        log_bytes_max: 2_000,
-        rows_max: 5,
-        ..Limits::default()
-    };
+    let limits = Limits { log_bytes_max: 2_000, rows_max: 5, ..Limits::default() };
     let disk = Disk::default();
     let store = disk.store(limits);
     commit(&store, 20).await;

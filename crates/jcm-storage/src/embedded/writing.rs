@@ -47,10 +47,7 @@ impl<E: Into<redb::Error>> From<E> for Failure {
 
 impl Writer {
     pub(super) fn new(retention: Retention) -> Self {
-        Self {
-            retention,
-            resting: None,
-        }
+        Self { retention, resting: None }
     }
 
     /// Commits durably, tells the feeds, and answers.
@@ -90,9 +87,7 @@ impl Writer {
             Ok(head) if head == expected => Err(CommitError::Unavailable { reason }),
             // It is there, but nobody knows whether it would survive a loss of power.
             Ok(head) if head == last => Err(CommitError::Unknown { reason }),
-            Ok(head) => Err(CommitError::Unknown {
-                reason: format!("{reason}; the head is at {head}"),
-            }),
+            Ok(head) => Err(CommitError::Unknown { reason: format!("{reason}; the head is at {head}") }),
             Err(error) => {
                 error!(%error, "the store file cannot be opened again");
                 if began {
@@ -109,9 +104,7 @@ impl Writer {
         if let Some((until, reason)) = &self.resting
             && now < *until
         {
-            return Err(CommitError::Unavailable {
-                reason: reason.clone(),
-            });
+            return Err(CommitError::Unavailable { reason: reason.clone() });
         }
         if inner.file.is_closed()
             && let Err(error) = inner.reopen()
@@ -124,9 +117,7 @@ impl Writer {
 }
 
 fn unavailable(error: &LoadError) -> CommitError {
-    CommitError::Unavailable {
-        reason: error.to_string(),
-    }
+    CommitError::Unavailable { reason: error.to_string() }
 }
 
 /// Clusters that were deleted are no longer quarantined.
@@ -191,10 +182,7 @@ fn append(
             }
         }
     }
-    log.insert(
-        submission.transaction.last().0,
-        (count, submission.record.as_slice()),
-    )?;
+    log.insert(submission.transaction.last().0, (count, submission.record.as_slice()))?;
     meta.insert(META_LOG_OPERATIONS, u128::from(operations))?;
     meta.insert(META_LOG_BYTES, u128::from(log_bytes))?;
     Ok(())
@@ -238,13 +226,7 @@ impl Definitions<'_, '_> {
     /// Carries one change out on the rows. What it means for a cluster beside its nodes is the model's to say.
     fn apply(&mut self, change: &Change) -> Result<(), Failure> {
         let name = &change.cluster;
-        let Effect::Updated {
-            created,
-            header,
-            put,
-            removed,
-        } = &change.effect
-        else {
+        let Effect::Updated { created, header, put, removed } = &change.effect else {
             // Also of a cluster that cannot be read: to delete it is the one way to be rid of it.
             self.remove_nodes(name)?;
             self.touched.insert(name.clone(), None);
@@ -301,8 +283,7 @@ impl Definitions<'_, '_> {
     fn remove_nodes(&mut self, name: &ClusterName) -> Result<(), Failure> {
         let start = (name.as_str().as_bytes(), &b""[..]);
         let end = tables::end_of(name.as_str());
-        self.nodes
-            .retain_in(start..(end.as_slice(), &b""[..]), |_, _| false)?;
+        self.nodes.retain_in(start..(end.as_slice(), &b""[..]), |_, _| false)?;
         Ok(())
     }
 }

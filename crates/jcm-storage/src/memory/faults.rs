@@ -23,9 +23,7 @@ pub enum Outcome {
 
 impl Faults {
     pub(super) fn new(inner: &Arc<Inner>) -> Self {
-        Self {
-            inner: Arc::downgrade(inner),
-        }
+        Self { inner: Arc::downgrade(inner) }
     }
 
     /// Whether the store answers at all. Feeds that are open stay open and silent.
@@ -70,18 +68,14 @@ const UNAVAILABLE: &str = "told not to answer";
 impl Orders {
     pub(super) fn refuse_read(&self) -> Result<(), LoadError> {
         if self.unavailable {
-            return Err(LoadError::Unavailable {
-                reason: UNAVAILABLE.to_owned(),
-            });
+            return Err(LoadError::Unavailable { reason: UNAVAILABLE.to_owned() });
         }
         Ok(())
     }
 
     pub(super) fn refuse_commit(&self) -> Result<(), CommitError> {
         if self.unavailable {
-            return Err(CommitError::Unavailable {
-                reason: UNAVAILABLE.to_owned(),
-            });
+            return Err(CommitError::Unavailable { reason: UNAVAILABLE.to_owned() });
         }
         Ok(())
     }

@@ -31,9 +31,7 @@ pub(crate) struct Embedded {
 
 impl Default for Embedded {
     fn default() -> Self {
-        Self {
-            directory: TempDir::new().expect("a temporary directory can be made"),
-        }
+        Self { directory: TempDir::new().expect("a temporary directory can be made") }
     }
 }
 
@@ -58,9 +56,7 @@ impl Backend for Embedded {
 
 /// The next step of a feed that has one.
 pub(crate) async fn step(feed: &mut Box<dyn ChangeFeed>) -> Option<Feed> {
-    tokio::time::timeout(PATIENCE, feed.next())
-        .await
-        .expect("the feed has a next step")
+    tokio::time::timeout(PATIENCE, feed.next()).await.expect("the feed has a next step")
 }
 
 /// The first and last revision of the next commit.
@@ -74,8 +70,5 @@ pub(crate) async fn range(feed: &mut Box<dyn ChangeFeed>) -> (u64, u64) {
 /// Asserts that the next step is a reset.
 pub(crate) async fn expect_reset(feed: &mut Box<dyn ChangeFeed>) {
     let next = step(feed).await;
-    assert!(
-        matches!(next, Some(Feed::Reset)),
-        "a reset was due, and this came: {next:?}"
-    );
+    assert!(matches!(next, Some(Feed::Reset)), "a reset was due, and this came: {next:?}");
 }

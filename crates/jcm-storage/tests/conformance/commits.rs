@@ -14,16 +14,9 @@ use crate::written::{Expected, cluster, creation, name, node, operation, put_nod
 pub(crate) async fn a_stale_head_is_a_conflict_and_changes_nothing(backend: &impl Backend) {
     let store = backend.empty();
     let mut expected = Expected::default();
-    expected
-        .commit(
-            store.as_ref(),
-            &[("orders", cluster(json!({ "nodes": [node(1)] })))],
-        )
-        .await;
+    expected.commit(store.as_ref(), &[("orders", cluster(json!({ "nodes": [node(1)] })))]).await;
     let before = expected.clone();
-    expected
-        .commit(store.as_ref(), &[("orders", put_nodes([2]))])
-        .await;
+    expected.commit(store.as_ref(), &[("orders", put_nodes([2]))]).await;
     for stale in [Revision(0), before.head, Revision(7)] {
         let error = store.commit(creation("late", stale), stale).await.unwrap_err();
         assert!(
@@ -34,40 +27,24 @@ pub(crate) async fn a_stale_head_is_a_conflict_and_changes_nothing(backend: &imp
     expected.expect_in(store.as_ref()).await;
     let mut feed = store.changes(Revision(1)).await.unwrap();
     assert_eq!(range(&mut feed).await, (2, 2));
-    expected
-        .commit(store.as_ref(), &[("late", cluster(json!({})))])
-        .await;
-    assert_eq!(
-        range(&mut feed).await,
-        (3, 3),
-        "a refused commit came through the feed"
-    );
+    expected.commit(store.as_ref(), &[("late", cluster(json!({})))]).await;
+    assert_eq!(range(&mut feed).await, (3, 3), "a refused commit came through the feed");
 }
 
 pub(crate) async fn many_clusters_in_one_transaction_are_all_there_or_none(backend: &impl Backend) {
     let store = backend.empty();
     let mut expected = Expected::default();
     let names: Vec<String> = (0..50).map(|number| format!("c{number}")).collect();
-    let creations: Vec<_> = names
-        .iter()
-        .map(|name| (name.as_str(), cluster(json!({ "nodes": [node(1), node(2)] }))))
-        .collect();
+    let creations: Vec<_> =
+        names.iter().map(|name| (name.as_str(), cluster(json!({ "nodes": [node(1), node(2)] })))).collect();
     expected.commit(store.as_ref(), &creations).await;
     assert_eq!(expected.head, Revision(50));
     expected.expect_in(store.as_ref()).await;
 
     let mut elsewhere = expected.clone();
-    let changes = names
-        .iter()
-        .map(|name| elsewhere.change(name, &put_nodes([3])))
-        .collect();
-    expected
-        .commit(store.as_ref(), &[("first", cluster(json!({})))])
-        .await;
-    let error = store
-        .commit(transaction(changes), Revision(50))
-        .await
-        .unwrap_err();
+    let changes = names.iter().map(|name| elsewhere.change(name, &put_nodes([3]))).collect();
+    expected.commit(store.as_ref(), &[("first", cluster(json!({})))]).await;
+    let error = store.commit(transaction(changes), Revision(50)).await.unwrap_err();
     assert!(matches!(error, CommitError::Conflict { .. }), "{error:?}");
     expected.expect_in(store.as_ref()).await;
 }
@@ -85,9 +62,7 @@ pub(crate) async fn operations_come_back_oldest_first(backend: &impl Backend) {
     first.entries[1].operation = operation(70);
     first.entries[1].fingerprint = 71;
     store.commit(Arc::new(first), Revision::ZERO).await.unwrap();
-    expected
-        .commit(store.as_ref(), &[("b", Mutation::DeleteCluster)])
-        .await;
+    expected.commit(store.as_ref(), &[("b", Mutation::DeleteCluster)]).await;
 
     let remembered = |id, fingerprint, revision, created| Operation {
         id: operation(id),
@@ -98,11 +73,7 @@ pub(crate) async fn operations_come_back_oldest_first(backend: &impl Backend) {
     let snapshot = expected.expect_in(store.as_ref()).await;
     assert_eq!(
         snapshot.operations,
-        [
-            remembered(70, 71, 2, false),
-            remembered(3, 3_000, 3, true),
-            remembered(4, 4_000, 4, false)
-        ]
+        [remembered(70, 71, 2, false), remembered(3, 3_000, 3, true), remembered(4, 4_000, 4, false)]
     );
 }
 
@@ -133,27 +104,16 @@ fn noisy_cluster(nodes: u32) -> Mutation {
 pub(crate) async fn an_oversized_transaction_is_refused_with_both_sizes(backend: &impl Backend) {
     let store = backend.empty();
     let mut expected = Expected::default();
-    expected
-        .commit(store.as_ref(), &[("small", cluster(json!({})))])
-        .await;
+    expected.commit(store.as_ref(), &[("small", cluster(json!({})))]).await;
     let change = expected.clone().change("large", &noisy_cluster(2_000));
-    let error = store
-        .commit(transaction(vec![change]), expected.head)
-        .await
-        .unwrap_err();
-    let CommitError::TooLarge {
-        size_bytes,
-        limit_bytes,
-    } = error
-    else {
+    let error = store.commit(transaction(vec![change]), expected.head).await.unwrap_err();
+    let CommitError::TooLarge { size_bytes, limit_bytes } = error else {
         panic!("not refused for its size: {error:?}");
     };
     assert_eq!(limit_bytes, TRANSACTION_BYTES_MAX);
     assert!(size_bytes > limit_bytes, "{size_bytes} bytes");
     expected.expect_in(store.as_ref()).await;
-    expected
-        .commit(store.as_ref(), &[("small", put_nodes([1]))])
-        .await;
+    expected.commit(store.as_ref(), &[("small", put_nodes([1]))]).await;
     expected.expect_in(store.as_ref()).await;
 }
 
@@ -168,9 +128,7 @@ pub(crate) async fn a_transaction_that_packs_well_may_be_larger_than_the_limit(b
             node
         })
         .collect();
-    expected
-        .commit(store.as_ref(), &[("alike", cluster(json!({ "nodes": nodes })))])
-        .await;
+    expected.commit(store.as_ref(), &[("alike", cluster(json!({ "nodes": nodes })))]).await;
     expected.expect_in(store.as_ref()).await;
     let mut feed = store.changes(Revision::ZERO).await.unwrap();
     assert_eq!(range(&mut feed).await, (1, 1));
@@ -179,12 +137,7 @@ pub(crate) async fn a_transaction_that_packs_well_may_be_larger_than_the_limit(b
 pub(crate) async fn a_transaction_with_other_revisions_is_refused_untouched(backend: &impl Backend) {
     let store = backend.empty();
     let mut expected = Expected::default();
-    expected
-        .commit(
-            store.as_ref(),
-            &[("orders", cluster(json!({ "nodes": [node(1)] })))],
-        )
-        .await;
+    expected.commit(store.as_ref(), &[("orders", cluster(json!({ "nodes": [node(1)] })))]).await;
     let next = expected.clone().change("orders", &put_nodes([2]));
     let mut behind = next.clone();
     behind.revision = Revision(1);
@@ -197,15 +150,9 @@ pub(crate) async fn a_transaction_with_other_revisions_is_refused_untouched(back
         ("twice", vec![next.clone(), next.clone()]),
         ("backwards", vec![ahead, next]),
     ] {
-        let error = store
-            .commit(transaction(changes), expected.head)
-            .await
-            .expect_err(case);
+        let error = store.commit(transaction(changes), expected.head).await.expect_err(case);
         assert!(matches!(error, CommitError::Refused { .. }), "{case}: {error:?}");
-        assert!(
-            error.to_string().contains("nothing was submitted"),
-            "{case}: {error}"
-        );
+        assert!(error.to_string().contains("nothing was submitted"), "{case}: {error}");
         expected.expect_in(store.as_ref()).await;
     }
 }
@@ -216,9 +163,7 @@ pub(crate) async fn concurrent_committers_lose_no_update_and_number_without_a_ga
     let store = backend.empty();
     let mut feed = store.changes(Revision::ZERO).await.unwrap();
     let mut expected = Expected::default();
-    expected
-        .commit(store.as_ref(), &[("shared", cluster(json!({})))])
-        .await;
+    expected.commit(store.as_ref(), &[("shared", cluster(json!({})))]).await;
 
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..TASKS {
@@ -229,9 +174,7 @@ pub(crate) async fn concurrent_committers_lose_no_update_and_number_without_a_ga
             for commit in 0..COMMITS {
                 loop {
                     let head = mine.head;
-                    let change = mine
-                        .clone()
-                        .change("shared", &put_nodes([1 + task * COMMITS + commit]));
+                    let change = mine.clone().change("shared", &put_nodes([1 + task * COMMITS + commit]));
                     match store.commit(transaction(vec![change]), head).await {
                         Ok(()) => break,
                         Err(CommitError::Conflict { found, .. }) => {
@@ -251,11 +194,7 @@ pub(crate) async fn concurrent_committers_lose_no_update_and_number_without_a_ga
     let mut heard = Expected::default();
     catch_up(&mut heard, &mut feed, last).await;
     heard.expect_in(store.as_ref()).await;
-    assert_eq!(
-        heard.clusters[&name("shared")].nodes.len(),
-        (TASKS * COMMITS) as usize,
-        "an update was lost"
-    );
+    assert_eq!(heard.clusters[&name("shared")].nodes.len(), (TASKS * COMMITS) as usize, "an update was lost");
 }
 
 /// Follows a feed up to a revision. Every commit follows the one before.
@@ -283,13 +222,9 @@ pub(crate) async fn a_commit_goes_on_when_its_sender_stops_waiting(backend: &imp
     let mut expected = Expected::default();
     for round in 0..20 {
         // One that is waited for, so that the next one is handed over at its first poll.
-        expected
-            .commit(store.as_ref(), &[(&format!("waited{round}"), cluster(json!({})))])
-            .await;
+        expected.commit(store.as_ref(), &[(&format!("waited{round}"), cluster(json!({})))]).await;
         let head = expected.head;
-        let transaction = transaction(vec![
-            expected.change(&format!("left{round}"), &cluster(json!({}))),
-        ]);
+        let transaction = transaction(vec![expected.change(&format!("left{round}"), &cluster(json!({})))]);
         let mut commit = store.commit(transaction, head);
         let polled = std::future::poll_fn(|context| Poll::Ready(commit.as_mut().poll(context))).await;
         drop(commit);
@@ -297,10 +232,7 @@ pub(crate) async fn a_commit_goes_on_when_its_sender_stops_waiting(backend: &imp
             done.unwrap();
         }
         catch_up(
-            &mut Expected {
-                head: Revision(head.0 - 1),
-                ..Expected::default()
-            },
+            &mut Expected { head: Revision(head.0 - 1), ..Expected::default() },
             &mut feed,
             expected.head,
         )

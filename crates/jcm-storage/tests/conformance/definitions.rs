@@ -10,11 +10,7 @@ pub(crate) async fn an_empty_store_is_at_revision_zero(backend: &impl Backend) {
     let (store, other) = (backend.empty(), backend.empty());
     let snapshot = Expected::default().expect_in(store.as_ref()).await;
     assert!(snapshot.operations.is_empty());
-    assert_ne!(
-        store.id(),
-        other.id(),
-        "two stores that were born empty have one identity"
-    );
+    assert_ne!(store.id(), other.id(), "two stores that were born empty have one identity");
 }
 
 pub(crate) async fn what_was_committed_is_loaded_with_births_and_with_what_was_left_out(
@@ -37,11 +33,7 @@ pub(crate) async fn what_was_committed_is_loaded_with_births_and_with_what_was_l
     expected
         .commit(
             store.as_ref(),
-            &[
-                ("full", cluster(full)),
-                ("bare", cluster(bare)),
-                ("empty", cluster(json!({}))),
-            ],
+            &[("full", cluster(full)), ("bare", cluster(bare)), ("empty", cluster(json!({})))],
         )
         .await;
     expected.commit(store.as_ref(), &[("full", put_nodes([2]))]).await;
@@ -49,31 +41,14 @@ pub(crate) async fn what_was_committed_is_loaded_with_births_and_with_what_was_l
 
     let snapshot = store.load().await.unwrap();
     let loaded = |wanted: &str| {
-        let found = snapshot
-            .clusters
-            .iter()
-            .find(|cluster| cluster.name.as_str() == wanted);
+        let found = snapshot.clusters.iter().find(|cluster| cluster.name.as_str() == wanted);
         found.unwrap_or_else(|| panic!("{wanted} was not loaded")).clone()
     };
-    let births: Vec<_> = loaded("full")
-        .nodes
-        .iter()
-        .map(|node| (node.id.to_string(), node.birth.0))
-        .collect();
-    assert_eq!(
-        births,
-        [
-            ("a".to_owned(), 1),
-            ("n000001".to_owned(), 1),
-            ("n000002".to_owned(), 4)
-        ]
-    );
+    let births: Vec<_> =
+        loaded("full").nodes.iter().map(|node| (node.id.to_string(), node.birth.0)).collect();
+    assert_eq!(births, [("a".to_owned(), 1), ("n000001".to_owned(), 1), ("n000002".to_owned(), 4)]);
     let written = serde_json::to_value(loaded("bare").to_spec()).unwrap();
-    assert_eq!(
-        written,
-        json!({ "name": "bare", "nodes": [node(1)] }),
-        "a default was filled in"
-    );
+    assert_eq!(written, json!({ "name": "bare", "nodes": [node(1)] }), "a default was filled in");
     // 100 is the default weight: it was written, so it stays written.
     let written = serde_json::to_value(loaded("full").nodes[0].to_spec()).unwrap();
     assert_eq!(written["weight"], 100);
@@ -86,16 +61,9 @@ pub(crate) async fn a_cluster_that_was_deleted_and_created_again_is_a_new_one(ba
         json!({ "check": { "kind": "tcp" }, "properties": { "old": "yes" }, "nodes": [node(1), node(2)] }),
     );
     expected.commit(store.as_ref(), &[("orders", old)]).await;
-    expected
-        .commit(store.as_ref(), &[("orders", Mutation::DeleteCluster)])
-        .await;
+    expected.commit(store.as_ref(), &[("orders", Mutation::DeleteCluster)]).await;
     expected.expect_in(store.as_ref()).await;
-    expected
-        .commit(
-            store.as_ref(),
-            &[("orders", cluster(json!({ "nodes": [node(2), node(3)] })))],
-        )
-        .await;
+    expected.commit(store.as_ref(), &[("orders", cluster(json!({ "nodes": [node(2), node(3)] })))]).await;
     expected.expect_in(store.as_ref()).await;
     let again = [
         ("orders", Mutation::DeleteCluster),
@@ -113,24 +81,13 @@ pub(crate) async fn a_cluster_that_is_created_over_an_old_one_keeps_none_of_its_
 ) {
     let store = backend.empty();
     let mut expected = Expected::default();
-    expected
-        .commit(
-            store.as_ref(),
-            &[("orders", cluster(json!({ "nodes": [node(1), node(2)] })))],
-        )
-        .await;
+    expected.commit(store.as_ref(), &[("orders", cluster(json!({ "nodes": [node(1), node(2)] })))]).await;
     // The change of somebody who found no cluster there, as it may come from another history.
     let head = expected.head;
-    let mut stranger = Expected {
-        head,
-        ..Expected::default()
-    };
+    let mut stranger = Expected { head, ..Expected::default() };
     let change = stranger.change("orders", &cluster(json!({ "nodes": [node(3)] })));
     expected.take(&change);
-    store
-        .commit(crate::written::transaction(vec![change]), head)
-        .await
-        .unwrap();
+    store.commit(crate::written::transaction(vec![change]), head).await.unwrap();
     let snapshot = expected.expect_in(store.as_ref()).await;
     assert_eq!(snapshot.clusters[0].nodes.len(), 1);
 }
@@ -138,20 +95,10 @@ pub(crate) async fn a_cluster_that_is_created_over_an_old_one_keeps_none_of_its_
 pub(crate) async fn a_new_check_is_noted_with_its_revision(backend: &impl Backend) {
     let store = backend.empty();
     let mut expected = Expected::default();
-    expected
-        .commit(
-            store.as_ref(),
-            &[("orders", cluster(json!({ "nodes": [node(1)] })))],
-        )
-        .await;
+    expected.commit(store.as_ref(), &[("orders", cluster(json!({ "nodes": [node(1)] })))]).await;
     let patch = Mutation::PatchCluster(json!({ "check": { "kind": "tcp" } }));
     expected.commit(store.as_ref(), &[("orders", patch)]).await;
-    expected
-        .commit(
-            store.as_ref(),
-            &[("orders", Mutation::PatchCluster(json!({ "online": false })))],
-        )
-        .await;
+    expected.commit(store.as_ref(), &[("orders", Mutation::PatchCluster(json!({ "online": false })))]).await;
     let snapshot = expected.expect_in(store.as_ref()).await;
     let orders = &snapshot.clusters[0];
     assert_eq!(
@@ -169,22 +116,12 @@ pub(crate) async fn names_that_begin_alike_are_kept_apart(backend: &impl Backend
         expected
             .commit(
                 store.as_ref(),
-                &[(
-                    name,
-                    cluster(json!({ "nodes": [node(number), node(number + 100)] })),
-                )],
+                &[(name, cluster(json!({ "nodes": [node(number), node(number + 100)] })))],
             )
             .await;
     }
-    expected
-        .commit(
-            store.as_ref(),
-            &[("a", Mutation::DeleteNodes(vec![node_id("n000001")]))],
-        )
-        .await;
-    expected
-        .commit(store.as_ref(), &[("a", Mutation::DeleteCluster)])
-        .await;
+    expected.commit(store.as_ref(), &[("a", Mutation::DeleteNodes(vec![node_id("n000001")]))]).await;
+    expected.commit(store.as_ref(), &[("a", Mutation::DeleteCluster)]).await;
     expected.expect_in(store.as_ref()).await;
     assert!(!expected.clusters.contains_key(&name("a")));
 }

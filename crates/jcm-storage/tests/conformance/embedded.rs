@@ -43,10 +43,7 @@ fn expect_unusable(path: &Path, reason: &str) {
     let text = error.to_string();
     assert!(text.contains(reason), "{text}");
     assert!(text.contains(&path.display().to_string()), "{text} names no file");
-    assert!(
-        before == std::fs::read(path).unwrap(),
-        "a file that was refused was changed"
-    );
+    assert!(before == std::fs::read(path).unwrap(), "a file that was refused was changed");
 }
 
 #[tokio::test]
@@ -82,11 +79,7 @@ async fn a_file_of_a_newer_format_is_refused() {
         write.open_table(META).unwrap().insert("format", 1).unwrap();
     });
     let store = files.open();
-    assert_eq!(
-        store.load().await.unwrap().clusters.len(),
-        3,
-        "a refused file lost something"
-    );
+    assert_eq!(store.load().await.unwrap().clusters.len(), 3, "a refused file lost something");
 }
 
 #[test]
@@ -96,10 +89,7 @@ fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
         (b"".to_vec(), "no store file"),
         (b"clusters: []\n".to_vec(), "no store file"),
         (vec![0; 100_000], "no store file"),
-        (
-            (0..100_000_u32).flat_map(u32::to_le_bytes).collect(),
-            "no store file",
-        ),
+        ((0..100_000_u32).flat_map(u32::to_le_bytes).collect(), "no store file"),
     ] {
         std::fs::write(files.path(), content).unwrap();
         expect_unusable(&files.path(), reason);
@@ -117,16 +107,10 @@ fn a_database_of_another_program_is_refused() {
             write.open_table(theirs).unwrap().insert(1, 1).unwrap();
         });
         let error = EmbeddedStore::open(&files.path()).expect_err(table);
-        assert!(
-            error.to_string().contains("not one of jcm-server"),
-            "{table}: {error}"
-        );
+        assert!(error.to_string().contains("not one of jcm-server"), "{table}: {error}");
     }
     tamper(&files.path(), |write| {
-        assert_eq!(
-            write.open_table(theirs).unwrap().get(1).unwrap().unwrap().value(),
-            1
-        );
+        assert_eq!(write.open_table(theirs).unwrap().get(1).unwrap().unwrap().value(), 1);
     });
 }
 
@@ -138,9 +122,7 @@ async fn a_damaged_page_is_refused_at_the_start() {
         let mut expected = Expected::default();
         expected.commit(&store, &[("a", cluster(json!({})))]).await;
         for number in 0..20 {
-            expected
-                .commit(&store, &[("a", put_nodes(number * 50..(number + 1) * 50))])
-                .await;
+            expected.commit(&store, &[("a", put_nodes(number * 50..(number + 1) * 50))]).await;
         }
     }
     let mut bytes = std::fs::read(files.path()).unwrap();
@@ -165,10 +147,7 @@ fn a_file_that_is_open_elsewhere_is_refused_by_name() {
     let held = files.open();
     let error = EmbeddedStore::open(&files.path()).expect_err("the file is open");
     let text = error.to_string();
-    assert!(
-        text.contains("another jcm-server uses this data directory"),
-        "{text}"
-    );
+    assert!(text.contains("another jcm-server uses this data directory"), "{text}");
     assert!(text.contains(&files.path().display().to_string()), "{text}");
     drop(held);
     files.open();
@@ -188,21 +167,12 @@ async fn a_cluster_that_cannot_be_read_is_quarantined_and_the_others_are_served(
     let cases: [(&str, Damage); 5] = [
         ("node `n000001` cannot be read", |write| {
             let mut nodes = write.open_table(NODES).unwrap();
-            nodes
-                .insert((&b"bad"[..], &b"n000001"[..]), &b"\x01\x00\xff\xff"[..])
-                .unwrap();
+            nodes.insert((&b"bad"[..], &b"n000001"[..]), &b"\x01\x00\xff\xff"[..]).unwrap();
         }),
         ("record is of another node", |write| {
             let mut nodes = write.open_table(NODES).unwrap();
-            let row = nodes
-                .get((&b"bad"[..], &b"n000001"[..]))
-                .unwrap()
-                .unwrap()
-                .value()
-                .to_vec();
-            nodes
-                .insert((&b"bad"[..], &b"n000003"[..]), row.as_slice())
-                .unwrap();
+            let row = nodes.get((&b"bad"[..], &b"n000001"[..])).unwrap().unwrap().value().to_vec();
+            nodes.insert((&b"bad"[..], &b"n000003"[..]), row.as_slice()).unwrap();
         }),
         ("format version 9 is newer than the 1", |write| {
             let mut clusters = write.open_table(CLUSTERS).unwrap();
@@ -227,11 +197,7 @@ async fn a_cluster_that_cannot_be_read_is_quarantined_and_the_others_are_served(
         };
         assert_eq!(cluster_name, &name("bad"));
         assert!(found.contains(reason), "{found} instead of {reason}");
-        let served: Vec<_> = snapshot
-            .clusters
-            .iter()
-            .map(|cluster| cluster.name.as_str())
-            .collect();
+        let served: Vec<_> = snapshot.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         assert_eq!(served, ["good", "other"], "{reason}");
 
         // Whoever loaded that believes that there is no such cluster.
@@ -240,27 +206,15 @@ async fn a_cluster_that_cannot_be_read_is_quarantined_and_the_others_are_served(
         let head = expected.head;
         let creation = belief.change("bad", &cluster(json!({ "nodes": [node(9)] })));
         let error = store.commit(transaction(vec![creation]), head).await.unwrap_err();
-        assert!(
-            matches!(error, CommitError::Refused { .. }),
-            "{reason}: {error:?}"
-        );
-        assert!(
-            error.to_string().contains("cluster `bad` cannot be read"),
-            "{reason}: {error}"
-        );
-        assert_eq!(
-            store.load().await.unwrap().quarantined,
-            snapshot.quarantined,
-            "{reason}"
-        );
+        assert!(matches!(error, CommitError::Refused { .. }), "{reason}: {error:?}");
+        assert!(error.to_string().contains("cluster `bad` cannot be read"), "{reason}: {error}");
+        assert_eq!(store.load().await.unwrap().quarantined, snapshot.quarantined, "{reason}");
         expected.commit(&store, &[("good", put_nodes([9]))]).await;
 
         // To delete it, on purpose, is the way out.
         expected.commit(&store, &[("bad", Mutation::DeleteCluster)]).await;
         expected.expect_in(&store).await;
-        expected
-            .commit(&store, &[("bad", cluster(json!({ "nodes": [node(9)] })))])
-            .await;
+        expected.commit(&store, &[("bad", cluster(json!({ "nodes": [node(9)] })))]).await;
         expected.expect_in(&store).await;
     }
 }
@@ -273,11 +227,7 @@ async fn rows_under_an_alien_name_are_left_alone() {
         let mut clusters = write.open_table(CLUSTERS).unwrap();
         clusters.insert(&b"\xff\xfe"[..], &b"?"[..]).unwrap();
         clusters.insert(&b"not/a name"[..], &b"?"[..]).unwrap();
-        write
-            .open_table(NODES)
-            .unwrap()
-            .insert((&b""[..], &b"\xff"[..]), &b"?"[..])
-            .unwrap();
+        write.open_table(NODES).unwrap().insert((&b""[..], &b"\xff"[..]), &b"?"[..]).unwrap();
     });
     expected.expect_in(&files.open()).await;
 }
@@ -287,19 +237,11 @@ async fn a_damaged_record_of_the_log_costs_its_followers_a_load_and_nothing_else
     let files = Embedded::default();
     let mut expected = three_clusters(&files).await;
     tamper(&files.path(), |write| {
-        write
-            .open_table(LOG)
-            .unwrap()
-            .insert(2, (1, &b"\x01\x00\xff"[..]))
-            .unwrap();
+        write.open_table(LOG).unwrap().insert(2, (1, &b"\x01\x00\xff"[..])).unwrap();
     });
     let store = files.open();
     let snapshot = expected.expect_in(&store).await;
-    let remembered: Vec<_> = snapshot
-        .operations
-        .iter()
-        .map(|operation| operation.revision.0)
-        .collect();
+    let remembered: Vec<_> = snapshot.operations.iter().map(|operation| operation.revision.0).collect();
     assert_eq!(remembered, [1, 3]);
     let mut early = store.changes(Revision::ZERO).await.unwrap();
     assert_eq!(range(&mut early).await, (1, 1));

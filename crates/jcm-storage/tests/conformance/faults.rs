@@ -20,10 +20,7 @@ async fn an_unavailable_store_answers_nothing_and_comes_back_unchanged() {
     assert!(matches!(store.head().await, Err(LoadError::Unavailable { .. })));
     assert!(store.changes(Revision::ZERO).await.is_err());
     let refused = store.commit(creation("b", expected.head), expected.head).await;
-    assert!(
-        matches!(refused, Err(CommitError::Unavailable { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(CommitError::Unavailable { .. })), "{refused:?}");
     faults.clone().set_available(true);
     expected.expect_in(&store).await;
     assert_eq!(range(&mut feed).await, (1, 1));
@@ -54,20 +51,14 @@ async fn feeds_are_late_or_lose_something_when_told() {
     let faults = store.faults();
     let mut feed = store.changes(Revision::ZERO).await.unwrap();
     faults.hold_feeds(true);
-    store
-        .commit(creation("a", Revision::ZERO), Revision::ZERO)
-        .await
-        .unwrap();
+    store.commit(creation("a", Revision::ZERO), Revision::ZERO).await.unwrap();
     let early = tokio::time::timeout(std::time::Duration::from_millis(1), feed.next()).await;
     assert!(early.is_err(), "a held feed said {early:?}");
     faults.hold_feeds(false);
     assert_eq!(range(&mut feed).await, (1, 1));
 
     faults.lose_feeds();
-    store
-        .commit(creation("b", Revision(1)), Revision(1))
-        .await
-        .unwrap();
+    store.commit(creation("b", Revision(1)), Revision(1)).await.unwrap();
     expect_reset(&mut feed).await;
     let mut again = store.changes(Revision(1)).await.unwrap();
     assert_eq!(range(&mut again).await, (2, 2));

@@ -14,9 +14,7 @@ use crate::written::{Expected, cluster, put_nodes};
 async fn three_commits(store: &dyn Store) -> Expected {
     let mut expected = Expected::default();
     expected.commit(store, &[("a", cluster(json!({})))]).await;
-    expected
-        .commit(store, &[("a", put_nodes([1])), ("b", cluster(json!({})))])
-        .await;
+    expected.commit(store, &[("a", put_nodes([1])), ("b", cluster(json!({})))]).await;
     expected.commit(store, &[("b", put_nodes([2]))]).await;
     expected
 }
@@ -46,9 +44,7 @@ pub(crate) async fn a_feed_sees_the_commits_to_come(backend: &impl Backend) {
         (feed, seen)
     });
     expected.commit(store.as_ref(), &[("a", put_nodes([5]))]).await;
-    expected
-        .commit(store.as_ref(), &[("a", put_nodes([6])), ("a", put_nodes([7]))])
-        .await;
+    expected.commit(store.as_ref(), &[("a", put_nodes([6])), ("a", put_nodes([7]))]).await;
     let (mut feed, seen) = waiting.await.unwrap();
     assert_eq!(seen, [(5, 5), (6, 7)]);
     // What was waited for in vain is not lost.
@@ -83,22 +79,15 @@ pub(crate) async fn a_follower_far_behind_still_gets_everything(backend: &impl B
     const BATCH: u32 = 100;
     let store = backend.empty();
     let mut expected = Expected::default();
-    expected
-        .commit(store.as_ref(), &[("a", cluster(json!({})))])
-        .await;
+    expected.commit(store.as_ref(), &[("a", cluster(json!({})))]).await;
     // More commits than a backend keeps at hand.
     let names: Vec<String> = (0..BATCH).map(|number| format!("c{number}")).collect();
     let mut follower = Expected::default();
     let mut feed = store.changes(Revision::ZERO).await.unwrap();
     for number in 1..=1_200 {
-        expected
-            .commit(store.as_ref(), &[("a", put_nodes([number % 7 + 1 + number]))])
-            .await;
+        expected.commit(store.as_ref(), &[("a", put_nodes([number % 7 + 1 + number]))]).await;
     }
-    let batch: Vec<_> = names
-        .iter()
-        .map(|name| (name.as_str(), cluster(json!({}))))
-        .collect();
+    let batch: Vec<_> = names.iter().map(|name| (name.as_str(), cluster(json!({})))).collect();
     expected.commit(store.as_ref(), &batch).await;
     catch_up(&mut follower, &mut feed, expected.head).await;
     follower.expect_in(store.as_ref()).await;
@@ -108,22 +97,14 @@ pub(crate) async fn a_load_and_its_feed_meet_without_a_gap_under_writes(backend:
     const COMMITS: u32 = 150;
     let store = backend.empty();
     let mut expected = Expected::default();
-    expected
-        .commit(
-            store.as_ref(),
-            &[("a", cluster(json!({}))), ("b", cluster(json!({})))],
-        )
-        .await;
+    expected.commit(store.as_ref(), &[("a", cluster(json!({}))), ("b", cluster(json!({})))]).await;
     let writer = {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
             for number in 1..=COMMITS {
                 // Always both: half a commit would show.
                 expected
-                    .commit(
-                        store.as_ref(),
-                        &[("a", put_nodes([number])), ("b", put_nodes([number]))],
-                    )
+                    .commit(store.as_ref(), &[("a", put_nodes([number])), ("b", put_nodes([number]))])
                     .await;
             }
             expected

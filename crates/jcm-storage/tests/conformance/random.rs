@@ -85,11 +85,7 @@ impl Step {
 
 pub(crate) async fn any_history_leaves_what_its_changes_say(backend: &impl Backend) {
     let histories = proptest::collection::vec(proptest::collection::vec(step(), 1..5), 1..12);
-    let config = Config {
-        cases: HISTORIES,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
     let runtime = tokio::runtime::Handle::current();
     let outcome = tokio::task::block_in_place(|| {
         TestRunner::new(config).run(&histories, |history| {
@@ -129,8 +125,5 @@ async fn live_through(store: &dyn Store, history: &[Vec<Step>]) {
     let mut follower = Expected::default();
     let mut feed = store.changes(Revision::ZERO).await.unwrap();
     catch_up(&mut follower, &mut feed, expected.head).await;
-    assert_eq!(
-        follower.clusters, expected.clusters,
-        "the feed tells another story"
-    );
+    assert_eq!(follower.clusters, expected.clusters, "the feed tells another story");
 }

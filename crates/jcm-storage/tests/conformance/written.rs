@@ -77,14 +77,8 @@ impl Expected {
     /// Mutates the store and this alike, in one transaction.
     pub(crate) async fn commit(&mut self, store: &dyn Store, mutations: &[(&str, Mutation)]) {
         let head = self.head;
-        let changes = mutations
-            .iter()
-            .map(|(cluster, mutation)| self.change(cluster, mutation))
-            .collect();
-        store
-            .commit(transaction(changes), head)
-            .await
-            .expect("the commit is acknowledged");
+        let changes = mutations.iter().map(|(cluster, mutation)| self.change(cluster, mutation)).collect();
+        store.commit(transaction(changes), head).await.expect("the commit is acknowledged");
     }
 
     /// Asserts that a store holds exactly this.
@@ -98,11 +92,7 @@ impl Expected {
 
     pub(crate) fn expect_equal(&self, snapshot: &Snapshot) {
         assert_eq!(snapshot.revision, self.head);
-        assert!(
-            snapshot.quarantined.is_empty(),
-            "quarantined: {:?}",
-            snapshot.quarantined
-        );
+        assert!(snapshot.quarantined.is_empty(), "quarantined: {:?}", snapshot.quarantined);
         let mut found = snapshot.clusters.clone();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         let expected: Vec<_> = self.clusters.values().cloned().collect();
@@ -119,18 +109,12 @@ pub(crate) fn transaction(changes: Vec<Change>) -> Arc<Transaction> {
         created: matches!(change.effect, jcm_model::Effect::Updated { created: true, .. }),
         change,
     };
-    Arc::new(Transaction {
-        epoch: 1,
-        entries: changes.into_iter().map(entry).collect(),
-    })
+    Arc::new(Transaction { epoch: 1, entries: changes.into_iter().map(entry).collect() })
 }
 
 /// A transaction that creates a cluster of a few nodes on a head.
 pub(crate) fn creation(cluster_name: &str, head: Revision) -> Arc<Transaction> {
-    let mut expected = Expected {
-        head,
-        clusters: BTreeMap::new(),
-    };
+    let mut expected = Expected { head, clusters: BTreeMap::new() };
     let change = expected.change(cluster_name, &cluster(json!({ "nodes": [node(1), node(2)] })));
     transaction(vec![change])
 }

@@ -17,83 +17,38 @@ fn read(answer: &str) -> (u16, Body, bool) {
 fn every_correct_dialect_is_an_answer() {
     use Body::{Chunked, Length, None, UntilClose};
     let check = |answer: &str, expected: (u16, Body, bool)| assert_eq!(read(answer), expected, "{answer:?}");
-    check(
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        (200, Length(2), true),
-    );
-    check(
-        "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
-        (200, Length(0), true),
-    );
-    check(
-        "HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n",
-        (200, Length(0), true),
-    );
-    check(
-        "HTTP/1.1 200 Everything's fine \u{e9}\r\ncontent-length:0\r\n\r\n",
-        (200, Length(0), true),
-    );
+    check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, Length(2), true));
+    check("HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", (200, Length(0), true));
+    check("HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n", (200, Length(0), true));
+    check("HTTP/1.1 200 Everything's fine \u{e9}\r\ncontent-length:0\r\n\r\n", (200, Length(0), true));
     check("HTTP/1.0 200 OK\r\n\r\nuntil the end", (200, UntilClose, false));
-    check(
-        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        (200, Length(2), false),
-    );
-    check(
-        "HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok",
-        (200, Length(2), true),
-    );
+    check("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, Length(2), false));
+    check("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok", (200, Length(2), true));
     check(
         "HTTP/1.1 200 OK\r\nCONNECTION: foo, CLOSE\r\nContent-Length: 2\r\n\r\nok",
         (200, Length(2), false),
     );
     check("HTTP/1.1 200 OK\r\n\r\n", (200, UntilClose, false));
-    check(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n0\r\n\r\n",
-        (200, Chunked, true),
-    );
-    check(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
-        (200, Chunked, true),
-    );
-    check(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
-        (200, UntilClose, false),
-    );
+    check("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n0\r\n\r\n", (200, Chunked, true));
+    check("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n", (200, Chunked, true));
+    check("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", (200, UntilClose, false));
     check("HTTP/1.1 204 No Content\r\n\r\n", (204, None, true));
-    check(
-        "HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\n\r\n",
-        (304, None, true),
-    );
+    check("HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\n\r\n", (304, None, true));
     check(
         "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
         (302, Length(0), true),
     );
-    check(
-        "HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
-        (999, Length(0), true),
-    );
-    check(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
-        (101, UntilClose, false),
-    );
+    check("HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", (999, Length(0), true));
+    check("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", (101, UntilClose, false));
     check(
         "HTTP/1.1 100\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         (200, Length(0), true),
     );
     // Habits that clients forgive: bare line feeds, folded headers, blanks, an empty line in front.
     check("HTTP/1.1 200 OK\nContent-Length: 2\n\nok", (200, Length(2), true));
-    check(
-        "HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 0\r\n\r\n",
-        (200, Length(0), true),
-    );
-    check(
-        "HTTP/1.1  200  OK\r\nContent-Length : 0\r\n\r\n",
-        (200, Length(0), true),
-    );
-    check(
-        "\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-        (200, Length(0), true),
-    );
+    check("HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 0\r\n\r\n", (200, Length(0), true));
+    check("HTTP/1.1  200  OK\r\nContent-Length : 0\r\n\r\n", (200, Length(0), true));
+    check("\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", (200, Length(0), true));
 }
 
 #[test]
@@ -114,10 +69,7 @@ fn an_ambiguous_length_is_an_answer_but_ends_the_connection() {
             "{headers}"
         );
     }
-    assert_eq!(
-        read("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        (200, Body::UntilClose, false)
-    );
+    assert_eq!(read("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), (200, Body::UntilClose, false));
     assert_eq!(
         read("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\n"),
         (200, Body::Length(2), true)
@@ -136,24 +88,15 @@ fn what_is_no_answer_is_named() {
     check("HTTP/1.1 2xx OK\r\n", Malformed::StatusLine);
     check("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", Malformed::Header);
     check("HTTP/1.1 200 OK\r\nBad\0Name: x\r\n\r\n", Malformed::Header);
-    check(
-        &"HTTP/1.1 100\r\n\r\n".repeat(INTERIM_MAX + 1),
-        Malformed::EndlessInterim,
-    );
+    check(&"HTTP/1.1 100\r\n\r\n".repeat(INTERIM_MAX + 1), Malformed::EndlessInterim);
 }
 
 #[test]
 fn a_head_may_be_large_but_not_endless() {
-    let many = format!(
-        "HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n",
-        "a:\n".repeat(5_000)
-    );
+    let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "a:\n".repeat(5_000));
     assert_eq!(read(&many), (200, Body::Length(0), true));
     let line = "X-Padding: 0123456789\r\n";
-    let endless = format!(
-        "HTTP/1.1 200 OK\r\n{}",
-        line.repeat(HEAD_BYTES_MAX / line.len() + 1)
-    );
+    let endless = format!("HTTP/1.1 200 OK\r\n{}", line.repeat(HEAD_BYTES_MAX / line.len() + 1));
     assert!(endless.len() > HEAD_BYTES_MAX);
     assert_eq!(parse(endless.as_bytes()), Progress::TooLarge);
     assert_eq!(
@@ -181,11 +124,7 @@ fn the_end_of_a_body_is_found() {
     check(Body::UntilClose, "anything", Missing);
     check(Body::UntilClose, &"x".repeat(BODY_BYTES_MAX + 1), Unwanted);
     check(Body::Chunked, "2\r\nok\r\n0\r\n\r\n", Complete);
-    check(
-        Body::Chunked,
-        "2;ext=1\r\nok\r\n0\r\nTrailer: x\r\n\r\n",
-        Complete,
-    );
+    check(Body::Chunked, "2;ext=1\r\nok\r\n0\r\nTrailer: x\r\n\r\n", Complete);
     check(Body::Chunked, "A\r\n0123456789\r\n00\r\n\r\n", Complete);
     check(Body::Chunked, "2\r\nok\r\n0\r\n\r\nHTTP/1.1", Unwanted);
     check(Body::Chunked, "2\r\nokay\r\n", Unwanted);

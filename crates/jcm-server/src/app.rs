@@ -1,0 +1,30 @@
+//! What every door works with: the server's parts, each with its one owner elsewhere.
+
+use std::sync::Arc;
+
+use jcm_model::ServerId;
+use jcm_storage::{Membership, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::checker::Asker;
+use crate::measure::Metrics;
+use crate::registry::Registry;
+use crate::subscribers::Subscribers;
+use crate::views::Views;
+
+/// What every door works with.
+#[derive(Debug, Clone)]
+pub(crate) struct App {
+    pub(crate) server: ServerId,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) registry: Registry,
+    pub(crate) views: Arc<Views>,
+    pub(crate) asker: Asker,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) membership: Arc<dyn Membership>,
+    pub(crate) subscribers: Arc<Subscribers>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Cancelled when streams shall end because the server stops.
+    pub(crate) draining: CancellationToken,
+}

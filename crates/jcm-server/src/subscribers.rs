@@ -1,0 +1,44 @@
+//! What holds for every stream of a subscriber, whichever door it came through, and how many there are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Most clusters of one stream.
+pub(crate) const CLUSTERS_MAX: usize = 1000;
+
+/// Pause after events were sent: what changes meanwhile is sent together. The first event after a quiet time waits
+/// for nothing.
+pub(crate) const COALESCE_FOR: Duration = Duration::from_millis(10);
+
+/// How often a stream says something at least, so that both sides notice a dead connection.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How long a reader may leave a full connection unread before its stream is ended.
+pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
+
+/// How many subscribers hold a stream now.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribers(AtomicUsize);
+
+/// Counts one subscriber while it lives.
+pub(crate) struct Counted(Arc<Subscribers>);
+
+impl Subscribers {
+    pub(crate) fn enter(self: &Arc<Self>) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("jcm_subscribers").increment(1);
+        Counted(Arc::clone(self))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("jcm_subscribers").decrement(1);
+    }
+}

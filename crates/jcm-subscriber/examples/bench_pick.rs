@@ -3,10 +3,7 @@
 //! CPU time of each thread over many picks, every contender in every round, in an order that shifts with the round:
 //! figures of one run compare with one another, and with nothing else.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a benchmark whose preparation fails has nothing to say"
-)]
+#![expect(clippy::unwrap_used, reason = "a benchmark whose preparation fails has nothing to say")]
 
 #[path = "../tests/suite/fake.rs"]
 #[expect(dead_code, reason = "a benchmark says little to the server")]
@@ -23,7 +20,7 @@ use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -40,51 +37,63 @@ const THREADS: [usize; 2] = [1, 2];
 const PICKS: u32 = 2_000_000;
 const ROUNDS: usize = 7;
 
-/// The contenders. What JCM is compared with does just what its name says, on the same nodes.
-const NAMES: [&str; 5] = [
+/// The contenders. What JCM is compared with does just what its name says, on the same nodes, and hands nothing out that
+/// could outlive the pick.
+const NAMES: [&str; 6] = [
     "jcm round robin",
     "jcm p2c",
-    "(a) snapshot cached per thread + per-thread counter",
-    "(b) ArcSwap load + one shared counter",
-    "(c) ArcSwap load + two choices with in-flight counts",
+    "(a) snapshot cached per thread, counter % nodes",
+    "(b) ArcSwap load, shared counter % nodes",
+    "(c) ArcSwap load, two choices, calls in flight",
+    "(d) as (a), comparing instead of dividing",
 ];
+/// Which figures belong side by side.
+const RATIOS: [(usize, usize); 3] = [(0, 2), (0, 5), (1, 4)];
 
 fn main() -> anyhow::Result<()> {
-    let json = std::env::args()
-        .nth(1)
-        .map(PathBuf::from)
-        .context("usage: bench_pick OUTPUT.json")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    let fields: Vec<Field> = SIZES
-        .iter()
-        .map(|size| runtime.block_on(Field::new(*size)))
-        .collect();
+    let json = std::env::args().nth(1).map(PathBuf::from).context("usage: bench_pick OUTPUT.json")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let fields: Vec<Field> = SIZES.iter().map(|size| runtime.block_on(Field::new(*size))).collect();
 
     let allocations: Vec<f64> = (0..2).map(|contender| fields[0].allocations(contender)).collect();
-    let mut samples: BTreeMap<(usize, usize, usize), Vec<f64>> = BTreeMap::new();
+    let mut samples: BTreeMap<Case, Vec<f64>> = BTreeMap::new();
     for round in 0..ROUNDS {
         eprintln!("round {} of {ROUNDS}", round + 1);
         for (size, field) in fields.iter().enumerate() {
             for threads in THREADS {
                 for turn in 0..NAMES.len() {
                     let contender = (turn + round) % NAMES.len();
-                    let nanoseconds = field.measure(contender, threads);
-                    samples
-                        .entry((size, threads, contender))
-                        .or_default()
-                        .push(nanoseconds);
+                    let sample = field.measure(contender, threads);
+                    samples.entry((contender, size, threads)).or_default().extend(sample);
                 }
             }
         }
     }
-    let rows = rows(&mut samples);
-    print_table(&rows, &allocations);
-    write_json(&json, &rows, &allocations).with_context(|| format!("cannot write {}", json.display()))?;
+    let figures: BTreeMap<Case, Option<Figure>> =
+        samples.into_iter().map(|(case, values)| (case, Figure::of(values))).collect();
+    print_table(&figures, &allocations);
+    write_json(&json, &figures, &allocations).with_context(|| format!("cannot write {}", json.display()))?;
     println!("\nwritten to {}", json.display());
     Ok(())
+}
+
+/// A contender, a place in [`SIZES`] and a number of threads.
+type Case = (usize, usize, usize);
+
+/// Nanoseconds over all rounds.
+#[derive(Debug, Clone, Copy)]
+struct Figure {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Figure {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        Some(Self { median: values[values.len() / 2], min, max })
+    }
 }
 
 /// Everything that picks are made from, for one number of nodes.
@@ -127,36 +136,17 @@ thread_local! {
 impl Field {
     async fn new(size: u16) -> Self {
         let mut server = fake::Fake::start().await;
-        let builder = Subscriber::builder()
-            .servers([server.url()])
-            .ready_timeout(Duration::ZERO);
+        let builder = Subscriber::builder().servers([server.url()]).ready_timeout(Duration::ZERO);
         let jcm = builder.build().await.unwrap();
-        let round_robin = jcm
-            .cluster("orders")
-            .policy(Policy::round_robin())
-            .subscribe()
-            .await
-            .unwrap();
-        let p2c = jcm
-            .cluster("orders")
-            .policy(Policy::p2c())
-            .subscribe()
-            .await
-            .unwrap();
+        let round_robin = jcm.cluster("orders").policy(Policy::round_robin()).subscribe().await.unwrap();
+        let p2c = jcm.cluster("orders").policy(Policy::p2c()).subscribe().await.unwrap();
         let mut stream = server.welcome().await;
         stream.subscription().await;
         stream.send(model::view(&model::state(1, &model::healthy(1..size + 1))));
         stream.acknowledged(1).await;
-        let nodes: Vec<Arc<Node>> = round_robin
-            .nodes()
-            .into_iter()
-            .map(|status| status.node)
-            .collect();
+        let nodes: Vec<Arc<Node>> = round_robin.nodes().into_iter().map(|status| status.node).collect();
         assert_eq!(nodes.len(), usize::from(size));
-        let loads = nodes.iter().map(|node| Loaded {
-            in_flight: AtomicU32::new(0),
-            node: Arc::clone(node),
-        });
+        let loads = nodes.iter().map(|node| Loaded { in_flight: AtomicU32::new(0), node: Arc::clone(node) });
         // Numbers of versions are never shared, so that a thread's cache of one field is not taken for another's.
         Self {
             loads: ArcSwap::from_pointee(loads.collect()),
@@ -173,24 +163,21 @@ impl Field {
         }
     }
 
-    /// CPU nanoseconds of one pick, the mean of all threads.
-    fn measure(&self, contender: usize, threads: usize) -> f64 {
+    /// CPU nanoseconds of one pick, the mean of all threads; `None` when the machine was too busy to tell.
+    fn measure(&self, contender: usize, threads: usize) -> Option<f64> {
         match contender {
             0 => measure(threads, || drop(black_box(self.round_robin.alloc().unwrap()))),
             1 => measure(threads, || drop(black_box(self.p2c.alloc().unwrap()))),
-            2 => measure(threads, || self.pick_cached()),
+            2 => measure(threads, || self.pick_cached(|next, count| next % count)),
             3 => measure(threads, || self.pick_shared()),
-            _ => measure(threads, || self.pick_two()),
+            4 => measure(threads, || self.pick_two()),
+            _ => measure(threads, || self.pick_cached(|next, count| if next < count { next } else { 0 })),
         }
     }
 
     fn allocations(&self, contender: usize) -> f64 {
         const COUNTED_PICKS: u32 = 100_000;
-        let cluster = if contender == 0 {
-            &self.round_robin
-        } else {
-            &self.p2c
-        };
+        let cluster = if contender == 0 { &self.round_robin } else { &self.p2c };
         drop(cluster.alloc().unwrap());
         let region = Region::new(COUNTED);
         for _ in 0..COUNTED_PICKS {
@@ -202,22 +189,16 @@ impl Field {
     }
 
     #[inline]
-    fn pick_cached(&self) {
+    fn pick_cached(&self, wrap: impl Fn(usize, usize) -> usize) {
         CACHED.with_borrow_mut(|cached| {
             let version = self.snapshot.version.load(Ordering::Acquire);
             let cached = match cached {
                 Some(cached) if cached.version == version => cached,
-                stale => stale.insert(Cached {
-                    version,
-                    nodes: self.snapshot.nodes.load_full(),
-                    next: 0,
-                }),
+                stale => stale.insert(Cached { version, nodes: self.snapshot.nodes.load_full(), next: 0 }),
             };
-            if cached.next >= cached.nodes.len() {
-                cached.next = 0;
-            }
-            black_box(&cached.nodes[cached.next]);
-            cached.next += 1;
+            let this = wrap(cached.next, cached.nodes.len());
+            black_box(&cached.nodes[this]);
+            cached.next = this + 1;
         });
     }
 
@@ -231,10 +212,7 @@ impl Field {
     #[inline]
     fn pick_two(&self) {
         let loads = self.loads.load();
-        let (one, other) = (
-            &loads[random_below(loads.len())],
-            &loads[random_below(loads.len())],
-        );
+        let (one, other) = (&loads[random_below(loads.len())], &loads[random_below(loads.len())]);
         let one_is_less = one.in_flight.load(Ordering::Relaxed) <= other.in_flight.load(Ordering::Relaxed);
         let chosen = if one_is_less { one } else { other };
         chosen.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -256,7 +234,19 @@ fn random_below(bound: usize) -> usize {
     })
 }
 
-fn measure(threads: usize, pick: impl Fn() + Sync) -> f64 {
+/// Threads that did not run at the same time say nothing about what they cost one another, so such a measurement is made
+/// again, and given up when the machine is too busy.
+fn measure(threads: usize, pick: impl Fn() + Sync) -> Option<f64> {
+    const TRIES_MAX: usize = 10;
+    const AT_ONCE_MIN: f64 = 0.85;
+    (0..TRIES_MAX)
+        .map(|_| measure_once(threads, &pick))
+        .find(|(_, at_once)| threads == 1 || *at_once > AT_ONCE_MIN)
+        .map(|(nanoseconds, _)| nanoseconds)
+}
+
+/// The cost of a pick, and how much of the time all threads were running.
+fn measure_once(threads: usize, pick: &(impl Fn() + Sync)) -> (f64, f64) {
     const WARM_UP: u32 = 20_000;
     let start = Barrier::new(threads);
     let each = || {
@@ -264,120 +254,87 @@ fn measure(threads: usize, pick: impl Fn() + Sync) -> f64 {
             pick();
         }
         start.wait();
-        let before = clock_gettime(ClockId::ThreadCPUTime);
+        let (began, before) = (Instant::now(), clock_gettime(ClockId::ThreadCPUTime));
         for _ in 0..PICKS {
             pick();
         }
         let after = clock_gettime(ClockId::ThreadCPUTime);
-        let nanoseconds = (after.tv_sec - before.tv_sec) * 1_000_000_000 + (after.tv_nsec - before.tv_nsec);
-        f64::from(u32::try_from(nanoseconds).expect("a measurement takes less than four seconds"))
-            / f64::from(PICKS)
+        let spent = (after.tv_sec - before.tv_sec) * 1_000_000_000 + (after.tv_nsec - before.tv_nsec);
+        let spent = Duration::from_nanos(u64::try_from(spent).unwrap());
+        (spent.as_secs_f64(), began, Instant::now())
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(each)).collect();
-        let sum: f64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
-        sum / f64::from(u32::try_from(threads).unwrap())
+        let done: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        let spent: f64 = done.iter().map(|(spent, ..)| spent).sum();
+        let began = done.iter().map(|(_, began, _)| *began).min().unwrap();
+        let ended = done.iter().map(|(.., ended)| *ended).max().unwrap();
+        let threads = f64::from(u32::try_from(threads).unwrap());
+        let at_once = spent / threads / (ended - began).as_secs_f64();
+        (spent / threads / f64::from(PICKS) * 1e9, at_once)
     })
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    size: usize,
-    threads: usize,
-    contender: usize,
-    median: f64,
-    min: f64,
-    max: f64,
+fn ratio(figures: &BTreeMap<Case, Option<Figure>>, one: Case, other: Case) -> Option<f64> {
+    Some(figures[&one]?.median / figures[&other]?.median)
 }
 
-fn rows(samples: &mut BTreeMap<(usize, usize, usize), Vec<f64>>) -> Vec<Row> {
-    samples
-        .iter_mut()
-        .map(|((size, threads, contender), values)| {
-            values.sort_by(f64::total_cmp);
-            let (median, min, max) = (values[values.len() / 2], values[0], values[values.len() - 1]);
-            Row {
-                size: *size,
-                threads: *threads,
-                contender: *contender,
-                median,
-                min,
-                max,
-            }
-        })
-        .collect()
-}
-
-fn find(rows: &[Row], size: usize, threads: usize, contender: usize) -> Row {
-    *rows
-        .iter()
-        .find(|row| (row.size, row.threads, row.contender) == (size, threads, contender))
-        .unwrap()
-}
-
-/// What a contender is compared with: round robin with (a), p2c with (c).
-fn anchor_of(contender: usize) -> Option<usize> {
-    [Some(2), Some(4), None, None, None][contender]
-}
-
-fn print_table(rows: &[Row], allocations: &[f64]) {
+fn print_table(figures: &BTreeMap<Case, Option<Figure>>, allocations: &[f64]) {
+    let shown = |figure: Option<Figure>| match figure {
+        Some(Figure { median, min, max }) => format!("{median:.1} ({min:.1}-{max:.1})"),
+        None => "machine too busy".to_owned(),
+    };
+    let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     println!("\nCPU ns a pick, median (min-max) of {ROUNDS} rounds of {PICKS} picks a thread\n");
-    println!(
-        "{:<54}{:>6}{:>24}{:>24}{:>9}",
-        "", "nodes", "one thread", "two threads", "scaling"
-    );
+    println!("{:<50}{:>6}{:>22}{:>22}{:>9}", "", "nodes", "one thread", "two threads", "scaling");
     for (contender, name) in NAMES.iter().enumerate() {
         for (size, nodes) in SIZES.iter().enumerate() {
-            let [one, two] = THREADS.map(|threads| find(rows, size, threads, contender));
-            let cell = |row: Row| format!("{:.1} ({:.1}-{:.1})", row.median, row.min, row.max);
+            let [one, two] = THREADS.map(|threads| (contender, size, threads));
+            let scaling = times(ratio(figures, one, two).map(|ratio| 2.0 * ratio));
             println!(
-                "{:<54}{nodes:>6}{:>24}{:>24}{:>8.2}x",
-                name,
-                cell(one),
-                cell(two),
-                2.0 * one.median / two.median
+                "{name:<50}{nodes:>6}{:>22}{:>22}{scaling:>9}",
+                shown(figures[&one]),
+                shown(figures[&two])
             );
         }
     }
-    println!(
-        "\nratio to the anchor of the same run{:>25}{:>12}{:>14}",
-        "nodes", "one thread", "two threads"
-    );
-    for (contender, name) in NAMES.iter().enumerate() {
-        let Some(anchor) = anchor_of(contender) else {
-            continue;
-        };
+    println!("\n{:<50}{:>6}{:>22}{:>22}", "ratio in this run", "nodes", "one thread", "two threads");
+    for (contender, anchor) in RATIOS {
+        let name = format!("{} / {}", NAMES[contender], &NAMES[anchor][..3]);
         for (size, nodes) in SIZES.iter().enumerate() {
-            let ratios = THREADS.map(|threads| {
-                find(rows, size, threads, contender).median / find(rows, size, threads, anchor).median
-            });
-            let name = format!("{name} / {}", &NAMES[anchor][..3]);
-            println!("{name:<54}{nodes:>6}{:>12.2}{:>14.2}", ratios[0], ratios[1]);
+            let [one, two] = THREADS
+                .map(|threads| times(ratio(figures, (contender, size, threads), (anchor, size, threads))));
+            println!("{name:<50}{nodes:>6}{one:>22}{two:>22}");
         }
     }
-    println!(
-        "\nallocations a pick: round robin {}, p2c {}",
-        allocations[0], allocations[1]
-    );
+    println!("\nallocations a pick: round robin {}, p2c {}", allocations[0], allocations[1]);
 }
 
-fn write_json(path: &PathBuf, rows: &[Row], allocations: &[f64]) -> anyhow::Result<()> {
-    let figures: Vec<serde_json::Value> = rows
-        .iter()
-        .map(|row| {
-            let ratio = anchor_of(row.contender)
-                .map(|anchor| row.median / find(rows, row.size, row.threads, anchor).median);
+fn write_json(
+    path: &PathBuf,
+    figures: &BTreeMap<Case, Option<Figure>>,
+    allocations: &[f64],
+) -> anyhow::Result<()> {
+    let rows = figures.iter().map(|((contender, size, threads), figure)| {
+        serde_json::json!({
+            "pick": NAMES[*contender], "nodes": SIZES[*size], "threads": threads,
+            "median_ns": figure.map(|figure| figure.median),
+            "min_ns": figure.map(|figure| figure.min),
+            "max_ns": figure.map(|figure| figure.max),
+        })
+    });
+    let ratios = RATIOS.iter().flat_map(|(contender, anchor)| {
+        figures.keys().filter(move |(other, ..)| contender == other).map(move |(_, size, threads)| {
             serde_json::json!({
-                "pick": NAMES[row.contender], "nodes": SIZES[row.size], "threads": row.threads,
-                "median_ns": row.median, "min_ns": row.min, "max_ns": row.max,
-                "anchor": anchor_of(row.contender).map(|anchor| NAMES[anchor]), "ratio": ratio,
+                "pick": NAMES[*contender], "anchor": NAMES[*anchor], "nodes": SIZES[*size], "threads": threads,
+                "ratio": ratio(figures, (*contender, *size, *threads), (*anchor, *size, *threads)),
             })
         })
-        .collect();
+    });
     let report = serde_json::json!({
         "what": "pick", "unit": "CPU ns a pick", "rounds": ROUNDS, "picks": PICKS,
         "allocations_a_pick": { "round_robin": allocations[0], "p2c": allocations[1] },
-        "figures": figures,
+        "figures": rows.collect::<Vec<_>>(), "ratios": ratios.collect::<Vec<_>>(),
     });
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;

@@ -18,16 +18,8 @@ async fn main() -> anyhow::Result<()> {
     let cluster = arguments.next().context(usage)?;
     let port = arguments.next();
 
-    let jcm = Subscriber::builder()
-        .servers([server])
-        .client_name("pick example")
-        .build()
-        .await?;
-    let cluster = jcm
-        .cluster(cluster)
-        .policy(Policy::round_robin())
-        .subscribe()
-        .await?;
+    let jcm = Subscriber::builder().servers([server]).client_name("pick example").build().await?;
+    let cluster = jcm.cluster(cluster).policy(Policy::round_robin()).subscribe().await?;
     println!("{}: {}", cluster.name(), cluster.status());
     cluster.on_change(print_change);
 
@@ -43,11 +35,7 @@ async fn main() -> anyhow::Result<()> {
                     Some(port) => node.addr(port)?.to_string(),
                     None => node.id().to_string(),
                 };
-                let panic = if cluster.is_panicking() {
-                    "  (panic: too few nodes are fit)"
-                } else {
-                    ""
-                };
+                let panic = if cluster.is_panicking() { "  (panic: too few nodes are fit)" } else { "" };
                 println!("pick  {place}{panic}");
                 // A program would call the node here.
                 node.report(&Ok::<(), ()>(()));

@@ -25,10 +25,7 @@ impl Config {
                 300
             }
         };
-        Self {
-            timeout_ms,
-            greeting: properties.get("greeting").unwrap_or("hello").to_owned(),
-        }
+        Self { timeout_ms, greeting: properties.get("greeting").unwrap_or("hello").to_owned() }
     }
 }
 
@@ -39,11 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let server = arguments.next().context(usage)?;
     let cluster = arguments.next().context(usage)?;
 
-    let jcm = Subscriber::builder()
-        .servers([server])
-        .client_name("watch_config example")
-        .build()
-        .await?;
+    let jcm = Subscriber::builder().servers([server]).client_name("watch_config example").build().await?;
     let cluster = jcm.cluster(cluster).subscribe().await?;
 
     let mut config = Config::from_properties(&cluster.properties());

@@ -1,14 +1,14 @@
 //! The pick: each thread keeps its own part of every cluster, so that threads share nothing but what they read.
 //!
-//! A thread's slot holds the view it last saw, its turn, its random numbers, and a *stock* of counted references to
-//! that view. A pick takes a reference out of the stock and its drop puts it back, so that in the steady state no shared
-//! count is touched; only p2c writes, to the load of the node that it chose. A slot is refilled when the generation of
+//! A thread's slot holds the view it last saw, its turn, its random numbers, and *spare* counted references to that
+//! view. A pick takes a spare reference and its drop puts it back, so that in the steady state no shared count is
+//! touched; only p2c writes, to the load of the node that it chose. A slot is refilled when the generation of
 //! the cluster's view changes: that is the one place that loads the shared view, and the only one that allocates.
 
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jcm_model::{ClusterName, NodeId, Revision};
@@ -23,8 +23,13 @@ use crate::view::{Content, View};
 /// count. Beyond that a pick costs two atomic operations more.
 const STOCK_MAX: usize = 64;
 
+/// Slots of a thread come in chunks, so that more can be added while one is in use.
+const CHUNK: usize = 32;
+/// Most chunks: 4096 clusters of one process are picked from at full speed, further ones at the cost of a shared count.
+const CHUNKS_MAX: usize = 128;
+
 thread_local! {
-    static SLOTS: RefCell<Vec<Slot>> = const { RefCell::new(Vec::new()) };
+    static SLOTS: [OnceCell<Box<[Slot; CHUNK]>>; CHUNKS_MAX] = const { [const { OnceCell::new() }; CHUNKS_MAX] };
 }
 
 /// Why there is no node to call.
@@ -67,155 +72,195 @@ fn none_of(nodes: usize) -> String {
 }
 
 /// One thread's part of one cluster.
-#[derive(Debug)]
 struct Slot {
     /// Of the view in `view`; 0 when there is none.
-    generation: u64,
+    generation: Cell<u64>,
     /// The next turn for round robin.
-    turn: usize,
-    random: Random,
-    view: Option<Arc<View>>,
-    stock: Vec<Arc<View>>,
+    turn: Cell<usize>,
+    random: Cell<Random>,
+    /// The reference that the next pick takes and the last drop put back.
+    spare: Cell<Option<Arc<View>>>,
+    /// References beyond that one, for threads with several calls in flight.
+    stock: RefCell<Vec<Arc<View>>>,
+    view: RefCell<Option<Arc<View>>>,
 }
 
 impl Slot {
     fn empty() -> Self {
         let mut random = Random::from_entropy();
         Self {
-            generation: 0,
+            generation: Cell::new(0),
             // Threads that start together must not march together.
-            turn: random.below(u32::MAX) as usize,
-            random,
-            view: None,
-            stock: Vec::new(),
+            turn: Cell::new(random.below(u32::MAX) as usize),
+            random: Cell::new(random),
+            spare: Cell::new(None),
+            stock: RefCell::new(Vec::new()),
+            view: RefCell::new(None),
         }
     }
 
-    #[cold]
-    fn refill(&mut self, view: Arc<View>) {
-        self.generation = view.generation;
-        if !view.turns.is_empty() {
-            self.turn %= view.turns.len();
-        }
-        self.stock.clear();
-        self.stock.reserve_exact(STOCK_MAX);
-        self.view = Some(view);
+    fn refill(&self, view: Arc<View>) {
+        self.generation.set(view.generation);
+        self.turn.set(self.turn.get() % view.turns.len().max(1));
+        self.spare.set(None);
+        let mut stock = self.stock.borrow_mut();
+        stock.clear();
+        stock.reserve_exact(STOCK_MAX);
+        *self.view.borrow_mut() = Some(view);
     }
 
     /// A counted reference to the view in this slot.
-    #[inline]
-    fn take(&mut self) -> Arc<View> {
-        match self.stock.pop() {
-            Some(view) => view,
-            None => Arc::clone(self.view.as_ref().expect("a slot is refilled before it is used")),
-        }
+    fn take(&self) -> Arc<View> {
+        let held = self.spare.take().or_else(|| self.stock.borrow_mut().pop());
+        held.unwrap_or_else(|| {
+            let view = self.view.borrow();
+            Arc::clone(view.as_ref().expect("a slot is refilled before it is used"))
+        })
     }
 
     #[inline]
-    fn pick(&mut self, choice: Choice) -> Result<Picked, AllocError> {
+    fn put_back(&self, view: Arc<View>) {
+        if let Some(view) = self.spare.replace(Some(view)) {
+            self.put_into_stock(view);
+        }
+    }
+
+    #[inline(never)]
+    fn put_into_stock(&self, view: Arc<View>) {
+        let mut stock = self.stock.borrow_mut();
+        if stock.len() < STOCK_MAX {
+            stock.push(view);
+        }
+    }
+
+    /// The short way: with a spare reference, to a view that has nodes. `None` is no refusal, see [`Self::pick`].
+    ///
+    /// It looks at the view through the slot's own reference and hands the spare one out unseen. That one went through
+    /// memory with the last drop; a processor that had to wait for it could not look ahead to this pick meanwhile.
+    #[inline]
+    fn pick_with_spare(&self, choice: Choice) -> Option<Picked> {
+        let reference = self.spare.take()?;
+        let view = self.view.borrow();
+        let view = view.as_deref()?;
+        let entry = self.choose(view, choice)?;
+        Some(Picked::begin(view, reference, entry, choice))
+    }
+
+    fn pick(&self, choice: Choice) -> Result<Picked, AllocError> {
         let view = self.take();
-        let entry = match choice {
-            Choice::RoundRobin => self.next_turn(&view),
-            Choice::P2c => two_choices(&view, &mut self.random),
-        };
-        match entry {
-            Some(entry) => Ok(Picked::new(view, entry, choice == Choice::P2c)),
+        match self.choose(&view, choice) {
+            Some(entry) => Ok(Picked::begin(&Arc::clone(&view), view, entry, choice)),
             None => Err(refusal(&view)),
         }
     }
 
-    #[inline]
-    fn next_turn(&mut self, view: &View) -> Option<u32> {
-        let entry = if let Some(entry) = view.turns.get(self.turn) {
-            *entry
-        } else {
-            self.turn = 0;
-            *view.turns.first()?
-        };
-        self.turn += 1;
-        Some(entry)
+    #[expect(
+        clippy::inline_always,
+        reason = "half of what a round robin pick does; a call would cost as much"
+    )]
+    #[inline(always)]
+    fn choose(&self, view: &View, choice: Choice) -> Option<u32> {
+        match choice {
+            Choice::RoundRobin => self.next_turn(view),
+            Choice::P2c => self.two_choices(view),
+        }
     }
 
-    fn pick_excluding(&mut self, choice: Choice, excluded: &[&NodeId]) -> Result<Picked, AllocError> {
+    #[inline]
+    fn next_turn(&self, view: &View) -> Option<u32> {
+        let mut turn = self.turn.get();
+        if turn >= view.turns.len() {
+            turn = 0;
+        }
+        self.turn.set(turn + 1);
+        view.turns.get(turn)
+    }
+
+    #[inline]
+    fn two_choices(&self, view: &View) -> Option<u32> {
+        #[expect(clippy::cast_possible_truncation, reason = "a table of turns is bounded far below 2^32")]
+        let count = view.turns.len() as u32;
+        if count < 2 {
+            return view.turns.get(0);
+        }
+        let mut random = self.random.get();
+        let (first, second) = random.two_below(count);
+        self.random.set(random);
+        // Drawn from the table of turns, so that weights count; compared by calls in flight for the weight. At rest both
+        // are 0 and the first stays, which leaves every node its share.
+        let (first, second) = (view.turns.get(first as usize)?, view.turns.get(second as usize)?);
+        let (one, other) = (&view.entries[first as usize], &view.entries[second as usize]);
+        let one_load = u64::from(one.load.in_flight()) * u64::from(other.weight);
+        let other_load = u64::from(other.load.in_flight()) * u64::from(one.weight);
+        Some(if one_load <= other_load { first } else { second_choice(second) })
+    }
+
+    fn pick_excluding(&self, choice: Choice, excluded: &[&NodeId]) -> Result<Picked, AllocError> {
         /// Chances that the policy itself gets to meet a node that is not excluded before all are looked through.
         const TRIES_MAX: usize = 8;
         let view = self.take();
-        let allowed = |entry: u32| !excluded.contains(&&view.node(entry).id);
-        let mut entry = None;
-        for _ in 0..TRIES_MAX.min(view.turns.len()) {
-            entry = match choice {
-                Choice::RoundRobin => self.next_turn(&view),
-                Choice::P2c => two_choices(&view, &mut self.random),
-            };
-            entry = entry.filter(|entry| allowed(*entry));
-            if entry.is_some() {
-                break;
-            }
-        }
-        let entry = entry.or_else(|| self.search(&view, allowed));
+        let allowed = |entry: &u32| !excluded.contains(&&view.node(*entry).id);
+        let entry = (0..TRIES_MAX.min(view.turns.len()))
+            .find_map(|_| self.choose(&view, choice).filter(allowed))
+            .or_else(|| self.search(&view, allowed));
         match entry {
-            Some(entry) => Ok(Picked::new(view, entry, choice == Choice::P2c)),
+            Some(entry) => Ok(Picked::begin(&Arc::clone(&view), view, entry, choice)),
             None if view.entries.is_empty() => Err(refusal(&view)),
-            None => Err(AllocError::AllExcluded {
-                cluster: view.name.clone(),
-                candidates: view.entries.len(),
-            }),
+            None => {
+                Err(AllocError::AllExcluded { cluster: view.name.clone(), candidates: view.entries.len() })
+            }
         }
     }
 
     /// Any allowed node of the first choice, from a random place on; then those that stand by.
-    fn search(&mut self, view: &View, allowed: impl Fn(u32) -> bool) -> Option<u32> {
+    fn search(&self, view: &View, allowed: impl Fn(&u32) -> bool) -> Option<u32> {
         let turns = &view.turns;
-        let start = self.random.below(u32::try_from(turns.len()).ok()?.max(1)) as usize;
-        let first_choice = turns.iter().cycle().skip(start).take(turns.len()).copied();
+        let mut random = self.random.get();
+        let start = random.below(u32::try_from(turns.len()).ok()?.max(1)) as usize;
+        self.random.set(random);
+        let first_choice = (start..turns.len()).chain(0..start).filter_map(|turn| turns.get(turn));
         let standing_by = 0..u32::try_from(view.entries.len()).ok()?;
-        first_choice.chain(standing_by).find(|entry| allowed(*entry))
+        first_choice.chain(standing_by).find(allowed)
     }
 }
 
-#[inline]
-fn two_choices(view: &View, random: &mut Random) -> Option<u32> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a table of turns is bounded far below 2^32"
-    )]
-    let count = view.turns.len() as u32;
-    if count < 2 {
-        return view.turns.first().copied();
-    }
-    // Drawn from the table of turns, so that weights count; compared by calls in flight for the weight. At rest both
-    // are 0 and the first stays, which leaves every node its share.
-    let (first, second) = random.two_below(count);
-    let (first, second) = (view.turns[first as usize], view.turns[second as usize]);
-    let (one, other) = (&view.entries[first as usize], &view.entries[second as usize]);
-    let one_load = u64::from(one.load.in_flight()) * u64::from(other.weight);
-    let other_load = u64::from(other.load.in_flight()) * u64::from(one.weight);
-    Some(if one_load <= other_load { first } else { second })
+/// A call, so that the compiler makes a branch of it. The processor guesses the first choice, and fetches its counts for
+/// writing while it still reads the ones they are compared with: other threads write them, so both are far away.
+#[cold]
+#[inline(never)]
+fn second_choice(second: u32) -> u32 {
+    second
 }
 
 #[cold]
 fn refusal(view: &View) -> AllocError {
     let cluster = view.name.clone();
     match &view.content {
-        Content::Nothing => AllocError::UnknownCluster {
-            cluster,
-            removed: None,
-        },
-        Content::Removed(revision) => AllocError::UnknownCluster {
-            cluster,
-            removed: Some(*revision),
-        },
-        Content::State(_) => AllocError::NoNode {
-            cluster,
-            nodes: view.nodes().len(),
-        },
+        Content::Nothing => AllocError::UnknownCluster { cluster, removed: None },
+        Content::Removed(revision) => AllocError::UnknownCluster { cluster, removed: Some(*revision) },
+        Content::State(_) => AllocError::NoNode { cluster, nodes: view.nodes().len() },
     }
 }
 
 /// Picks a node by the calling thread's part of the cluster.
 #[inline]
 pub(crate) fn pick(core: &Core, choice: Choice) -> Result<Picked, AllocError> {
-    with_slot(core, |slot| slot.pick(choice))
+    match pick_with_spare(core, choice) {
+        Some(picked) => Ok(picked),
+        None => with_slot(core, |slot| slot.pick(choice)),
+    }
+}
+
+/// What nearly every pick is. By itself, because it returns in registers and a `Result` with an error does not.
+fn pick_with_spare(core: &Core, choice: Choice) -> Option<Picked> {
+    let picked = SLOTS.try_with(|slots| {
+        let slot = slot(slots, core.slot())?;
+        if slot.generation.get() != core.generation() {
+            return None;
+        }
+        slot.pick_with_spare(choice)
+    });
+    picked.ok().flatten()
 }
 
 pub(crate) fn pick_excluding(
@@ -227,48 +272,39 @@ pub(crate) fn pick_excluding(
 }
 
 #[inline]
-fn with_slot<T>(core: &Core, mut use_slot: impl FnMut(&mut Slot) -> T) -> T {
+fn slot(slots: &[OnceCell<Box<[Slot; CHUNK]>>; CHUNKS_MAX], number: usize) -> Option<&Slot> {
+    slots.get(number / CHUNK)?.get().map(|chunk| &chunk[number % CHUNK])
+}
+
+/// Uses the calling thread's slot of a cluster, filled with the latest view.
+#[inline(never)]
+fn with_slot<T>(core: &Core, use_slot: impl Fn(&Slot) -> T) -> T {
     let in_thread = SLOTS.try_with(|slots| {
-        let mut slots = slots.borrow_mut();
-        if let Some(slot) = slots.get_mut(core.slot())
-            && slot.generation == core.generation()
-        {
-            return use_slot(slot);
+        let chunk = slots.get(core.slot() / CHUNK)?;
+        let chunk = chunk.get_or_init(|| Box::new(std::array::from_fn(|_| Slot::empty())));
+        let slot = &chunk[core.slot() % CHUNK];
+        if slot.generation.get() != core.generation() {
+            slot.refill(core.view());
         }
-        use_slot(refilled(&mut slots, core))
+        Some(use_slot(slot))
     });
     // A thread that is ending has no slots any more, and may still pick.
-    in_thread.unwrap_or_else(|_| use_slot(&mut passing(core)))
+    in_thread.ok().flatten().unwrap_or_else(|| {
+        let passing = Slot::empty();
+        passing.refill(core.view());
+        use_slot(&passing)
+    })
 }
 
-#[cold]
-fn refilled<'a>(slots: &'a mut Vec<Slot>, core: &Core) -> &'a mut Slot {
-    while slots.len() <= core.slot() {
-        slots.push(Slot::empty());
-    }
-    let slot = &mut slots[core.slot()];
-    slot.refill(core.view());
-    slot
-}
-
-#[cold]
-fn passing(core: &Core) -> Slot {
-    let mut slot = Slot::empty();
-    slot.refill(core.view());
-    slot
-}
-
-/// Puts a reference back into the calling thread's stock, if that holds the same view and has room.
+/// Puts a reference back into the calling thread's slot, if that holds the same view.
 #[inline]
 pub(crate) fn give_back(view: Arc<View>) {
     // Where it fits nowhere the reference is dropped, here or with the closure of a thread that is ending.
     let _ = SLOTS.try_with(|slots| {
-        if let Ok(mut slots) = slots.try_borrow_mut()
-            && let Some(slot) = slots.get_mut(view.slot)
-            && slot.generation == view.generation
-            && slot.stock.len() < STOCK_MAX
+        if let Some(slot) = slot(slots, view.slot)
+            && slot.generation.get() == view.generation
         {
-            slot.stock.push(view);
+            slot.put_back(view);
         }
     });
 }
@@ -283,10 +319,7 @@ struct Numbers {
     next: usize,
 }
 
-static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers {
-    free: Vec::new(),
-    next: 0,
-});
+static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { free: Vec::new(), next: 0 });
 
 impl SlotNumber {
     pub(crate) fn take() -> Self {
@@ -306,10 +339,6 @@ impl SlotNumber {
 
 impl Drop for SlotNumber {
     fn drop(&mut self) {
-        NUMBERS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .free
-            .push(self.0);
+        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.0);
     }
 }

@@ -72,11 +72,7 @@ impl Change {
 
     /// The nodes whose verdict turned, in the order of their ids.
     pub fn turns(&self) -> Vec<Turn> {
-        let before = |id| {
-            self.view_before()
-                .and_then(|view| verdict(view, id))
-                .unwrap_or_default()
-        };
+        let before = |id| self.view_before().and_then(|view| verdict(view, id)).unwrap_or_default();
         self.after
             .view
             .nodes()
@@ -97,8 +93,7 @@ impl Change {
 
     /// The nodes that are not there any more.
     pub fn removed(&self) -> Vec<Arc<Node>> {
-        self.view_before()
-            .map_or_else(Vec::new, |before| missing_from(Some(&self.after.view), before))
+        self.view_before().map_or_else(Vec::new, |before| missing_from(Some(&self.after.view), before))
     }
 
     fn view_before(&self) -> Option<&View> {
@@ -133,21 +128,13 @@ pub struct Changes {
 impl Changes {
     /// Beginning with what is held now.
     pub(crate) fn from_nothing(published: watch::Receiver<Published>, ended: CancellationToken) -> Self {
-        Self {
-            inner: WatchStream::new(published),
-            before: None,
-            ended: Box::pin(ended.cancelled_owned()),
-        }
+        Self { inner: WatchStream::new(published), before: None, ended: Box::pin(ended.cancelled_owned()) }
     }
 
     /// Beginning with what changes from now on.
     pub(crate) fn from_now(mut published: watch::Receiver<Published>, ended: CancellationToken) -> Self {
         let before = Some(published.borrow_and_update().clone());
-        Self {
-            inner: WatchStream::from_changes(published),
-            before,
-            ended: Box::pin(ended.cancelled_owned()),
-        }
+        Self { inner: WatchStream::from_changes(published), before, ended: Box::pin(ended.cancelled_owned()) }
     }
 
     /// The next change; `None` when there will be none any more. Nothing is lost when it is dropped while it waits.

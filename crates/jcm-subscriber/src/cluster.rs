@@ -163,10 +163,7 @@ pub struct Properties(Arc<Header>);
 
 impl Properties {
     pub(crate) fn of(view: &View) -> Self {
-        Self(
-            view.state()
-                .map_or_else(Arc::default, |state| Arc::clone(&state.cluster().header)),
-        )
+        Self(view.state().map_or_else(Arc::default, |state| Arc::clone(&state.cluster().header)))
     }
 
     /// The value under a key.

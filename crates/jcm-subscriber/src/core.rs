@@ -39,10 +39,7 @@ impl Core {
         Self {
             generation: Generation(AtomicU64::new(view.generation)),
             view: ArcSwap::new(Arc::clone(&view)),
-            published: watch::Sender::new(Published {
-                view,
-                standing: Standing::Unknown,
-            }),
+            published: watch::Sender::new(Published { view, standing: Standing::Unknown }),
             slot,
         }
     }

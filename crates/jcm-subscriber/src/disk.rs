@@ -53,26 +53,17 @@ pub(crate) async fn load(directory: PathBuf, cluster: ClusterName) -> Option<Sav
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
-        .await
-        .expect("file work neither panics nor is aborted")
+    tokio::task::spawn_blocking(work).await.expect("file work neither panics nor is aborted")
 }
 
 impl Disk {
     pub(crate) fn new(directory: PathBuf) -> Self {
-        Self {
-            directory,
-            pending: Arc::default(),
-            wake: Arc::default(),
-        }
+        Self { directory, pending: Arc::default(), wake: Arc::default() }
     }
 
     /// Queues what is to be written; it replaces what waits already.
     pub(crate) fn save(&self, cluster: &ClusterName, saved: Saved) {
-        self.pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(cluster.clone(), saved);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone(), saved);
         self.wake.notify_one();
     }
 
@@ -100,23 +91,17 @@ impl Disk {
     ) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         let mut ready = Vec::new();
-        self.pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|cluster, saved| {
-                let due = written
-                    .get(cluster)
-                    .and_then(|written| written.at)
-                    .map(|at| at + WRITE_INTERVAL);
-                if let (Some(due), Some(now)) = (due, now)
-                    && due > now
-                {
-                    next = Some(next.map_or(due, |next| next.min(due)));
-                    return true;
-                }
-                ready.push((cluster.clone(), saved.clone()));
-                false
-            });
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).retain(|cluster, saved| {
+            let due = written.get(cluster).and_then(|written| written.at).map(|at| at + WRITE_INTERVAL);
+            if let (Some(due), Some(now)) = (due, now)
+                && due > now
+            {
+                next = Some(next.map_or(due, |next| next.min(due)));
+                return true;
+            }
+            ready.push((cluster.clone(), saved.clone()));
+            false
+        });
         for (cluster, saved) in ready {
             let record = written.entry(cluster.clone()).or_default();
             self.write(&cluster, saved, record).await;
@@ -126,11 +111,7 @@ impl Disk {
     }
 
     async fn write(&self, cluster: &ClusterName, saved: Saved, record: &mut Written) {
-        let (paths, name, sound) = (
-            Paths::new(&self.directory, cluster),
-            cluster.clone(),
-            record.sound,
-        );
+        let (paths, name, sound) = (Paths::new(&self.directory, cluster), cluster.clone(), record.sound);
         let outcome = blocking(move || match saved.to_bytes(&name) {
             Some(bytes) => paths.store(&bytes, sound || paths.is_sound(&name)),
             None => Ok(()),
@@ -170,23 +151,21 @@ impl Paths {
     }
 
     fn load(&self, cluster: &ClusterName) -> Option<Saved> {
-        [&self.current, &self.previous]
-            .into_iter()
-            .find_map(|path| match read(path) {
-                Ok(bytes) => match Saved::from_bytes(cluster, &bytes) {
-                    Ok(saved) => Some(saved),
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        warn!(%cluster, path = %path.display(), error, "snapshot is not used");
-                        None
-                    }
-                },
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
+        [&self.current, &self.previous].into_iter().find_map(|path| match read(path) {
+            Ok(bytes) => match Saved::from_bytes(cluster, &bytes) {
+                Ok(saved) => Some(saved),
                 Err(error) => {
-                    warn!(%cluster, path = %path.display(), %error, "snapshot cannot be read");
+                    let error = &error as &dyn std::error::Error;
+                    warn!(%cluster, path = %path.display(), error, "snapshot is not used");
                     None
                 }
-            })
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                warn!(%cluster, path = %path.display(), %error, "snapshot cannot be read");
+                None
+            }
+        })
     }
 
     fn is_sound(&self, cluster: &ClusterName) -> bool {
@@ -232,13 +211,7 @@ mod tests {
 
     fn saved(revision: u64) -> Saved {
         let store = StoreId(uuid::Uuid::from_u128(1));
-        Saved {
-            held: Held::Removed {
-                store,
-                revision: Revision(revision),
-            },
-            written: SystemTime::UNIX_EPOCH,
-        }
+        Saved { held: Held::Removed { store, revision: Revision(revision) }, written: SystemTime::UNIX_EPOCH }
     }
 
     fn place() -> (tempfile::TempDir, ClusterName, Paths) {
@@ -271,10 +244,7 @@ mod tests {
     #[test]
     fn a_file_that_no_snapshot_can_be_is_not_read() {
         let (_directory, cluster, paths) = place();
-        File::create(&paths.current)
-            .unwrap()
-            .set_len(FILE_BYTES_MAX + 1)
-            .unwrap();
+        File::create(&paths.current).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
         assert_eq!(paths.load(&cluster), None);
     }
 
@@ -294,9 +264,6 @@ mod tests {
         stopped.cancel();
         task.await.unwrap();
         assert_eq!(paths.load(&cluster), Some(saved(51)));
-        assert_eq!(
-            Saved::from_bytes(&cluster, &fs::read(&paths.previous).unwrap()).unwrap(),
-            saved(50)
-        );
+        assert_eq!(Saved::from_bytes(&cluster, &fs::read(&paths.previous).unwrap()).unwrap(), saved(50));
     }
 }

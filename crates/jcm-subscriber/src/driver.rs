@@ -95,17 +95,12 @@ impl Driver {
     }
 
     fn carry_out(&mut self, command: Command) {
-        let Command::Subscribe {
-            cluster,
-            saved,
-            reply,
-        } = command;
+        let Command::Subscribe { cluster, saved, reply } = command;
         let core = match self.cores.get(&cluster) {
             Some(core) => Ok(Arc::clone(core)),
-            None if self.cores.len() >= CLUSTERS_MAX => Err(SubscribeError::TooMany {
-                cluster: cluster.clone(),
-                limit: CLUSTERS_MAX,
-            }),
+            None if self.cores.len() >= CLUSTERS_MAX => {
+                Err(SubscribeError::TooMany { cluster: cluster.clone(), limit: CLUSTERS_MAX })
+            }
             None => {
                 let core = Arc::new(Core::new(cluster.clone()));
                 self.cores.insert(cluster.clone(), Arc::clone(&core));
@@ -127,10 +122,7 @@ impl Driver {
             for effect in effects {
                 failed.extend(self.take_effect(effect));
             }
-            effects = failed
-                .into_iter()
-                .flat_map(|event| self.session.apply(event, now()))
-                .collect();
+            effects = failed.into_iter().flat_map(|event| self.session.apply(event, now())).collect();
         }
     }
 
@@ -172,13 +164,7 @@ impl Driver {
             && changed
             && !matches!(standing, Standing::Unknown | Standing::Snapshot { .. })
         {
-            disk.save(
-                cluster,
-                Saved {
-                    held: held.clone(),
-                    written: SystemTime::now(),
-                },
-            );
+            disk.save(cluster, Saved { held: held.clone(), written: SystemTime::now() });
         }
     }
 

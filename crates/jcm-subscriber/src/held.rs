@@ -76,10 +76,7 @@ impl Held {
         if self.store() == Some(store) && self.revision() > Some(new.cluster().revision) {
             return Ok(Step::Behind);
         }
-        if let Self::Removed {
-            store: held,
-            revision,
-        } = self
+        if let Self::Removed { store: held, revision } = self
             && *held == store
             && *revision == new.cluster().revision
         {
@@ -87,9 +84,7 @@ impl Held {
             return Ok(Step::Behind);
         }
         let state = match self {
-            Self::View {
-                store: held, state, ..
-            } if *held == store => merged(state, &new),
+            Self::View { store: held, state, .. } if *held == store => merged(state, &new),
             _ => new,
         };
         Ok(self.replace(store, state, token))
@@ -120,10 +115,9 @@ impl Held {
         match self {
             Self::View { store: held, .. } if *held != store => return Ok(Step::Foreign),
             Self::View { state, .. } if state.cluster().revision > revision => return Ok(Step::Behind),
-            Self::Removed {
-                store: held,
-                revision: at,
-            } if *held == store && *at >= revision => return Ok(Step::Same),
+            Self::Removed { store: held, revision: at } if *held == store && *at >= revision => {
+                return Ok(Step::Same);
+            }
             _ => *self = removed,
         }
         Ok(Step::Changed)
@@ -131,20 +125,12 @@ impl Held {
 
     fn replace(&mut self, store: StoreId, state: ClusterState, token: Vec<u8>) -> Step {
         match self {
-            Self::View {
-                store: held,
-                state: old,
-                token: old_token,
-            } if *held == store && **old == state => {
+            Self::View { store: held, state: old, token: old_token } if *held == store && **old == state => {
                 *old_token = token;
                 Step::Same
             }
             _ => {
-                *self = Self::View {
-                    store,
-                    state: Arc::new(state),
-                    token,
-                };
+                *self = Self::View { store, state: Arc::new(state), token };
                 Step::Changed
             }
         }
@@ -154,10 +140,7 @@ impl Held {
     pub(crate) fn to_subscribe(&self, cluster: &ClusterName) -> Subscribe {
         Subscribe {
             cluster: cluster.to_string(),
-            store: self
-                .store()
-                .map(|store| store.0.as_bytes().to_vec())
-                .unwrap_or_default(),
+            store: self.store().map(|store| store.0.as_bytes().to_vec()).unwrap_or_default(),
             revision: self.revision().unwrap_or_default().0,
             token: match self {
                 Self::View { token, .. } => token.clone(),

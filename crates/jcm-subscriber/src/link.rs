@@ -43,9 +43,7 @@ impl Link {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let stop = CancellationToken::new();
-        let run = stop
-            .clone()
-            .run_until_cancelled_owned(run(id, server, queue, inbox));
+        let run = stop.clone().run_until_cancelled_owned(run(id, server, queue, inbox));
         (Self { requests, stop }, async move {
             run.await;
         })
@@ -54,9 +52,7 @@ impl Link {
     /// Queues a request.
     pub(crate) fn send(&self, request: Request) -> Result<(), NotReading> {
         let acknowledges = matches!(request, Request::Acknowledge(_));
-        match self.requests.try_send(WatchRequest {
-            request: Some(request),
-        }) {
+        match self.requests.try_send(WatchRequest { request: Some(request) }) {
             Ok(()) => Ok(()),
             // Only operators look at acknowledgements, and the next one says the same and more.
             Err(_) if acknowledges => Ok(()),
@@ -85,20 +81,13 @@ async fn open(
     queue: mpsc::Receiver<WatchRequest>,
 ) -> Result<Streaming<WatchResponse>, String> {
     let attempt = async {
-        let endpoint = Endpoint::from(server.uri().clone())
-            .connect_timeout(OPEN_TIMEOUT)
-            .tcp_nodelay(true);
+        let endpoint = Endpoint::from(server.uri().clone()).connect_timeout(OPEN_TIMEOUT).tcp_nodelay(true);
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
         let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let response = client
-            .watch(ReceiverStream::new(queue))
-            .await
-            .map_err(|status| said(&status))?;
+        let response = client.watch(ReceiverStream::new(queue)).await.map_err(|status| said(&status))?;
         Ok(response.into_inner())
     };
-    tokio::time::timeout(OPEN_TIMEOUT, attempt)
-        .await
-        .unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    tokio::time::timeout(OPEN_TIMEOUT, attempt).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
 }
 
 async fn forward(id: LinkId, mut messages: Streaming<WatchResponse>, inbox: &mpsc::Sender<Event>) -> String {
@@ -109,10 +98,7 @@ async fn forward(id: LinkId, mut messages: Streaming<WatchResponse>, inbox: &mps
             // A kind of message that this version does not know says nothing to it.
             Some(Ok(WatchResponse { event: None })) => {}
             Some(Ok(WatchResponse { event: Some(answer) })) => {
-                let event = Event::Message {
-                    link: id,
-                    answer: Box::new(answer),
-                };
+                let event = Event::Message { link: id, answer: Box::new(answer) };
                 if inbox.send(event).await.is_err() {
                     return "this program stops".to_owned();
                 }
@@ -122,11 +108,7 @@ async fn forward(id: LinkId, mut messages: Streaming<WatchResponse>, inbox: &mps
 }
 
 fn said(status: &tonic::Status) -> String {
-    format!(
-        "{:?}: {}",
-        status.code(),
-        jcm_model::invalid::quoted(status.message())
-    )
+    format!("{:?}: {}", status.code(), jcm_model::invalid::quoted(status.message()))
 }
 
 /// An error with its sources, for a log line: tonic's own text is just "transport error".

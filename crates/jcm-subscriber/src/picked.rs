@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jcm_model::{ClusterName, Node, NodeId};
 
 use crate::alloc;
+use crate::policy::Choice;
 use crate::view::View;
 
 /// A node that was picked for one call. Hold it while the call is under way, and [`report`](Self::report) how it went;
@@ -16,10 +17,12 @@ use crate::view::View;
 pub struct Picked {
     /// `Some` until it is dropped.
     view: Option<Arc<View>>,
+    /// Which entry of the view, and the [`COUNTED`] bit. Two fields, not three: a pick then returns in two registers.
     entry: u32,
-    /// Whether its load counts this call.
-    counted: bool,
 }
+
+/// Set where the load of the entry counts the call. Views have far fewer entries than this.
+const COUNTED: u32 = 1 << 31;
 
 /// The node offers no port of that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,17 +39,19 @@ pub struct NoSuchPort {
 }
 
 impl Picked {
-    /// A call to an entry begins; `counted` says whether its load counts it.
+    /// A call to an entry of `view` begins; `reference` is to the same view.
     #[inline]
-    pub(crate) fn new(view: Arc<View>, entry: u32, counted: bool) -> Self {
+    pub(crate) fn begin(view: &View, reference: Arc<View>, entry: u32, choice: Choice) -> Self {
+        let counted = choice == Choice::P2c;
         if counted {
             view.entries[entry as usize].load.start();
         }
-        Self {
-            view: Some(view),
-            entry,
-            counted,
-        }
+        Self { view: Some(reference), entry: if counted { entry | COUNTED } else { entry } }
+    }
+
+    #[inline]
+    fn entry(&self) -> u32 {
+        self.entry & !COUNTED
     }
 
     #[inline]
@@ -56,7 +61,7 @@ impl Picked {
 
     /// The definition of the node.
     pub fn node(&self) -> &Node {
-        self.view().node(self.entry)
+        self.view().node(self.entry())
     }
 
     /// Its id.
@@ -102,7 +107,7 @@ impl Picked {
     /// Ends the call. A failure is counted for the node, see [`NodeStatus::failures`](crate::NodeStatus::failures).
     pub fn report<T, E>(self, outcome: &Result<T, E>) {
         if outcome.is_err() {
-            self.view().entries[self.entry as usize].load.fail();
+            self.view().entries[self.entry() as usize].load.fail();
         }
     }
 }
@@ -111,8 +116,8 @@ impl Drop for Picked {
     #[inline]
     fn drop(&mut self) {
         if let Some(view) = self.view.take() {
-            if self.counted {
-                view.entries[self.entry as usize].load.end();
+            if self.entry & COUNTED != 0 {
+                view.entries[self.entry() as usize].load.end();
             }
             alloc::give_back(view);
         }

@@ -1,13 +1,10 @@
 //! Random numbers for spreading load: fast, and not for secrets.
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "random bits are cut to size on purpose"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "random bits are cut to size on purpose")]
 
 use std::hash::{BuildHasher, RandomState};
 
 /// A generator of the wyrand kind: one multiplication a number.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Random(u64);
 
 impl Random {

@@ -7,12 +7,44 @@
 /// nodes of which some are degraded without rounding.
 pub(crate) const TURNS_MAX: u64 = 131_072;
 
-/// The order of turns for the given weights: positions in `weights`.
-pub(crate) fn turns(weights: &[u16]) -> Box<[u32]> {
+/// The order of turns: each is a position in the weights it was made from.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    count: usize,
+    /// `None` where every weight is the same: then each turn is its own position, and a pick reads no table.
+    table: Option<Box<[u32]>>,
+}
+
+impl Turns {
+    /// The turns for the given weights.
+    pub(crate) fn new(weights: &[u16]) -> Self {
+        match table(weights) {
+            Some(table) => Self { count: table.len(), table: Some(table) },
+            None => Self { count: weights.len(), table: None },
+        }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whose turn it is; `None` beyond the last.
+    #[inline]
+    pub(crate) fn get(&self, turn: usize) -> Option<u32> {
+        match &self.table {
+            Some(table) => table.get(turn).copied(),
+            None if turn < self.count => u32::try_from(turn).ok(),
+            None => None,
+        }
+    }
+}
+
+fn table(weights: &[u16]) -> Option<Box<[u32]>> {
     let counts = counts(weights);
     let total: u64 = counts.iter().sum();
     if total == counts.len() as u64 {
-        return (0..).take(counts.len()).collect();
+        return None;
     }
     // Each turn at the middle of its share of the table: three of A and one of B become A, A, B, A.
     let mut turns: Vec<(u64, u32)> = Vec::with_capacity(usize::try_from(total).unwrap_or_default());
@@ -20,7 +52,7 @@ pub(crate) fn turns(weights: &[u16]) -> Box<[u32]> {
         turns.extend((0..*count).map(|turn| (((2 * turn + 1) << 40) / (2 * count), entry)));
     }
     turns.sort_unstable();
-    turns.into_iter().map(|(_, entry)| entry).collect()
+    Some(turns.into_iter().map(|(_, entry)| entry).collect())
 }
 
 fn counts(weights: &[u16]) -> Vec<u64> {
@@ -30,22 +62,14 @@ fn counts(weights: &[u16]) -> Vec<u64> {
         .iter()
         .map(|weight| {
             let count = u64::from(*weight / divisor);
-            if total > TURNS_MAX {
-                count * TURNS_MAX / total
-            } else {
-                count
-            }
+            if total > TURNS_MAX { count * TURNS_MAX / total } else { count }
         })
         .map(|count| count.max(1))
         .collect()
 }
 
 fn greatest_common_divisor(a: u16, b: u16) -> u16 {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
-    }
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 #[cfg(test)]
@@ -54,17 +78,23 @@ mod tests {
 
     use super::*;
 
+    fn turns(weights: &[u16]) -> Vec<u32> {
+        let turns = Turns::new(weights);
+        assert!(turns.get(turns.len()).is_none());
+        (0..turns.len()).map(|turn| turns.get(turn).unwrap()).collect()
+    }
+
     #[test]
     fn even_weights_take_turns_in_order() {
-        assert_eq!(*turns(&[100, 100, 100]), [0, 1, 2]);
-        assert_eq!(*turns(&[7]), [0]);
+        assert_eq!(turns(&[100, 100, 100]), [0, 1, 2]);
+        assert_eq!(turns(&[7]), [0]);
         assert!(turns(&[]).is_empty());
     }
 
     #[test]
     fn turns_of_a_heavy_node_are_spread() {
-        assert_eq!(*turns(&[300, 100]), [0, 0, 1, 0]);
-        assert_eq!(*turns(&[100, 25]), [0, 0, 1, 0, 0]);
+        assert_eq!(turns(&[300, 100]), [0, 0, 1, 0]);
+        assert_eq!(turns(&[100, 25]), [0, 0, 1, 0, 0]);
     }
 
     #[test]

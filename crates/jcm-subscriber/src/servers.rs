@@ -26,11 +26,7 @@ pub(crate) struct Server(Uri);
 impl Server {
     /// Parses `http://host:port` or `host:port`; the error says what is wrong.
     pub(crate) fn parse(given: &str) -> Result<Self, String> {
-        let uri = if given.contains("://") {
-            given.parse()
-        } else {
-            format!("http://{given}").parse()
-        };
+        let uri = if given.contains("://") { given.parse() } else { format!("http://{given}").parse() };
         let uri: Uri = uri.map_err(|error| format!("it is no URL: {error}"))?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -65,11 +61,7 @@ impl std::fmt::Display for Server {
 /// Input as it may appear in an error.
 pub(crate) fn shown(given: &str) -> String {
     let quoted = quoted(given);
-    quoted
-        .strip_prefix('`')
-        .and_then(|text| text.strip_suffix('`'))
-        .unwrap_or(&quoted)
-        .to_owned()
+    quoted.strip_prefix('`').and_then(|text| text.strip_suffix('`')).unwrap_or(&quoted).to_owned()
 }
 
 /// Every server known, and the round through them that is under way.
@@ -86,22 +78,13 @@ pub(crate) struct Servers {
 
 impl Servers {
     pub(crate) fn new(seeds: Vec<Server>) -> Self {
-        Self {
-            seeds,
-            learned: Vec::new(),
-            round: VecDeque::new(),
-            failed_rounds: 0,
-            last_resort: None,
-        }
+        Self { seeds, learned: Vec::new(), round: VecDeque::new(), failed_rounds: 0, last_resort: None }
     }
 
     /// Takes over what a server says about all servers. What makes no sense is left out.
     pub(crate) fn learn<'a>(&mut self, advertised: impl Iterator<Item = &'a str>) {
         let mut learned = Vec::new();
-        for server in advertised
-            .filter_map(|given| Server::parse(given).ok())
-            .take(LEARNED_MAX)
-        {
+        for server in advertised.filter_map(|given| Server::parse(given).ok()).take(LEARNED_MAX) {
             if !learned.contains(&server) {
                 learned.push(server);
             }
@@ -114,10 +97,7 @@ impl Servers {
         if self.round.is_empty() {
             self.fill_round(random);
         }
-        let server = self
-            .round
-            .pop_front()
-            .expect("a round holds the seeds, of which there is one at least");
+        let server = self.round.pop_front().expect("a round holds the seeds, of which there is one at least");
         if self.round.is_empty() {
             self.failed_rounds = self.failed_rounds.saturating_add(1);
         }
@@ -126,12 +106,8 @@ impl Servers {
 
     fn fill_round(&mut self, random: &mut Random) {
         let mut learned = self.learned.clone();
-        let mut seeds: Vec<Server> = self
-            .seeds
-            .iter()
-            .filter(|seed| !learned.contains(seed))
-            .cloned()
-            .collect();
+        let mut seeds: Vec<Server> =
+            self.seeds.iter().filter(|seed| !learned.contains(seed)).cloned().collect();
         shuffle(&mut learned, random);
         shuffle(&mut seeds, random);
         self.round.extend(learned);
@@ -214,10 +190,7 @@ mod tests {
         }
         servers.learn(std::iter::empty());
         let round: BTreeSet<String> = (0..2).map(|_| servers.next(&mut random).to_string()).collect();
-        assert_eq!(
-            round,
-            BTreeSet::from(["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()])
-        );
+        assert_eq!(round, BTreeSet::from(["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]));
     }
 
     #[test]
@@ -243,10 +216,7 @@ mod tests {
         }
         assert!(longest[0] < BACKOFF_BASE);
         assert!(longest[1] > BACKOFF_BASE, "{longest:?}");
-        assert!(
-            longest[39] > BACKOFF_MAX / 2 && longest[39] < BACKOFF_MAX,
-            "{longest:?}"
-        );
+        assert!(longest[39] > BACKOFF_MAX / 2 && longest[39] < BACKOFF_MAX, "{longest:?}");
         servers.settle_on(&server(1));
         assert!(servers.delay(&mut random) < BACKOFF_BASE);
     }

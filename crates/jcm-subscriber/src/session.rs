@@ -47,10 +47,7 @@ pub(crate) struct LinkId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The program wants to follow a cluster, and brings what it had on disk.
-    Subscribe {
-        cluster: ClusterName,
-        saved: Option<Saved>,
-    },
+    Subscribe { cluster: ClusterName, saved: Option<Saved> },
     /// Nobody holds a handle of the cluster any more.
     Unsubscribe { cluster: ClusterName },
     /// A server sent a message.
@@ -120,9 +117,7 @@ impl Session {
 
     /// How far that can be relied on.
     pub(crate) fn standing(&self, cluster: &ClusterName) -> Standing {
-        self.clusters
-            .get(cluster)
-            .map_or(Standing::Unknown, |followed| followed.standing)
+        self.clusters.get(cluster).map_or(Standing::Unknown, |followed| followed.standing)
     }
 
     /// Takes an event in and answers what should happen, in order.
@@ -148,17 +143,9 @@ impl Session {
             return None;
         }
         let retry = (!self.has_fresh_peer()).then_some(self.retry_at);
-        let leave = self
-            .peers
-            .iter()
-            .any(|peer| peer.leaving.is_some())
-            .then(|| self.leave_at())
-            .flatten();
-        let peers = self
-            .peers
-            .iter()
-            .flat_map(|peer| [Some(peer.silent_at()), peer.answer_due_at()])
-            .flatten();
+        let leave = self.peers.iter().any(|peer| peer.leaving.is_some()).then(|| self.leave_at()).flatten();
+        let peers =
+            self.peers.iter().flat_map(|peer| [Some(peer.silent_at()), peer.answer_due_at()]).flatten();
         peers.chain(retry).chain(leave).min()
     }
 
@@ -179,13 +166,8 @@ impl Session {
         }
         for peer in &mut self.peers {
             peer.talks.remove(cluster);
-            let request = Request::Unsubscribe(Unsubscribe {
-                cluster: cluster.to_string(),
-            });
-            self.effects.push(Effect::Send {
-                link: peer.link,
-                request,
-            });
+            let request = Request::Unsubscribe(Unsubscribe { cluster: cluster.to_string() });
+            self.effects.push(Effect::Send { link: peer.link, request });
         }
     }
 
@@ -198,19 +180,12 @@ impl Session {
             return;
         };
         let request = if full {
-            watch_request::Subscribe {
-                cluster: cluster.to_string(),
-                ..Default::default()
-            }
+            watch_request::Subscribe { cluster: cluster.to_string(), ..Default::default() }
         } else {
             followed.held.to_subscribe(cluster)
         };
-        peer.talk(cluster)
-            .ask(full, if full { None } else { followed.held.store() }, now);
-        self.effects.push(Effect::Send {
-            link,
-            request: Request::Subscribe(request),
-        });
+        peer.talk(cluster).ask(full, if full { None } else { followed.held.store() }, now);
+        self.effects.push(Effect::Send { link, request: Request::Subscribe(request) });
     }
 
     fn hear(&mut self, link: LinkId, answer: Answer, now: Instant) {
@@ -223,11 +198,7 @@ impl Session {
         match answer {
             Answer::Welcome(welcome) => self.welcome(link, &welcome, now),
             Answer::View(view) => {
-                let name = view
-                    .cluster
-                    .as_ref()
-                    .map(|cluster| cluster.name.clone())
-                    .unwrap_or_default();
+                let name = view.cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default();
                 let (store, stale) = (jcm_proto::discovery::store_id(&view.store).ok(), view.stale);
                 self.answered(link, &name, stale, now, |held, talk| {
                     talk.full_view_came(store);
@@ -238,11 +209,7 @@ impl Session {
                 let (name, stale) = (delta.cluster.clone(), delta.stale);
                 self.answered(link, &name, stale, now, |held, talk| {
                     // A delta counts from what this link was told or sent; another link may have swapped the store since.
-                    if talk.store == held.store() {
-                        held.apply_delta(delta)
-                    } else {
-                        Ok(Step::Misfit)
-                    }
+                    if talk.store == held.store() { held.apply_delta(delta) } else { Ok(Step::Misfit) }
                 });
             }
             Answer::Removed(removed) => {
@@ -253,9 +220,9 @@ impl Session {
                 });
             }
             Answer::Unknown(unknown) => self.cannot_tell(link, &unknown, now),
-            Answer::Servers(servers) => self
-                .servers
-                .learn(servers.servers.iter().map(|server| server.advertise.as_str())),
+            Answer::Servers(servers) => {
+                self.servers.learn(servers.servers.iter().map(|server| server.advertise.as_str()));
+            }
             Answer::Heartbeat(_) => {}
             Answer::GoAway(go_away) => self.leave(link, &go_away.reason, now),
         }
@@ -263,10 +230,7 @@ impl Session {
 
     fn welcome(&mut self, link: LinkId, welcome: &wire::Welcome, now: Instant) {
         if welcome.protocol == 0 || welcome.protocol > WATCH_PROTOCOL {
-            let reason = format!(
-                "it speaks protocol {}, this program {WATCH_PROTOCOL}",
-                welcome.protocol
-            );
+            let reason = format!("it speaks protocol {}, this program {WATCH_PROTOCOL}", welcome.protocol);
             self.effects.push(Effect::Close { link });
             return self.lose(link, &reason, now);
         }
@@ -315,14 +279,8 @@ impl Session {
                 talk.answered();
                 followed.confirmed_by(link, stale, now);
                 let revision = followed.held.revision().unwrap_or_default();
-                let acknowledge = Acknowledge {
-                    cluster: cluster.to_string(),
-                    revision: revision.0,
-                };
-                self.effects.push(Effect::Send {
-                    link,
-                    request: Request::Acknowledge(acknowledge),
-                });
+                let acknowledge = Acknowledge { cluster: cluster.to_string(), revision: revision.0 };
+                self.effects.push(Effect::Send { link, request: Request::Acknowledge(acknowledge) });
                 if step != Step::Same {
                     self.changed.insert(cluster.clone());
                 }
@@ -363,10 +321,7 @@ impl Session {
 
     /// A server wants to be left: first find another, then go.
     fn leave(&mut self, link: LinkId, reason: &str, now: Instant) {
-        let Some(peer) = self
-            .peers
-            .iter_mut()
-            .find(|peer| peer.link == link && peer.leaving.is_none())
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link && peer.leaving.is_none())
         else {
             return;
         };
@@ -375,24 +330,12 @@ impl Session {
         self.servers.avoid(&peer.server);
         self.retry_at = now + self.servers.delay(&mut self.random);
         // Two that want to be left: the one that carries less goes at once, so that there are never more than two links.
-        let leaving: Vec<LinkId> = self
-            .peers
-            .iter()
-            .filter(|peer| peer.leaving.is_some())
-            .map(|peer| peer.link)
-            .collect();
+        let leaving: Vec<LinkId> =
+            self.peers.iter().filter(|peer| peer.leaving.is_some()).map(|peer| peer.link).collect();
         if let [older, newer] = leaving[..] {
-            let carries = |link| {
-                self.clusters
-                    .values()
-                    .filter(|followed| followed.confirmed == Some(link))
-                    .count()
-            };
-            let spare = if carries(newer) >= carries(older) {
-                older
-            } else {
-                newer
-            };
+            let carries =
+                |link| self.clusters.values().filter(|followed| followed.confirmed == Some(link)).count();
+            let spare = if carries(newer) >= carries(older) { older } else { newer };
             self.effects.push(Effect::Close { link: spare });
             self.forget(spare);
         }
@@ -437,12 +380,8 @@ impl Session {
     }
 
     fn pass_time(&mut self, now: Instant) {
-        for link in self
-            .peers
-            .iter()
-            .filter(|peer| peer.silent_at() <= now)
-            .map(|peer| peer.link)
-            .collect::<Vec<_>>()
+        for link in
+            self.peers.iter().filter(|peer| peer.silent_at() <= now).map(|peer| peer.link).collect::<Vec<_>>()
         {
             self.effects.push(Effect::Close { link });
             self.lose(link, "it is silent", now);
@@ -460,14 +399,8 @@ impl Session {
         let link = LinkId(self.last_link);
         self.peers.push(Peer::new(link, server.clone(), now));
         self.effects.push(Effect::Connect { link, server });
-        let hello = Hello {
-            protocol: WATCH_PROTOCOL,
-            client: self.client.clone(),
-        };
-        self.effects.push(Effect::Send {
-            link,
-            request: Request::Hello(hello),
-        });
+        let hello = Hello { protocol: WATCH_PROTOCOL, client: self.client.clone() };
+        self.effects.push(Effect::Send { link, request: Request::Hello(hello) });
         for cluster in self.clusters.keys().cloned().collect::<Vec<_>>() {
             self.ask(link, &cluster, false, now);
         }
@@ -476,30 +409,17 @@ impl Session {
     /// When a link that asked to be left is left at the latest; `None` while there is no other.
     fn leave_at(&self) -> Option<Instant> {
         let fresh = self.peers.iter().filter(|peer| peer.leaving.is_none());
-        fresh
-            .filter_map(|peer| peer.welcomed)
-            .min()
-            .map(|since| since + LEAVE_TIMEOUT)
+        fresh.filter_map(|peer| peer.welcomed).min().map(|since| since + LEAVE_TIMEOUT)
     }
 
     /// Ends links that asked to be left, once nothing needs them.
     fn close_what_is_left(&mut self, now: Instant) {
         let Some(leave_at) = self.leave_at() else { return };
         let done = |peer: &&Peer| {
-            let needed = || {
-                self.clusters
-                    .values()
-                    .any(|followed| followed.confirmed == Some(peer.link))
-            };
+            let needed = || self.clusters.values().any(|followed| followed.confirmed == Some(peer.link));
             peer.leaving.is_some() && (leave_at <= now || !needed())
         };
-        for link in self
-            .peers
-            .iter()
-            .filter(done)
-            .map(|peer| peer.link)
-            .collect::<Vec<_>>()
-        {
+        for link in self.peers.iter().filter(done).map(|peer| peer.link).collect::<Vec<_>>() {
             self.effects.push(Effect::Close { link });
             self.forget(link);
         }
@@ -538,10 +458,7 @@ impl Session {
             let changed = self.changed.contains(cluster);
             if changed || standing != followed.standing {
                 followed.standing = standing;
-                self.effects.push(Effect::Publish {
-                    cluster: cluster.clone(),
-                    changed,
-                });
+                self.effects.push(Effect::Publish { cluster: cluster.clone(), changed });
             }
         }
         self.changed.clear();

@@ -52,10 +52,7 @@ impl Saved {
     /// The bytes of a file; `None` when nothing is held.
     pub(crate) fn to_bytes(&self, cluster: &ClusterName) -> Option<Vec<u8>> {
         let event = self.held.to_event(cluster)?;
-        let written = self
-            .written
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let written = self.written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let written = u64::try_from(written.as_millis()).unwrap_or(u64::MAX);
         let body = v1::WatchResponse { event: Some(event) };
         let mut bytes = Vec::with_capacity(HEAD_BYTES + body.encoded_len());
@@ -78,11 +75,7 @@ impl Saved {
         }
         if word(12) != crc32fast::hash(&bytes[16..]) {
             // A later version may place its checksum elsewhere; say what is more useful to know.
-            return Err(if word(8) > FORMAT {
-                Damage::Newer { found: word(8) }
-            } else {
-                Damage::Checksum
-            });
+            return Err(if word(8) > FORMAT { Damage::Newer { found: word(8) } } else { Damage::Checksum });
         }
         match word(8) {
             FORMAT => {}
@@ -101,16 +94,11 @@ impl Saved {
         match found {
             Some(found) if found == cluster.as_str() => {}
             Some(found) => {
-                return Err(Damage::OtherCluster {
-                    found: crate::servers::shown(found),
-                });
+                return Err(Damage::OtherCluster { found: crate::servers::shown(found) });
             }
             None => return Err(Damage::Alien),
         }
-        Ok(Self {
-            held: Held::from_event(event)?,
-            written: written.ok_or(Damage::Alien)?,
-        })
+        Ok(Self { held: Held::from_event(event)?, written: written.ok_or(Damage::Alien)? })
     }
 }
 
@@ -148,13 +136,7 @@ mod tests {
             put: vec![Arc::new(node)],
             removed: vec![],
         };
-        let cluster = Change {
-            cluster: orders(),
-            revision: Revision(3),
-            effect,
-        }
-        .apply(None)
-        .unwrap();
+        let cluster = Change { cluster: orders(), revision: Revision(3), effect }.apply(None).unwrap();
         let judged = Judged {
             verdict: Verdict::Degraded,
             birth: Revision(3),
@@ -186,32 +168,19 @@ mod tests {
         let bytes = saved().to_bytes(&orders()).unwrap();
         assert_eq!(Saved::from_bytes(&orders(), &bytes).unwrap(), saved());
         let gone = Saved {
-            held: Held::Removed {
-                store: StoreId(uuid::Uuid::from_u128(5)),
-                revision: Revision(9),
-            },
+            held: Held::Removed { store: StoreId(uuid::Uuid::from_u128(5)), revision: Revision(9) },
             ..saved()
         };
         let bytes = gone.to_bytes(&orders()).unwrap();
         assert_eq!(Saved::from_bytes(&orders(), &bytes).unwrap(), gone);
-        assert!(
-            Saved {
-                held: Held::Nothing,
-                ..saved()
-            }
-            .to_bytes(&orders())
-            .is_none()
-        );
+        assert!(Saved { held: Held::Nothing, ..saved() }.to_bytes(&orders()).is_none());
     }
 
     #[test]
     fn a_file_cut_anywhere_is_refused() {
         let bytes = saved().to_bytes(&orders()).unwrap();
         for length in 0..bytes.len() {
-            assert!(
-                Saved::from_bytes(&orders(), &bytes[..length]).is_err(),
-                "cut to {length} bytes"
-            );
+            assert!(Saved::from_bytes(&orders(), &bytes[..length]).is_err(), "cut to {length} bytes");
         }
         let longer = [&bytes[..], b"\0"].concat();
         assert!(Saved::from_bytes(&orders(), &longer).is_err(), "a byte too many");
@@ -223,10 +192,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                Saved::from_bytes(&orders(), &flipped).is_err(),
-                "bit {bit} flipped"
-            );
+            assert!(Saved::from_bytes(&orders(), &flipped).is_err(), "bit {bit} flipped");
         }
     }
 
@@ -234,15 +200,9 @@ mod tests {
     fn a_file_of_a_later_format_or_of_another_cluster_is_refused_by_name() {
         let mut later = saved().to_bytes(&orders()).unwrap();
         later[8..12].copy_from_slice(&2_u32.to_le_bytes());
-        assert!(matches!(
-            Saved::from_bytes(&orders(), &later),
-            Err(Damage::Newer { found: 2 })
-        ));
+        assert!(matches!(Saved::from_bytes(&orders(), &later), Err(Damage::Newer { found: 2 })));
         let bytes = saved().to_bytes(&orders()).unwrap();
         let other = ClusterName::parse("payments").unwrap();
-        assert!(matches!(
-            Saved::from_bytes(&other, &bytes),
-            Err(Damage::OtherCluster { .. })
-        ));
+        assert!(matches!(Saved::from_bytes(&other, &bytes), Err(Damage::OtherCluster { .. })));
     }
 }

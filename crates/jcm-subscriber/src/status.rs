@@ -60,9 +60,7 @@ impl Standing {
             Self::Live { revision } => Status::Live { revision },
             Self::Stale { since } => Status::Stale { age: since.elapsed() },
             // A clock that was set back since makes the age 0; nothing is decided by it.
-            Self::Snapshot { written } => Status::Snapshot {
-                age: written.elapsed().unwrap_or_default(),
-            },
+            Self::Snapshot { written } => Status::Snapshot { age: written.elapsed().unwrap_or_default() },
             Self::Removed { revision } => Status::Removed { revision },
             Self::Unknown => Status::Unknown,
         }

@@ -127,11 +127,7 @@ impl Subscriber {
 
     /// Starts describing the subscription of a cluster.
     pub fn cluster(&self, name: impl Into<String>) -> ClusterBuilder {
-        ClusterBuilder {
-            shared: Arc::clone(&self.shared),
-            name: name.into(),
-            policy: Policy::default(),
-        }
+        ClusterBuilder { shared: Arc::clone(&self.shared), name: name.into(), policy: Policy::default() }
     }
 
     /// Stops the background tasks and waits until they are gone and the last views are on disk, at most 5 seconds.
@@ -139,14 +135,8 @@ impl Subscriber {
     pub async fn shutdown(self) {
         self.shared.stopped.cancel();
         self.shared.tasks.close();
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.shared.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                tasks = self.shared.tasks.len(),
-                "background tasks did not end in time"
-            );
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.shared.tasks.len(), "background tasks did not end in time");
         }
     }
 }
@@ -184,10 +174,8 @@ impl Builder {
             .servers
             .iter()
             .map(|given| {
-                Server::parse(given).map_err(|reason| BuildError::Server {
-                    given: servers::shown(given),
-                    reason,
-                })
+                Server::parse(given)
+                    .map_err(|reason| BuildError::Server { given: servers::shown(given), reason })
             })
             .collect::<Result<Vec<_>, _>>()?;
         if seeds.is_empty() {
@@ -198,10 +186,7 @@ impl Builder {
         if let Some(path) = &self.snapshot_dir {
             disk::prepare(path.clone())
                 .await
-                .map_err(|source| BuildError::SnapshotDir {
-                    path: path.clone(),
-                    source,
-                })?;
+                .map_err(|source| BuildError::SnapshotDir { path: path.clone(), source })?;
         }
 
         let stopped = CancellationToken::new();
@@ -230,9 +215,7 @@ impl Builder {
             snapshot_dir: self.snapshot_dir,
             ready_timeout: self.ready_timeout.unwrap_or(READY_TIMEOUT_DEFAULT),
         };
-        Ok(Subscriber {
-            shared: Arc::new(shared),
-        })
+        Ok(Subscriber { shared: Arc::new(shared) })
     }
 }
 
@@ -265,19 +248,13 @@ impl ClusterBuilder {
     pub async fn subscribe(self) -> Result<Cluster, SubscribeError> {
         let cluster = ClusterName::parse(&self.name)?;
         let deadline = Instant::now() + self.shared.ready_timeout;
-        let stopped = || SubscribeError::Stopped {
-            cluster: cluster.clone(),
-        };
+        let stopped = || SubscribeError::Stopped { cluster: cluster.clone() };
         let saved = match &self.shared.snapshot_dir {
             Some(directory) => disk::load(directory.clone(), cluster.clone()).await,
             None => None,
         };
         let (reply, answer) = oneshot::channel();
-        let command = Command::Subscribe {
-            cluster: cluster.clone(),
-            saved,
-            reply,
-        };
+        let command = Command::Subscribe { cluster: cluster.clone(), saved, reply };
         self.shared.commands.send(command).await.map_err(|_| stopped())?;
         let core = answer.await.map_err(|_| stopped())??;
         let handle = Cluster::new(core, self.policy, self.shared);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use jcm_model::routing::{self, Routing};
 use jcm_model::{ClusterName, ClusterState, Node, Revision};
 
-use crate::schedule;
+use crate::schedule::Turns;
 
 /// What is held of a cluster.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct View {
     /// Where threads keep their part of this cluster.
     pub(crate) slot: usize,
     /// The order in which entries are picked: positions in `entries`.
-    pub(crate) turns: Box<[u32]>,
+    pub(crate) turns: Turns,
     /// The nodes that may be picked, those of the lowest priority number first.
     pub(crate) entries: Box<[Entry]>,
     pub(crate) name: ClusterName,
@@ -47,9 +47,10 @@ pub(crate) struct Entry {
 
 /// What this program has going on with one node. It outlives views: calls that began under one end under another.
 ///
-/// On cache lines of its own, so that threads calling different nodes do not slow one another down.
+/// Threads that call different nodes must not slow one another down, so no two loads share a cache line of 64 bytes: in
+/// an `Arc` each follows 32 bytes of counts that only a new view writes, and takes 32 bytes itself.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(align(32))]
 pub(crate) struct Load {
     in_flight: AtomicU32,
     failures: AtomicU64,
@@ -87,24 +88,18 @@ impl View {
         Self {
             generation: next_generation(),
             slot,
-            turns: Box::default(),
+            turns: Turns::default(),
             entries: Box::default(),
             name,
             content: Content::Nothing,
-            routing: Routing {
-                panic: false,
-                nodes: Vec::new(),
-            },
+            routing: Routing { panic: false, nodes: Vec::new() },
             loads: Vec::new(),
         }
     }
 
     /// The view that follows `self`: nodes that are still the same keep their counts.
     pub(crate) fn next(&self, content: Content) -> Self {
-        let mut next = Self {
-            content,
-            ..Self::empty(self.name.clone(), self.slot)
-        };
+        let mut next = Self { content, ..Self::empty(self.name.clone(), self.slot) };
         let Content::State(state) = &next.content else {
             return next;
         };
@@ -130,7 +125,7 @@ impl View {
             .take_while(|(priority, _)| *priority == first_choice)
             .map(|(_, at)| next.routing.nodes[*at as usize].effective_weight.max(1))
             .collect();
-        next.turns = schedule::turns(&weights);
+        next.turns = Turns::new(&weights);
         next
     }
 

@@ -21,22 +21,10 @@ static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 #[tokio::test(flavor = "current_thread")]
 async fn a_pick_and_its_report_allocate_nothing() {
     let mut server = fake::Fake::start().await;
-    let builder = Subscriber::builder()
-        .servers([server.url()])
-        .ready_timeout(std::time::Duration::ZERO);
+    let builder = Subscriber::builder().servers([server.url()]).ready_timeout(std::time::Duration::ZERO);
     let jcm = builder.build().await.unwrap();
-    let round_robin = jcm
-        .cluster("orders")
-        .policy(Policy::round_robin())
-        .subscribe()
-        .await
-        .unwrap();
-    let p2c = jcm
-        .cluster("orders")
-        .policy(Policy::p2c())
-        .subscribe()
-        .await
-        .unwrap();
+    let round_robin = jcm.cluster("orders").policy(Policy::round_robin()).subscribe().await.unwrap();
+    let p2c = jcm.cluster("orders").policy(Policy::p2c()).subscribe().await.unwrap();
     let mut stream = server.welcome().await;
     stream.subscription().await;
     stream.send(model::view(&model::state(1, &model::healthy(1..100))));
@@ -56,9 +44,5 @@ async fn a_pick_and_its_report_allocate_nothing() {
     }
     drop(held);
     let stats = region.change();
-    assert_eq!(
-        (stats.allocations, stats.reallocations, stats.deallocations),
-        (0, 0, 0),
-        "{stats:?}"
-    );
+    assert_eq!((stats.allocations, stats.reallocations, stats.deallocations), (0, 0, 0), "{stats:?}");
 }

@@ -74,14 +74,12 @@ impl Followed {
         match &self.held {
             Held::Nothing => Standing::Unknown,
             Held::Removed { revision, .. } => Standing::Removed { revision: *revision },
-            Held::View { state, .. } if self.confirmed.is_some() && !self.server_is_stale => Standing::Live {
-                revision: state.cluster().revision,
-            },
+            Held::View { state, .. } if self.confirmed.is_some() && !self.server_is_stale => {
+                Standing::Live { revision: state.cluster().revision }
+            }
             Held::View { .. } => match self.written {
                 Some(written) => Standing::Snapshot { written },
-                None => Standing::Stale {
-                    since: self.stale_since,
-                },
+                None => Standing::Stale { since: self.stale_since },
             },
         }
     }

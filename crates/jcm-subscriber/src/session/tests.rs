@@ -36,11 +36,7 @@ fn node(port: u16, birth: u64) -> Arc<Node> {
 
 fn judged(birth: Revision, sequence: u64) -> Judged {
     Judged {
-        verdict: if sequence.is_multiple_of(3) {
-            Verdict::Down
-        } else {
-            Verdict::Healthy
-        },
+        verdict: if sequence.is_multiple_of(3) { Verdict::Down } else { Verdict::Healthy },
         birth,
         stamp: Stamp {
             ring_epoch: 1,
@@ -70,11 +66,7 @@ fn history(length: u64) -> Vec<ClusterState> {
                 created: step == 0,
                 header: None,
                 put: if goes { vec![] } else { vec![node(port, revision)] },
-                removed: if goes {
-                    vec![node(port, 0).id.clone()]
-                } else {
-                    vec![]
-                },
+                removed: if goes { vec![node(port, 0).id.clone()] } else { vec![] },
             },
         };
         cluster = change.apply(cluster.as_ref());
@@ -93,11 +85,7 @@ fn history(length: u64) -> Vec<ClusterState> {
 
 fn welcome() -> Answer {
     let heartbeat_ms = u32::try_from(HEARTBEAT.as_millis()).unwrap();
-    Answer::Welcome(wire::Welcome {
-        protocol: WATCH_PROTOCOL,
-        server: "s".to_owned(),
-        heartbeat_ms,
-    })
+    Answer::Welcome(wire::Welcome { protocol: WATCH_PROTOCOL, server: "s".to_owned(), heartbeat_ms })
 }
 
 fn view(of: StoreId, state: &ClusterState) -> Answer {
@@ -112,18 +100,11 @@ fn delta(from: &ClusterState, to: &ClusterState) -> Answer {
 
 fn removed(of: StoreId, revision: u64) -> Answer {
     let store = of.0.as_bytes().to_vec();
-    Answer::Removed(wire::Removed {
-        cluster: orders().to_string(),
-        store,
-        revision,
-    })
+    Answer::Removed(wire::Removed { cluster: orders().to_string(), store, revision })
 }
 
 fn unknown() -> Answer {
-    Answer::Unknown(wire::Unknown {
-        cluster: orders().to_string(),
-        reason: "not loaded".to_owned(),
-    })
+    Answer::Unknown(wire::Unknown { cluster: orders().to_string(), reason: "not loaded".to_owned() })
 }
 
 /// A session with a clock of its own, and what it did.
@@ -139,18 +120,11 @@ struct Bench {
 
 impl Bench {
     fn new(server_count: u16) -> Self {
-        let servers = (1..=server_count)
-            .map(|port| Server::parse(&format!("127.0.0.1:{port}")).unwrap())
-            .collect();
+        let servers =
+            (1..=server_count).map(|port| Server::parse(&format!("127.0.0.1:{port}")).unwrap()).collect();
         let now = Instant::now();
         let session = Session::new("test".to_owned(), Servers::new(servers), Random::seeded(1), now);
-        let mut bench = Self {
-            session,
-            now,
-            open: BTreeMap::new(),
-            sent: Vec::new(),
-            published: Vec::new(),
-        };
+        let mut bench = Self { session, now, open: BTreeMap::new(), sent: Vec::new(), published: Vec::new() };
         bench.apply(Event::Tick);
         bench
     }
@@ -158,10 +132,7 @@ impl Bench {
     /// A session that follows `orders`, welcomed on its first link.
     fn following(server_count: u16, saved: Option<Saved>) -> (Self, LinkId) {
         let mut bench = Self::new(server_count);
-        bench.apply(Event::Subscribe {
-            cluster: orders(),
-            saved,
-        });
+        bench.apply(Event::Subscribe { cluster: orders(), saved });
         let link = bench.last_link();
         bench.says(link, welcome());
         (bench, link)
@@ -177,10 +148,7 @@ impl Bench {
                     assert!(self.open.insert(link, server.to_string()).is_none());
                 }
                 Effect::Send { link, request } => {
-                    assert!(
-                        self.open.contains_key(&link),
-                        "sent {request:?} on a link that is not open"
-                    );
+                    assert!(self.open.contains_key(&link), "sent {request:?} on a link that is not open");
                     self.sent.push((link, request));
                 }
                 Effect::Close { link } => assert!(self.open.remove(&link).is_some(), "closed twice"),
@@ -189,25 +157,16 @@ impl Bench {
         }
         assert!(self.open.len() <= 2, "{} links", self.open.len());
         if let Some(deadline) = self.session.deadline() {
-            assert!(
-                deadline > self.now,
-                "a deadline that has passed would be waited for without end"
-            );
+            assert!(deadline > self.now, "a deadline that has passed would be waited for without end");
         }
     }
 
     fn says(&mut self, link: LinkId, answer: Answer) {
-        self.apply(Event::Message {
-            link,
-            answer: Box::new(answer),
-        });
+        self.apply(Event::Message { link, answer: Box::new(answer) });
     }
 
     fn closes(&mut self, link: LinkId) {
-        self.apply(Event::Closed {
-            link,
-            reason: "test".to_owned(),
-        });
+        self.apply(Event::Closed { link, reason: "test".to_owned() });
     }
 
     fn wait(&mut self, time: Duration) {
@@ -263,13 +222,8 @@ fn a_stream_begins_with_hello_and_a_subscription_of_nothing() {
     assert!(
         matches!(&bench.sent[0].1, Request::Hello(hello) if hello.protocol == WATCH_PROTOCOL && hello.client == "test")
     );
-    let [(_, subscribe)] = &bench.subscriptions()[..] else {
-        panic!("one subscription")
-    };
-    assert_eq!(
-        (subscribe.store.len(), subscribe.revision, subscribe.token.len()),
-        (0, 0, 0)
-    );
+    let [(_, subscribe)] = &bench.subscriptions()[..] else { panic!("one subscription") };
+    assert_eq!((subscribe.store.len(), subscribe.revision, subscribe.token.len()), (0, 0, 0));
 }
 
 #[test]
@@ -281,14 +235,9 @@ fn a_new_stream_resumes_from_what_is_held() {
     bench.closes(link);
     assert!(matches!(bench.standing(), Standing::Stale { .. }));
     bench.wait(Duration::from_secs(1));
-    let [(_, subscribe)] = &bench.subscriptions()[..] else {
-        panic!("one subscription")
-    };
+    let [(_, subscribe)] = &bench.subscriptions()[..] else { panic!("one subscription") };
     assert_eq!(subscribe.store, store(0).0.as_bytes());
-    assert_eq!(
-        (subscribe.revision, subscribe.token.clone()),
-        (5, 5_u64.to_be_bytes().to_vec())
-    );
+    assert_eq!((subscribe.revision, subscribe.token.clone()), (5, 5_u64.to_be_bytes().to_vec()));
 }
 
 #[test]
@@ -316,9 +265,7 @@ fn a_delta_that_starts_elsewhere_asks_for_a_full_view_once() {
     bench.subscriptions();
     bench.says(link, delta(&states[1], &states[2]));
     bench.says(link, delta(&states[2], &states[3]));
-    let [(_, subscribe)] = &bench.subscriptions()[..] else {
-        panic!("one subscription")
-    };
+    let [(_, subscribe)] = &bench.subscriptions()[..] else { panic!("one subscription") };
     assert!(subscribe.token.is_empty() && subscribe.revision == 0);
     assert_eq!(bench.held().revision(), Some(Revision(1)));
     bench.says(link, view(store(0), &states[3]));
@@ -344,20 +291,9 @@ fn a_server_that_is_behind_is_told_what_is_held_and_changes_nothing() {
     bench.says(other, removed(store(0), 6));
     assert_eq!(bench.held().revision(), Some(Revision(7)));
     bench.says(other, removed(store(0), 8));
-    assert_eq!(
-        bench.standing(),
-        Standing::Removed {
-            revision: Revision(8)
-        }
-    );
+    assert_eq!(bench.standing(), Standing::Removed { revision: Revision(8) });
     bench.says(other, view(store(0), &states[3]));
-    assert_eq!(
-        bench.standing(),
-        Standing::Removed {
-            revision: Revision(8)
-        },
-        "a removed cluster came back"
-    );
+    assert_eq!(bench.standing(), Standing::Removed { revision: Revision(8) }, "a removed cluster came back");
 }
 
 #[test]
@@ -369,15 +305,9 @@ fn another_store_replaces_in_one_step_and_its_absence_empties_nothing() {
     assert_eq!(bench.held().store(), Some(store(0)));
     assert!(matches!(bench.standing(), Standing::Stale { .. }));
     bench.says(link, delta(&states[3], &states[3]));
-    assert!(
-        !bench.is_live(),
-        "a delta of another store was taken for one of this"
-    );
+    assert!(!bench.is_live(), "a delta of another store was taken for one of this");
     bench.says(link, view(store(1), &states[0]));
-    assert_eq!(
-        (bench.held().store(), bench.held().revision()),
-        (Some(store(1)), Some(Revision(1)))
-    );
+    assert_eq!((bench.held().store(), bench.held().revision()), (Some(store(1)), Some(Revision(1))));
     assert!(bench.is_live());
 }
 
@@ -393,20 +323,14 @@ fn unknown_keeps_what_is_held_and_is_asked_again() {
     bench.wait_with_heartbeats(link, ANSWER_TIMEOUT);
     assert_eq!(bench.subscriptions()[0].1.revision, 3);
     bench.wait_with_heartbeats(link, ANSWER_TIMEOUT);
-    assert!(
-        bench.is_live(),
-        "silence after a subscription means that there is nothing new"
-    );
+    assert!(bench.is_live(), "silence after a subscription means that there is nothing new");
 }
 
 #[test]
 fn silence_after_a_resume_means_that_nothing_changed() {
     let states = history(2);
     let held = Held::from_event(view(store(0), &states[1])).unwrap();
-    let saved = Saved {
-        held,
-        written: SystemTime::UNIX_EPOCH,
-    };
+    let saved = Saved { held, written: SystemTime::UNIX_EPOCH };
     let (mut bench, link) = Bench::following(1, Some(saved));
     assert!(matches!(bench.standing(), Standing::Snapshot { .. }));
     bench.wait_with_heartbeats(link, 5 * HEARTBEAT);
@@ -462,28 +386,17 @@ fn a_server_that_asks_to_be_left_is_left_without_a_gap() {
     bench.says(link, view(store(0), &states[0]));
     bench.wait_with_heartbeats(link, 2 * HEARTBEAT);
     bench.published.clear();
-    bench.says(
-        link,
-        Answer::GoAway(wire::GoAway {
-            reason: "stopping".to_owned(),
-        }),
-    );
+    bench.says(link, Answer::GoAway(wire::GoAway { reason: "stopping".to_owned() }));
     bench.wait(crate::servers::BACKOFF_BASE);
     let other = bench.last_link();
     assert_ne!(bench.open[&link], bench.open[&other]);
     bench.says(link, delta(&states[0], &states[1]));
     bench.says(other, welcome());
-    assert!(
-        bench.open.contains_key(&link),
-        "left before the other had answered"
-    );
+    assert!(bench.open.contains_key(&link), "left before the other had answered");
     bench.says(other, view(store(0), &states[1]));
     assert!(!bench.open.contains_key(&link));
     bench.says(other, delta(&states[1], &states[2]));
-    let always_live = bench
-        .published
-        .iter()
-        .all(|standing| matches!(standing, Standing::Live { .. }));
+    let always_live = bench.published.iter().all(|standing| matches!(standing, Standing::Live { .. }));
     assert!(always_live && bench.is_live(), "{:?}", bench.published);
 }
 
@@ -492,12 +405,7 @@ fn the_only_server_is_kept_until_it_ends_the_stream_itself() {
     let states = history(2);
     let (mut bench, link) = Bench::following(1, None);
     bench.says(link, view(store(0), &states[0]));
-    bench.says(
-        link,
-        Answer::GoAway(wire::GoAway {
-            reason: "stopping".to_owned(),
-        }),
-    );
+    bench.says(link, Answer::GoAway(wire::GoAway { reason: "stopping".to_owned() }));
     for _ in 0..20 {
         bench.wait_with_heartbeats(link, HEARTBEAT);
         let last = bench.last_link();
@@ -549,25 +457,10 @@ fn nonsense_from_a_server_changes_nothing() {
             cluster: Some(states[0].cluster().as_ref().into()),
             ..Default::default()
         }),
-        Answer::Delta(wire::Delta {
-            cluster: "orders".to_owned(),
-            from: 3,
-            to: 1,
-            ..Default::default()
-        }),
-        Answer::Delta(wire::Delta {
-            cluster: "../../etc".to_owned(),
-            ..Default::default()
-        }),
-        Answer::Delta(wire::Delta {
-            cluster: "other".to_owned(),
-            ..Default::default()
-        }),
-        Answer::Removed(wire::Removed {
-            cluster: "orders".to_owned(),
-            store: vec![],
-            revision: u64::MAX,
-        }),
+        Answer::Delta(wire::Delta { cluster: "orders".to_owned(), from: 3, to: 1, ..Default::default() }),
+        Answer::Delta(wire::Delta { cluster: "../../etc".to_owned(), ..Default::default() }),
+        Answer::Delta(wire::Delta { cluster: "other".to_owned(), ..Default::default() }),
+        Answer::Removed(wire::Removed { cluster: "orders".to_owned(), store: vec![], revision: u64::MAX }),
         Answer::Unknown(wire::Unknown::default()),
     ] {
         bench.says(link, nonsense);

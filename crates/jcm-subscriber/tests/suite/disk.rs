@@ -51,11 +51,7 @@ async fn a_program_starts_from_disk_and_resumes_from_there() {
     );
     assert_eq!(orders.revision(), Some(Revision(7)));
     for _ in 0..10 {
-        assert_ne!(
-            orders.alloc().unwrap().id(),
-            &id(3),
-            "verdicts come from disk too"
-        );
+        assert_ne!(orders.alloc().unwrap().id(), &id(3), "verdicts come from disk too");
     }
     jcm.shutdown().await;
 
@@ -78,11 +74,7 @@ async fn a_damaged_snapshot_gives_way_to_the_previous_one_then_to_nothing() {
     let previous = directory.path().join("orders.jcm.prev");
 
     let bytes = fs::read(&current).unwrap();
-    for damage in [
-        &bytes[..bytes.len() / 2],
-        b"",
-        b"nonsense that is longer than a header",
-    ] {
+    for damage in [&bytes[..bytes.len() / 2], b"", b"nonsense that is longer than a header"] {
         fs::write(&current, damage).unwrap();
         let (jcm, orders) = start(directory.path(), "127.0.0.1:1").await;
         assert_eq!(orders.revision(), Some(Revision(7)));

@@ -42,14 +42,8 @@ impl Discovery for Service {
         request: tonic::Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (answers, queue) = mpsc::channel(64);
-        let stream = Stream {
-            requests: request.into_inner(),
-            answers,
-        };
-        self.0
-            .send(stream)
-            .await
-            .map_err(|_| Status::unavailable("the test is over"))?;
+        let stream = Stream { requests: request.into_inner(), answers };
+        self.0.send(stream).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
     }
 }
@@ -73,11 +67,7 @@ impl Fake {
                 .await
                 .unwrap();
         });
-        Self {
-            address,
-            streams,
-            task,
-        }
+        Self { address, streams, task }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -87,8 +77,7 @@ impl Fake {
     /// The next stream that a client opens, before a word is said.
     pub(crate) async fn accept(&mut self) -> Stream {
         let next = tokio::time::timeout(DEADLINE, self.streams.recv()).await;
-        next.expect("a client opens a stream in time")
-            .expect("the server runs")
+        next.expect("a client opens a stream in time").expect("the server runs")
     }
 
     /// The next stream, welcomed.
@@ -118,9 +107,8 @@ impl Stream {
 
     /// The next request; `None` when the client ended the stream.
     pub(crate) async fn request(&mut self) -> Option<Request> {
-        let next = tokio::time::timeout(DEADLINE, self.requests.next())
-            .await
-            .expect("the client speaks in time");
+        let next =
+            tokio::time::timeout(DEADLINE, self.requests.next()).await.expect("the client speaks in time");
         next?.ok()?.request
     }
 
@@ -146,11 +134,7 @@ impl Stream {
     /// Waits until the client acknowledges a revision.
     pub(crate) async fn acknowledged(&mut self, revision: u64) {
         loop {
-            match self
-                .request()
-                .await
-                .expect("the client acknowledges before it ends the stream")
-            {
+            match self.request().await.expect("the client acknowledges before it ends the stream") {
                 Request::Acknowledge(acknowledge) if acknowledge.revision >= revision => return,
                 _ => {}
             }

@@ -13,10 +13,8 @@ use jcm_subscriber::{Cluster, Status, Subscriber};
 
 /// A subscriber of the given servers that does not wait long for them.
 async fn subscriber(servers: &[String]) -> Subscriber {
-    let builder = Subscriber::builder()
-        .servers(servers)
-        .client_name("suite")
-        .ready_timeout(Duration::from_millis(50));
+    let builder =
+        Subscriber::builder().servers(servers).client_name("suite").ready_timeout(Duration::from_millis(50));
     builder.build().await.unwrap()
 }
 
@@ -30,8 +28,5 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
 }
 
 async fn until_live(cluster: &Cluster) {
-    until("the cluster is live", || {
-        matches!(cluster.status(), Status::Live { .. })
-    })
-    .await;
+    until("the cluster is live", || matches!(cluster.status(), Status::Live { .. })).await;
 }

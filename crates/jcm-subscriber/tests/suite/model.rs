@@ -42,13 +42,7 @@ pub(crate) fn state_with(revision: u64, nodes: &[(u16, Verdict)], properties: &s
         put: put.collect(),
         removed: vec![],
     };
-    let mut cluster = Change {
-        cluster: orders(),
-        revision: Revision(1),
-        effect,
-    }
-    .apply(None)
-    .unwrap();
+    let mut cluster = Change { cluster: orders(), revision: Revision(1), effect }.apply(None).unwrap();
     Arc::make_mut(&mut cluster).revision = Revision(revision);
     let mut state = ClusterState::new(cluster);
     for (port, verdict) in nodes {

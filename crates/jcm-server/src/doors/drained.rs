@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -13,18 +13,20 @@ use http_body_util::BodyExt;
 /// How much of a body is read after its reader let go.
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// For how long.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// Time of a body from its request on, reading and draining together: who was too slow for the reader is not waited for
+/// again.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(super) struct Drained {
     body: Body,
     ended: bool,
+    started: Instant,
 }
 
 impl Drained {
     pub(super) fn new(body: Body) -> Self {
         let ended = http_body::Body::is_end_stream(&body);
-        Self { body, ended }
+        Self { body, ended, started: Instant::now() }
     }
 }
 
@@ -58,7 +60,8 @@ impl Drop for Drained {
         // A task of its own, because the answer must not wait for it. It ends by size, by time, or with the connection.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let body = std::mem::take(&mut self.body);
-            runtime.spawn(tokio::time::timeout(DRAIN_DEADLINE, drain(body)));
+            let left = BODY_DEADLINE.saturating_sub(self.started.elapsed());
+            runtime.spawn(tokio::time::timeout(left, drain(body)));
         }
     }
 }

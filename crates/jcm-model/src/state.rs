@@ -170,10 +170,3 @@ impl ClusterState {
         hasher.digest()
     }
 }
-
-impl Delta {
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.from == self.to && self.judged.is_empty()
-    }
-}

@@ -150,6 +150,19 @@ fn calls_in_flight_are_counted_across_views() {
 }
 
 #[test]
+fn a_node_that_moved_begins_with_no_calls() {
+    let core = core(&[healthy(1)]);
+    let _call = pick(&core, Choice::P2c).unwrap();
+    let Content::State(held) = state(&[healthy(1)]) else { panic!("a state") };
+    let mut cluster = held.cluster().as_ref().clone();
+    let mut moved = cluster.nodes[0].as_ref().clone();
+    moved.address = "127.0.0.2".parse().unwrap();
+    cluster.nodes[0] = Arc::new(moved);
+    publish(&core, Content::State(Arc::new(ClusterState::new(Arc::new(cluster)))));
+    assert_eq!(core.view().load(0).in_flight(), 0);
+}
+
+#[test]
 fn a_node_in_hand_outlives_the_view_it_came_from_on_any_thread() {
     let core = core(&[healthy(1)]);
     let node = pick(&core, Choice::P2c).unwrap();
@@ -192,6 +205,7 @@ fn views_of_clusters_that_took_over_a_slot_are_never_mixed_up() {
         // The node outlives its cluster, and is given back into whatever has the slot then.
         drop(core);
         let next = self::core(&[healthy(port + 100)]);
+        assert_eq!(pick(&next, Choice::RoundRobin).unwrap().id(), &id(port + 100));
         drop(node);
         assert_eq!(pick(&next, Choice::RoundRobin).unwrap().id(), &id(port + 100));
     }

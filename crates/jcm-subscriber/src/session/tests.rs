@@ -179,6 +179,14 @@ impl Bench {
         self.apply(Event::Tick);
     }
 
+    /// Waits until a link is being opened.
+    fn connect(&mut self) {
+        while self.open.is_empty() {
+            let next = self.session.deadline().expect("there is always a next try");
+            self.wait(next - self.now);
+        }
+    }
+
     /// Waits while the server shows that it lives.
     fn wait_with_heartbeats(&mut self, link: LinkId, time: Duration) {
         let end = self.now + time;
@@ -294,6 +302,61 @@ fn a_server_that_is_behind_is_told_what_is_held_and_changes_nothing() {
     assert_eq!(bench.standing(), Standing::Removed { revision: Revision(8) });
     bench.says(other, view(store(0), &states[3]));
     assert_eq!(bench.standing(), Standing::Removed { revision: Revision(8) }, "a removed cluster came back");
+}
+
+#[test]
+fn a_full_view_with_an_earlier_verdict_keeps_the_later_one() {
+    let states = history(1);
+    let id = node(1, 1).id.clone();
+    let mut later = states[0].clone();
+    assert!(later.judge(&id, judged(Revision(1), 999)));
+    let (mut bench, link) = Bench::following(1, None);
+    bench.says(link, view(store(0), &later));
+    bench.says(link, view(store(0), &states[0]));
+    let Held::View { state, .. } = bench.held() else { panic!("a view is held") };
+    assert_eq!(state.judged(&id), later.judged(&id));
+    // Verdicts of another store are not comparable: that store's view replaces everything.
+    bench.says(link, view(store(1), &states[0]));
+    let Held::View { state, .. } = bench.held() else { panic!("a view is held") };
+    assert_eq!(state.judged(&id), states[0].judged(&id));
+}
+
+#[test]
+fn what_a_left_server_still_says_does_not_count_once_another_has_answered() {
+    let states = history(4);
+    let (mut bench, link) = Bench::following(2, None);
+    bench.apply(Event::Subscribe { cluster: ClusterName::parse("payments").unwrap(), saved: None });
+    bench.says(link, view(store(0), &states[0]));
+    let mut payments = states[0].cluster().as_ref().clone();
+    payments.name = ClusterName::parse("payments").unwrap();
+    // The old link stays for the other cluster, of which the new one says nothing.
+    bench.says(link, view(store(0), &ClusterState::new(Arc::new(payments))));
+    bench.says(link, Answer::GoAway(wire::GoAway::default()));
+    bench.wait(crate::servers::BACKOFF_BASE);
+    let other = bench.last_link();
+    bench.says(other, welcome());
+    bench.says(other, view(store(0), &states[1]));
+    assert!(bench.open.contains_key(&link));
+    bench.says(link, view(store(1), &states[3]));
+    bench.says(link, removed(store(0), 99));
+    assert_eq!((bench.held().store(), bench.held().revision()), (Some(store(0)), Some(Revision(3))));
+    assert!(bench.is_live());
+}
+
+#[test]
+fn a_server_that_served_for_a_while_ends_the_long_delays() {
+    let mut bench = Bench::new(1);
+    for _ in 0..20 {
+        let link = bench.last_link();
+        bench.closes(link);
+        bench.connect();
+    }
+    let link = bench.last_link();
+    bench.says(link, welcome());
+    bench.wait_with_heartbeats(link, 2 * HEARTBEAT);
+    bench.closes(link);
+    bench.wait(crate::servers::BACKOFF_BASE);
+    assert!(!bench.open.is_empty());
 }
 
 #[test]

@@ -80,6 +80,11 @@ async fn a_damaged_snapshot_gives_way_to_the_previous_one_then_to_nothing() {
         assert_eq!(orders.revision(), Some(Revision(7)));
         jcm.shutdown().await;
     }
+    run_once(directory.path(), &[9]).await;
+    fs::write(&current, b"").unwrap();
+    let (jcm, orders) = start(directory.path(), "127.0.0.1:1").await;
+    assert_eq!(orders.revision(), Some(Revision(7)), "a damaged file took the place of the previous one");
+    jcm.shutdown().await;
     fs::write(&previous, b"").unwrap();
     let (jcm, orders) = start(directory.path(), "127.0.0.1:1").await;
     assert_eq!((orders.status(), orders.revision()), (Status::Unknown, None));

@@ -5,6 +5,7 @@
 //! cluster by cluster, with its first answer for each, so that a server can ask to be left without a gap.
 
 mod followed;
+mod hear;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use jcm_model::ClusterName;
 use jcm_model::invalid::quoted;
-use jcm_proto::v1::watch_request::{self, Acknowledge, Hello, Request, Unsubscribe};
-use jcm_proto::v1::watch_response::{self as wire, Event as Answer};
-use jcm_proto::{Malformed, WATCH_PROTOCOL};
+use jcm_proto::WATCH_PROTOCOL;
+use jcm_proto::v1::watch_request::{self, Hello, Request, Unsubscribe};
+use jcm_proto::v1::watch_response::Event as Answer;
 use tracing::{debug, info, warn};
 
-use crate::held::{Held, Step};
+use crate::held::Held;
 use crate::random::Random;
 use crate::servers::{Server, Servers};
 use crate::snapshot::Saved;
@@ -186,137 +187,6 @@ impl Session {
         };
         peer.talk(cluster).ask(full, if full { None } else { followed.held.store() }, now);
         self.effects.push(Effect::Send { link, request: Request::Subscribe(request) });
-    }
-
-    fn hear(&mut self, link: LinkId, answer: Answer, now: Instant) {
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) else {
-            return;
-        };
-        if peer.hear(now) {
-            self.servers.settle_on(&peer.server);
-        }
-        match answer {
-            Answer::Welcome(welcome) => self.welcome(link, &welcome, now),
-            Answer::View(view) => {
-                let name = view.cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default();
-                let (store, stale) = (jcm_proto::discovery::store_id(&view.store).ok(), view.stale);
-                self.answered(link, &name, stale, now, |held, talk| {
-                    talk.full_view_came(store);
-                    held.apply_view(view)
-                });
-            }
-            Answer::Delta(delta) => {
-                let (name, stale) = (delta.cluster.clone(), delta.stale);
-                self.answered(link, &name, stale, now, |held, talk| {
-                    // A delta counts from what this link was told or sent; another link may have swapped the store since.
-                    if talk.store == held.store() { held.apply_delta(delta) } else { Ok(Step::Misfit) }
-                });
-            }
-            Answer::Removed(removed) => {
-                let name = removed.cluster.clone();
-                self.answered(link, &name, false, now, |held, talk| {
-                    talk.full_view_came(None);
-                    held.apply_removed(&removed)
-                });
-            }
-            Answer::Unknown(unknown) => self.cannot_tell(link, &unknown, now),
-            Answer::Servers(servers) => {
-                self.servers.learn(servers.servers.iter().map(|server| server.advertise.as_str()));
-            }
-            Answer::Heartbeat(_) => {}
-            Answer::GoAway(go_away) => self.leave(link, &go_away.reason, now),
-        }
-    }
-
-    fn welcome(&mut self, link: LinkId, welcome: &wire::Welcome, now: Instant) {
-        if welcome.protocol == 0 || welcome.protocol > WATCH_PROTOCOL {
-            let reason = format!("it speaks protocol {}, this program {WATCH_PROTOCOL}", welcome.protocol);
-            self.effects.push(Effect::Close { link });
-            return self.lose(link, &reason, now);
-        }
-        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
-            peer.welcome(Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
-            info!(server = %peer.server, id = %quoted(&welcome.server), "connected");
-            self.unreachable = false;
-        }
-    }
-
-    /// A server answered for a cluster; `apply` takes the answer over.
-    fn answered(
-        &mut self,
-        link: LinkId,
-        name: &str,
-        stale: bool,
-        now: Instant,
-        apply: impl FnOnce(&mut Held, &mut peer::Talk) -> Result<Step, Malformed>,
-    ) {
-        let Ok(cluster) = ClusterName::parse(name) else {
-            return warn!(name = %quoted(name), "a server sent a view of a cluster with an invalid name");
-        };
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) else {
-            return;
-        };
-        let Some(followed) = self.clusters.get_mut(&cluster) else {
-            return;
-        };
-        if followed.source.is_some_and(|source| source > link) {
-            return;
-        }
-        let server = &peer.server;
-        let talk = peer.talks.entry(cluster.clone()).or_default();
-        let step = match apply(&mut followed.held, talk) {
-            Ok(step) => step,
-            Err(error) => {
-                // Whatever else this server sends may be sound, and another server may be no better: keep what is held
-                // and ask again in a while.
-                warn!(%cluster, %server, error = &error as &dyn std::error::Error, "a server sent what this program cannot read");
-                followed.doubted_by(link, now);
-                return talk.wait(now);
-            }
-        };
-        match step {
-            Step::Changed | Step::Same => {
-                talk.answered();
-                followed.confirmed_by(link, stale, now);
-                let revision = followed.held.revision().unwrap_or_default();
-                let acknowledge = Acknowledge { cluster: cluster.to_string(), revision: revision.0 };
-                self.effects.push(Effect::Send { link, request: Request::Acknowledge(acknowledge) });
-                if step != Step::Same {
-                    self.changed.insert(cluster.clone());
-                }
-            }
-            Step::Misfit if talk.full => {}
-            Step::Misfit => self.ask(link, &cluster, true, now),
-            Step::Foreign => {
-                followed.doubted_by(link, now);
-                talk.answered();
-            }
-            Step::Behind => {
-                followed.doubted_by(link, now);
-                if talk.corrected {
-                    talk.wait(now);
-                } else {
-                    self.ask(link, &cluster, false, now);
-                    if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
-                        peer.talk(&cluster).corrected = true;
-                    }
-                }
-            }
-        }
-    }
-
-    fn cannot_tell(&mut self, link: LinkId, unknown: &wire::Unknown, now: Instant) {
-        let Ok(cluster) = ClusterName::parse(&unknown.cluster) else {
-            return;
-        };
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) else {
-            return;
-        };
-        let Some(followed) = self.clusters.get_mut(&cluster) else {
-            return;
-        };
-        followed.doubted_by(link, now);
-        peer.talk(&cluster).wait(now);
     }
 
     /// A server wants to be left: first find another, then go.

@@ -12,6 +12,8 @@ use jcm_model::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use jcm_proto::v1::watch_response as wire;
+
 use super::*;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);

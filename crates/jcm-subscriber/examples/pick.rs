@@ -21,7 +21,8 @@ async fn main() -> anyhow::Result<()> {
     let jcm = Subscriber::builder().servers([server]).client_name("pick example").build().await?;
     let cluster = jcm.cluster(cluster).policy(Policy::round_robin()).subscribe().await?;
     println!("{}: {}", cluster.name(), cluster.status());
-    cluster.on_change(print_change);
+    let mut live = matches!(cluster.status(), Status::Live { .. });
+    cluster.on_change(move |change| print_change(change, &mut live));
 
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -47,7 +48,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_change(change: &Change) {
+/// `live` is whether a server kept the view up to date when this was called last.
+fn print_change(change: &Change, live: &mut bool) {
     for turn in change.turns() {
         println!("turn  {}: {} -> {}", turn.node, turn.from, turn.to);
     }
@@ -57,7 +59,8 @@ fn print_change(change: &Change) {
     for node in change.removed() {
         println!("gone  {}", node.id);
     }
-    if !matches!(change.status(), Status::Live { .. }) {
+    if matches!(change.status(), Status::Live { .. }) != *live {
+        *live = !*live;
         println!("      {}", change.status());
     }
 }

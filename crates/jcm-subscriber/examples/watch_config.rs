@@ -48,6 +48,11 @@ async fn main() -> anyhow::Result<()> {
             change = changes.next() => change,
         };
         let Some(change) = change else { break };
+        // A cluster that is not there says nothing: the last configuration stays.
+        if change.revision().is_none() {
+            println!("{}: {config:?} stays", change.status());
+            continue;
+        }
         let latest = Config::from_properties(&change.properties());
         if latest != config {
             config = latest;

@@ -115,10 +115,7 @@ fn main() -> io::Result<()> {
         }
     };
     end_with_standard_input();
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(run(arguments))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(arguments))
 }
 
 async fn run(arguments: Arguments) -> io::Result<()> {
@@ -169,18 +166,14 @@ impl Arguments {
             let value = words.next().ok_or_else(|| format!("{flag} needs a value"))?;
             let bad = |what: &str| format!("{flag} {value}: {what}");
             match flag.as_str() {
-                "--listen" => arguments
-                    .listen
-                    .push(value.parse().map_err(|_| bad("not ADDR:PORT"))?),
+                "--listen" => arguments.listen.push(value.parse().map_err(|_| bad("not ADDR:PORT"))?),
                 "--control" => arguments.control = Some(value.parse().map_err(|_| bad("not ADDR:PORT"))?),
                 "--behaviour" => {
                     arguments.behaviour = parse_behaviour(&value).ok_or_else(|| bad("unknown"))?;
                 }
                 "--for" => {
-                    arguments.life = value
-                        .parse()
-                        .map(Duration::from_secs)
-                        .map_err(|_| bad("not seconds"))?;
+                    arguments.life =
+                        value.parse().map(Duration::from_secs).map_err(|_| bad("not seconds"))?;
                 }
                 _ => return Err(format!("unknown flag {flag}")),
             }
@@ -193,10 +186,7 @@ impl Arguments {
 }
 
 fn parse_behaviour(name: &str) -> Option<Behaviour> {
-    BEHAVIOURS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, behaviour)| *behaviour)
+    BEHAVIOURS.iter().find(|(known, _)| *known == name).map(|(_, behaviour)| *behaviour)
 }
 
 fn end_with_standard_input() {
@@ -272,19 +262,13 @@ async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> 
                 stream.write_all(answer.as_bytes()).await?;
             }
             Behaviour::Http10 => {
-                return stream
-                    .write_all(b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nfine")
-                    .await;
+                return stream.write_all(b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nfine").await;
             }
             Behaviour::NoReason => {
-                stream
-                    .write_all(b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok")
-                    .await?;
+                stream.write_all(b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok").await?;
             }
             Behaviour::LowerCase => {
-                stream
-                    .write_all(b"HTTP/1.1 200 ok\r\ncontent-length: 2\r\nx-odd:\tvalue \r\n\r\nok")
-                    .await?;
+                stream.write_all(b"HTTP/1.1 200 ok\r\ncontent-length: 2\r\nx-odd:\tvalue \r\n\r\nok").await?;
             }
             Behaviour::NoContent => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await?,
             Behaviour::Chunked => stream.write_all(CHUNKED).await?,
@@ -305,14 +289,9 @@ const INFORMATIONAL: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n\
     HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n\
     HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// What comes first, and what is repeated after it.
-const ENDLESS_BODY: (&[u8], &[u8]) = (
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-    b"20\r\nabcdefghijklmnopqrstuvwxyz012345\r\n",
-);
-const ENDLESS_HEADERS: (&[u8], &[u8]) = (
-    b"HTTP/1.1 200 OK\r\n",
-    b"X-Filler: abcdefghijklmnopqrstuvwxyz\r\n",
-);
+const ENDLESS_BODY: (&[u8], &[u8]) =
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"20\r\nabcdefghijklmnopqrstuvwxyz012345\r\n");
+const ENDLESS_HEADERS: (&[u8], &[u8]) = (b"HTTP/1.1 200 OK\r\n", b"X-Filler: abcdefghijklmnopqrstuvwxyz\r\n");
 
 async fn write_slowly(stream: &mut TcpStream) -> io::Result<()> {
     for byte in OK {
@@ -394,10 +373,7 @@ fn control(line: &str, places: &Places) -> Result<String, String> {
             let chosen: Vec<_> = match parameter("at") {
                 None => places.values().collect(),
                 Some(address) => {
-                    let place = address
-                        .parse()
-                        .ok()
-                        .and_then(|address: SocketAddr| places.get(&address));
+                    let place = address.parse().ok().and_then(|address: SocketAddr| places.get(&address));
                     vec![place.ok_or_else(|| format!("not listening at {address}"))?]
                 }
             };

@@ -32,21 +32,13 @@ pub struct Answer {
 impl Client {
     pub fn new(base: &str) -> Self {
         // Without a proxy: the environment of the machine must not send loopback traffic elsewhere.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .expect("a client without TLS always builds");
-        Self {
-            http,
-            base: base.trim_end_matches('/').to_owned(),
-        }
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS always builds");
+        Self { http, base: base.trim_end_matches('/').to_owned() }
     }
 
     /// A request to a path of this server, for what the short forms below do not cover.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
-            .request(method, format!("{}{path}", self.base))
-            .timeout(REQUEST_DEADLINE)
+        self.http.request(method, format!("{}{path}", self.base)).timeout(REQUEST_DEADLINE)
     }
 
     /// Sends and reads to the end; an error is a server that is not there or broke off.
@@ -57,13 +49,7 @@ impl Client {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Ok(Answer {
-            asked,
-            status,
-            headers,
-            text,
-            body,
-        })
+        Ok(Answer { asked, status, headers, text, body })
     }
 
     pub async fn send(&self, request: RequestBuilder) -> Answer {
@@ -111,8 +97,7 @@ impl Client {
 
     /// One node or a list of them.
     pub async fn post_nodes(&self, cluster: &str, nodes: &Value) -> Answer {
-        self.post(&format!("{}/nodes", cluster_path(cluster)), nodes)
-            .await
+        self.post(&format!("{}/nodes", cluster_path(cluster)), nodes).await
     }
 
     pub async fn patch_node(&self, cluster: &str, id: &str, change: &Value) -> Answer {
@@ -192,15 +177,9 @@ impl Answer {
     #[track_caller]
     pub fn problem(&self) -> &str {
         let kind = self.header("content-type").unwrap_or_default();
-        assert!(
-            kind.starts_with("application/problem+json"),
-            "content type {kind:?}\n{self}"
-        );
+        assert!(kind.starts_with("application/problem+json"), "content type {kind:?}\n{self}");
         for part in ["type", "title", "detail"] {
-            assert!(
-                self.body[part].as_str().is_some_and(|text| !text.is_empty()),
-                "`{part}`\n{self}"
-            );
+            assert!(self.body[part].as_str().is_some_and(|text| !text.is_empty()), "`{part}`\n{self}");
         }
         assert_eq!(self.body["status"], self.status, "`status`\n{self}");
         self.body["detail"].as_str().expect("asserted above")
@@ -209,18 +188,14 @@ impl Answer {
     /// The revision that a write answers.
     #[track_caller]
     pub fn revision(&self) -> u64 {
-        self.ok()["revision"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no revision\n{self}"))
+        self.ok()["revision"].as_u64().unwrap_or_else(|| panic!("no revision\n{self}"))
     }
 
     /// The revision in the `ETag` of a read.
     #[track_caller]
     pub fn etag(&self) -> u64 {
         let tag = self.header("etag").unwrap_or_else(|| panic!("no ETag\n{self}"));
-        tag.trim_matches('"')
-            .parse()
-            .unwrap_or_else(|_| panic!("ETag {tag:?} is not a revision\n{self}"))
+        tag.trim_matches('"').parse().unwrap_or_else(|_| panic!("ETag {tag:?} is not a revision\n{self}"))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -230,34 +205,20 @@ impl Answer {
     /// One node of a view, by its id.
     #[track_caller]
     pub fn node(&self, id: &str) -> &Value {
-        let nodes = self.ok()["nodes"]
-            .as_array()
-            .unwrap_or_else(|| panic!("no nodes\n{self}"));
-        nodes
-            .iter()
-            .find(|node| node["id"] == id)
-            .unwrap_or_else(|| panic!("no node {id}\n{self}"))
+        let nodes = self.ok()["nodes"].as_array().unwrap_or_else(|| panic!("no nodes\n{self}"));
+        nodes.iter().find(|node| node["id"] == id).unwrap_or_else(|| panic!("no node {id}\n{self}"))
     }
 
     /// The ids of a view's or a resolve's nodes, in order.
     #[track_caller]
     pub fn node_ids(&self) -> Vec<String> {
-        let nodes = self.ok()["nodes"]
-            .as_array()
-            .unwrap_or_else(|| panic!("no nodes\n{self}"));
-        nodes
-            .iter()
-            .filter_map(|node| node["id"].as_str().map(str::to_owned))
-            .collect()
+        let nodes = self.ok()["nodes"].as_array().unwrap_or_else(|| panic!("no nodes\n{self}"));
+        nodes.iter().filter_map(|node| node["id"].as_str().map(str::to_owned)).collect()
     }
 }
 
 impl Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}\n-> {} {:?}\n{}",
-            self.asked, self.status, self.headers, self.text
-        )
+        write!(f, "{}\n-> {} {:?}\n{}", self.asked, self.status, self.headers, self.text)
     }
 }

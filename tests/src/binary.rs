@@ -15,15 +15,9 @@ pub fn example(name: &str) -> PathBuf {
 /// `target/debug` of `target/debug/deps/suite-0123abcd`.
 fn profile_directory() -> PathBuf {
     let this = std::env::current_exe().expect("a running program has a path");
-    let directory = this
-        .ancestors()
-        .find(|path| path.ends_with("deps"))
-        .and_then(Path::parent);
+    let directory = this.ancestors().find(|path| path.ends_with("deps")).and_then(Path::parent);
     let Some(directory) = directory else {
-        panic!(
-            "{} is not below a `deps` directory: the suites are run by cargo",
-            this.display()
-        );
+        panic!("{} is not below a `deps` directory: the suites are run by cargo", this.display());
     };
     directory.to_owned()
 }

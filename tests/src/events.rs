@@ -28,9 +28,7 @@ pub struct Events {
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events")
-            .field("heartbeats", &self.heartbeats)
-            .finish_non_exhaustive()
+        f.debug_struct("Events").field("heartbeats", &self.heartbeats).finish_non_exhaustive()
     }
 }
 
@@ -43,22 +41,10 @@ impl Events {
         }
         let response = request.send().await.expect("the watch is answered");
         assert_eq!(response.status(), 200, "watch of {clusters}");
-        let kind = response
-            .headers()
-            .get("content-type")
-            .and_then(|value| value.to_str().ok());
-        assert!(
-            kind.is_some_and(|kind| kind.starts_with("text/event-stream")),
-            "content type {kind:?}"
-        );
-        let bytes = response
-            .bytes_stream()
-            .map(|chunk| chunk.map(|bytes| bytes.to_vec()));
-        Self {
-            bytes: Box::pin(bytes),
-            buffer: Vec::new(),
-            heartbeats: 0,
-        }
+        let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+        assert!(kind.is_some_and(|kind| kind.starts_with("text/event-stream")), "content type {kind:?}");
+        let bytes = response.bytes_stream().map(|chunk| chunk.map(|bytes| bytes.to_vec()));
+        Self { bytes: Box::pin(bytes), buffer: Vec::new(), heartbeats: 0 }
     }
 
     /// The next event; a stream that ends or stays silent fails the test.
@@ -134,9 +120,5 @@ fn parse(block: &str) -> Option<Event> {
         }
     }
     let kind = kind?;
-    Some(Event {
-        kind,
-        id,
-        data: data.unwrap_or(Value::Null),
-    })
+    Some(Event { kind, id, data: data.unwrap_or(Value::Null) })
 }

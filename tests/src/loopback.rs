@@ -17,9 +17,6 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 pub fn next() -> Ipv4Addr {
     let sequence = NEXT.fetch_add(1, Ordering::Relaxed) % PER_PROCESS;
-    let offset = std::process::id()
-        .wrapping_mul(PER_PROCESS)
-        .wrapping_add(sequence)
-        % USABLE;
+    let offset = std::process::id().wrapping_mul(PER_PROCESS).wrapping_add(sequence) % USABLE;
     Ipv4Addr::from(FIRST + offset)
 }

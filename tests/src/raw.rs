@@ -16,33 +16,22 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// The request should say `Connection: close`.
 pub async fn send(server: SocketAddr, request: &[u8]) -> Option<Answer> {
     let exchange = async {
-        let mut stream = TcpStream::connect(server)
-            .await
-            .expect("the server accepts connections");
+        let mut stream = TcpStream::connect(server).await.expect("the server accepts connections");
         let (mut reader, mut writer) = stream.split();
         let mut bytes = Vec::new();
         // A server may answer and close before it has read all of a request that it refuses.
         let (_, _) = tokio::join!(writer.write_all(request), reader.read_to_end(&mut bytes));
         bytes
     };
-    let bytes = tokio::time::timeout(ANSWER_DEADLINE, exchange)
-        .await
-        .unwrap_or_else(|_| {
-            panic!(
-                "no end of the answer within {ANSWER_DEADLINE:?} to {:?}",
-                first_line(request)
-            );
-        });
+    let bytes = tokio::time::timeout(ANSWER_DEADLINE, exchange).await.unwrap_or_else(|_| {
+        panic!("no end of the answer within {ANSWER_DEADLINE:?} to {:?}", first_line(request));
+    });
     parse(first_line(request), &bytes)
 }
 
 /// A request without a body, with this path exactly as it is.
 pub async fn get(server: SocketAddr, path: &str) -> Option<Answer> {
-    send(
-        server,
-        format!("GET {path} HTTP/1.1\r\nHost: jcm\r\nConnection: close\r\n\r\n").as_bytes(),
-    )
-    .await
+    send(server, format!("GET {path} HTTP/1.1\r\nHost: jcm\r\nConnection: close\r\n\r\n").as_bytes()).await
 }
 
 /// A request with a JSON body, with this path exactly as it is.
@@ -66,9 +55,7 @@ fn parse(asked: String, bytes: &[u8]) -> Option<Answer> {
         return None;
     }
     let text = String::from_utf8_lossy(bytes);
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no end of the head: {text}"));
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no end of the head: {text}"));
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
     let headers = lines

@@ -94,13 +94,7 @@ impl Starter {
         let directory = TempDir::with_prefix("jcm-test-").expect("a temporary directory");
         let (child, address, stdout) = self.spawn(directory.path()).await?;
         self.listen = address.to_string();
-        Ok(Server {
-            starter: self,
-            child,
-            address,
-            stdout,
-            directory,
-        })
+        Ok(Server { starter: self, child, address, stdout, directory })
     }
 
     async fn spawn(&self, directory: &Path) -> Result<(Child, SocketAddr, Lines), Exit> {
@@ -152,25 +146,17 @@ impl Starter {
         let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
         match &self.mode {
             Mode::Dev { demo } => {
-                command
-                    .args(["dev", "--listen", &self.listen, "--data"])
-                    .arg(data);
+                command.args(["dev", "--listen", &self.listen, "--data"]).arg(data);
                 command.args((!demo).then_some("--no-demo"));
             }
             Mode::Serve(config) => {
                 let path = directory.join("jcm.toml");
-                let server = format!(
-                    "[server]\nlisten = '{}'\ndata = '{}'\n",
-                    self.listen,
-                    data.display()
-                );
+                let server = format!("[server]\nlisten = '{}'\ndata = '{}'\n", self.listen, data.display());
                 std::fs::write(&path, server + config).expect("write the config");
                 command.args(["serve", "--config"]).arg(path);
             }
         }
-        command
-            .args(&self.arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 }
@@ -200,13 +186,7 @@ impl Server {
 
     fn starter(mode: Mode) -> Starter {
         let listen = format!("{}:0", loopback::next());
-        Starter {
-            mode,
-            listen,
-            data: None,
-            arguments: Vec::new(),
-            environment: Vec::new(),
-        }
+        Starter { mode, listen, data: None, arguments: Vec::new(), environment: Vec::new() }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -231,10 +211,7 @@ impl Server {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.starter
-            .data
-            .clone()
-            .unwrap_or_else(|| self.directory.path().join("data"))
+        self.starter.data.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     /// What it has written to standard error so far, over all its lives.
@@ -255,9 +232,7 @@ impl Server {
 
     /// `kill -9`, and waits until it is gone.
     pub async fn kill_9(&mut self) {
-        self.child
-            .start_kill()
-            .expect("kill a process that this test started");
+        self.child.start_kill().expect("kill a process that this test started");
         wait(&mut self.child, STOP_DEADLINE).await;
     }
 
@@ -293,11 +268,7 @@ impl Drop for Server {
         let log = self.log();
         let panicked = log.contains("panicked at");
         if std::thread::panicking() {
-            eprintln!(
-                "--- log of the server {} ---\n{}",
-                self.url(),
-                log_end(self.directory.path())
-            );
+            eprintln!("--- log of the server {} ---\n{}", self.url(), log_end(self.directory.path()));
         } else if panicked {
             panic!("the server panicked:\n{}", log_end(self.directory.path()));
         }

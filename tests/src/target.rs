@@ -25,9 +25,7 @@ pub struct Target {
 impl Target {
     /// This many nodes, each at an address of its own, all healthy.
     pub async fn start(count: usize) -> Self {
-        let listen: Vec<_> = (0..count)
-            .map(|_| SocketAddr::from((loopback::next(), 0)))
-            .collect();
+        let listen: Vec<_> = (0..count).map(|_| SocketAddr::from((loopback::next(), 0))).collect();
         Self::at(&listen).await
     }
 
@@ -38,18 +36,9 @@ impl Target {
             .as_array()
             .expect("the target tells its addresses")
             .iter()
-            .map(|address| {
-                address
-                    .as_str()
-                    .and_then(|text| text.parse().ok())
-                    .expect("an address")
-            })
+            .map(|address| address.as_str().and_then(|text| text.parse().ok()).expect("an address"))
             .collect();
-        Self {
-            child,
-            nodes,
-            control: control(&ready),
-        }
+        Self { child, nodes, control: control(&ready) }
     }
 
     pub fn nodes(&self) -> &[SocketAddr] {
@@ -63,17 +52,11 @@ impl Target {
 
     /// All nodes behave like this from now on.
     pub async fn behave(&self, behaviour: &str) {
-        self.control
-            .post(&format!("/behaviour?is={behaviour}"), &Value::Null)
-            .await
-            .ok();
+        self.control.post(&format!("/behaviour?is={behaviour}"), &Value::Null).await.ok();
     }
 
     pub async fn behave_at(&self, node: SocketAddr, behaviour: &str) {
-        self.control
-            .post(&format!("/behaviour?is={behaviour}&at={node}"), &Value::Null)
-            .await
-            .ok();
+        self.control.post(&format!("/behaviour?is={behaviour}&at={node}"), &Value::Null).await.ok();
     }
 
     /// Requests that a node has received, whatever it did with them.
@@ -89,10 +72,7 @@ impl Target {
     /// The head of the last request that a node has received.
     pub async fn last_request(&self, node: SocketAddr) -> String {
         let counts = self.control.get("/count").await;
-        counts.ok()[node.to_string()]["last"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        counts.ok()[node.to_string()]["last"].as_str().unwrap_or_default().to_owned()
     }
 
     async fn counts(&self, node: SocketAddr, what: &str) -> u64 {
@@ -104,9 +84,7 @@ impl Target {
 
     /// SIGKILL: connections break, and new ones are refused.
     pub async fn kill(&mut self) -> ExitStatus {
-        self.child
-            .start_kill()
-            .expect("kill a process that this test started");
+        self.child.start_kill().expect("kill a process that this test started");
         tokio::time::timeout(STOP_DEADLINE, self.child.wait())
             .await
             .expect("a killed process ends")
@@ -170,8 +148,6 @@ async fn spawn(listen: &[SocketAddr]) -> (Child, Value) {
 }
 
 fn control(ready: &Value) -> Client {
-    let address = ready["control"]
-        .as_str()
-        .expect("the target tells its control address");
+    let address = ready["control"].as_str().expect("the target tells its control address");
     Client::new(&format!("http://{address}"))
 }

@@ -282,15 +282,7 @@ mod tests {
         for text in ["healthy", "revision=42", "nodes=3"] {
             assert_eq!(text.parse::<Condition>().unwrap().to_string(), text);
         }
-        for text in [
-            "",
-            "revision",
-            "revision=",
-            "revision=-1",
-            "nodes=x",
-            "healthy=1",
-            "sick",
-        ] {
+        for text in ["", "revision", "revision=", "revision=-1", "nodes=x", "healthy=1", "sick"] {
             assert!(text.parse::<Condition>().is_err(), "{text:?} was accepted");
         }
     }

@@ -119,9 +119,7 @@ impl Client {
             let worth_waiting = call.is_patient()
                 && (unknown.is_some() || round.iter().any(|(_, elsewhere)| elsewhere.passing));
             let asked = round.iter().filter_map(|(_, elsewhere)| elsewhere.wait).max();
-            let pause = pauses
-                .next()
-                .map(|pause| asked.map_or(pause, |asked| asked.max(pause)));
+            let pause = pauses.next().map(|pause| asked.map_or(pause, |asked| asked.max(pause)));
             match pause {
                 Some(pause) if worth_waiting && pause.saturating_add(started.elapsed()) < self.retry_for => {
                     self.note(|| format!("trying again in {} ms", pause.as_millis()));
@@ -135,17 +133,10 @@ impl Client {
     /// Opens a stream at one server: the answer's head within the attempt's time, its body as long as it lasts.
     pub(crate) async fn open(&self, server: &Server, call: &Call) -> Result<Response, Error> {
         let request = self.request(server, call, None);
-        let failed = |reason: String| Error::Unreachable {
-            tried: vec![(server.to_string(), reason)],
-        };
+        let failed = |reason: String| Error::Unreachable { tried: vec![(server.to_string(), reason)] };
         let response = tokio::time::timeout(self.attempt_timeout, request.send())
             .await
-            .map_err(|_| {
-                failed(format!(
-                    "no answer within {} ms",
-                    self.attempt_timeout.as_millis()
-                ))
-            })?
+            .map_err(|_| failed(format!("no answer within {} ms", self.attempt_timeout.as_millis())))?
             .map_err(|error| failed(error::chain(&error)))?;
         let status = response.status();
         self.note(|| format!("{} {} -> {status}", call.method(), call.url(server)));

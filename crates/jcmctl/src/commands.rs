@@ -113,10 +113,8 @@ impl Session {
             return Ok(());
         }
         if self.no_input {
-            return Err(
-                Failure::usage(format!("{question} Nobody may be asked with --no-input"))
-                    .next("the same command with --yes"),
-            );
+            return Err(Failure::usage(format!("{question} Nobody may be asked with --no-input"))
+                .next("the same command with --yes"));
         }
         let mut err = std::io::stderr();
         let _ = write!(err, "{} [y/N] ", text::escaped(question)).and_then(|()| err.flush());
@@ -133,11 +131,8 @@ impl Session {
 /// The names as a sentence lists them; a long list is cut.
 fn listed(names: &[impl AsRef<str>]) -> String {
     const SHOWN_MAX: usize = 5;
-    let mut shown: Vec<String> = names
-        .iter()
-        .take(SHOWN_MAX)
-        .map(|name| format!("`{}`", name.as_ref()))
-        .collect();
+    let mut shown: Vec<String> =
+        names.iter().take(SHOWN_MAX).map(|name| format!("`{}`", name.as_ref())).collect();
     if names.len() > SHOWN_MAX {
         shown.push(format!("{} more", names.len() - SHOWN_MAX));
     }

@@ -30,18 +30,11 @@ impl Source {
     /// Reads a file, or standard input for `-`.
     pub(crate) fn fetch(path: &Path) -> Result<Self, Failure> {
         let standard_input = path == Path::new("-");
-        let name = if standard_input {
-            "standard input".to_owned()
-        } else {
-            path.display().to_string()
-        };
+        let name = if standard_input { "standard input".to_owned() } else { path.display().to_string() };
         let wrong = |what: String| Failure::usage(format!("{name}: {what}")).next("jcmctl export");
         let mut bytes = Vec::new();
         let read = if standard_input {
-            std::io::stdin()
-                .lock()
-                .take(FILE_BYTES_MAX + 1)
-                .read_to_end(&mut bytes)
+            std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)
         } else {
             std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
         };
@@ -50,10 +43,7 @@ impl Source {
             return Err(wrong(format!("it is larger than {} MiB", FILE_BYTES_MAX >> 20)));
         }
         let text = String::from_utf8(bytes).map_err(|error| {
-            wrong(format!(
-                "it is not UTF-8 at byte {}",
-                error.utf8_error().valid_up_to()
-            ))
+            wrong(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
         })?;
         Ok(Self { name, text })
     }
@@ -63,16 +53,9 @@ impl Source {
         let wrong = |what: String| {
             Failure::usage(format!("{}:{what}", self.name)).next("jcmctl export (shows the form)")
         };
-        let documents = if is_json(&self.text) {
-            read_json::<T>(&self.text)
-        } else {
-            read_yaml::<T>(&self.text)
-        };
-        Ok(documents
-            .map_err(wrong)?
-            .into_iter()
-            .flat_map(|document| document.0)
-            .collect())
+        let documents =
+            if is_json(&self.text) { read_json::<T>(&self.text) } else { read_yaml::<T>(&self.text) };
+        Ok(documents.map_err(wrong)?.into_iter().flat_map(|document| document.0).collect())
     }
 }
 
@@ -96,20 +79,16 @@ fn clusters(sources: &[Source]) -> Result<Vec<ClusterSpec>, Failure> {
                     .next("add `name:` to it; jcmctl export shows the form"));
             };
             if let Some(first) = places.insert(name.clone(), place.clone()) {
-                return Err(
-                    Failure::usage(format!("{place}: `{name}` stands there already ({first})"))
-                        .next("leave one of them out"),
-                );
+                return Err(Failure::usage(format!("{place}: `{name}` stands there already ({first})"))
+                    .next("leave one of them out"));
             }
             all.push(spec);
         }
     }
     if all.is_empty() {
         let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
-        return Err(
-            Failure::usage(format!("{}: there is no cluster in it", names.join(", ")))
-                .next("jcmctl export (shows the form)"),
-        );
+        return Err(Failure::usage(format!("{}: there is no cluster in it", names.join(", ")))
+            .next("jcmctl export (shows the form)"));
     }
     Ok(all)
 }
@@ -123,10 +102,8 @@ pub(crate) fn fetch_cluster(path: &Path) -> Result<ClusterSpec, Failure> {
         (None, _) => {
             Err(Failure::usage(format!("{}: there is no cluster in it", source.name)).next("jcmctl export"))
         }
-        (_, more) => Err(
-            Failure::usage(format!("{}: {} clusters, one is expected", source.name, more + 1))
-                .next("jcmctl apply -f FILE"),
-        ),
+        (_, more) => Err(Failure::usage(format!("{}: {} clusters, one is expected", source.name, more + 1))
+            .next("jcmctl apply -f FILE")),
     }
 }
 
@@ -168,18 +145,12 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> Source {
-        Source {
-            name: "orders.yaml".into(),
-            text: text.into(),
-        }
+        Source { name: "orders.yaml".into(), text: text.into() }
     }
 
     fn names(text: &str) -> Vec<String> {
         let specs = clusters(&[source(text)]).unwrap_or_else(|failure| panic!("{text}: {}", failure.what));
-        specs
-            .into_iter()
-            .map(|spec| String::from(spec.name.unwrap()))
-            .collect()
+        specs.into_iter().map(|spec| String::from(spec.name.unwrap())).collect()
     }
 
     #[test]
@@ -187,10 +158,7 @@ mod tests {
         for (text, expected) in [
             ("name: a\nnodes: []\n", vec!["a"]),
             ("- name: a\n- name: b\n", vec!["a", "b"]),
-            (
-                "---\nname: a\n---\n- name: b\n- name: c\n---\n",
-                vec!["a", "b", "c"],
-            ),
+            ("---\nname: a\n---\n- name: b\n- name: c\n---\n", vec!["a", "b", "c"]),
             ("{name: a}", vec!["a"]),
             ("[{name: a}, {name: b}]", vec!["a", "b"]),
             (r#"{"name":"a"}"#, vec!["a"]),
@@ -208,53 +176,25 @@ mod tests {
                 "name: a\nnodes:\n  - { address: 127.0.0.1, ports: { http: 1 } }\n  - { address: 127.0.0.1, ports: { http: 2 }, weight: 0 }\n",
                 "orders.yaml:4:5: nodes[1]: weight: 0 is refused",
             ),
-            (
-                "name: a\ncolour: red\n",
-                "orders.yaml:2:1: colour: unknown field `colour`",
-            ),
-            (
-                "name: a\ncheck: { kind: http, interval: 1 }\n",
-                "check.interval: `1` is no duration",
-            ),
-            (
-                "---\nname: a\n---\nname: b\nonline: maybe\n",
-                "orders.yaml:5:9: online: invalid boolean",
-            ),
-            (
-                "- name: a\n- name: b\n  colour: red\n",
-                "orders.yaml:3:3: [1].colour: unknown field `colour`",
-            ),
-            (
-                "{\"name\":\"a\",\n\"colour\":1}",
-                "orders.yaml:2:8: colour: unknown field `colour`",
-            ),
-            (
-                "{\"name\":\"a\",\n\"online\":1}",
-                "orders.yaml:2:10: online: invalid type: integer `1`",
-            ),
+            ("name: a\ncolour: red\n", "orders.yaml:2:1: colour: unknown field `colour`"),
+            ("name: a\ncheck: { kind: http, interval: 1 }\n", "check.interval: `1` is no duration"),
+            ("---\nname: a\n---\nname: b\nonline: maybe\n", "orders.yaml:5:9: online: invalid boolean"),
+            ("- name: a\n- name: b\n  colour: red\n", "orders.yaml:3:3: [1].colour: unknown field `colour`"),
+            ("{\"name\":\"a\",\n\"colour\":1}", "orders.yaml:2:8: colour: unknown field `colour`"),
+            ("{\"name\":\"a\",\n\"online\":1}", "orders.yaml:2:10: online: invalid type: integer `1`"),
             ("{\"name\":\"a\"", "orders.yaml:1:11: EOF"),
             ("name: a\nname: b\n", "orders.yaml:2:1: duplicate"),
             ("name: [", "orders.yaml:1:"),
-            (
-                "name: ../x\n",
-                "orders.yaml:1:7: name: cluster name `../x` is refused",
-            ),
+            ("name: ../x\n", "orders.yaml:1:7: name: cluster name `../x` is refused"),
             ("nodes: []\n", "cluster 1: missing field `name`"),
-            (
-                "name: a\n---\nname: a\n",
-                "cluster 2: `a` stands there already (orders.yaml: cluster 1)",
-            ),
+            ("name: a\n---\nname: a\n", "cluster 2: `a` stands there already (orders.yaml: cluster 1)"),
             ("", "there is no cluster"),
             ("# nothing\n", "there is no cluster"),
             ("42", "an object, or a list of them"),
             ("hello", "an object, or a list of them"),
         ] {
             let failure = clusters(&[source(text)]).expect_err(text);
-            assert!(
-                failure.what.contains(part),
-                "{text}\n  says {}\n  not  {part}",
-                failure.what
-            );
+            assert!(failure.what.contains(part), "{text}\n  says {}\n  not  {part}", failure.what);
             assert_eq!(failure.exit, crate::failure::Exit::Usage);
             assert!(!failure.line().contains('\n'));
         }
@@ -262,10 +202,8 @@ mod tests {
 
     #[test]
     fn what_was_left_out_stays_out_of_what_is_sent() {
-        let specs = clusters(&[source(
-            "name: a\nnodes: [{address: 127.0.0.1, ports: {http: 1}}]\n",
-        )])
-        .unwrap();
+        let specs =
+            clusters(&[source("name: a\nnodes: [{address: 127.0.0.1, ports: {http: 1}}]\n")]).unwrap();
         assert_eq!(
             to_json(&specs[0]).to_string(),
             r#"{"name":"a","nodes":[{"address":"127.0.0.1","ports":{"http":1}}]}"#
@@ -283,9 +221,6 @@ mod tests {
             )
             .expect("writing to a string cannot fail");
         }
-        assert_eq!(
-            clusters(&[source(&text)]).unwrap()[0].nodes.len(),
-            jcm_model::cluster::NODES_MAX
-        );
+        assert_eq!(clusters(&[source(&text)]).unwrap()[0].nodes.len(), jcm_model::cluster::NODES_MAX);
     }
 }

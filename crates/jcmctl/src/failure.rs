@@ -39,11 +39,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self {
-            exit,
-            what: what.into(),
-            next: "jcmctl help".to_owned(),
-        }
+        Self { exit, what: what.into(), next: "jcmctl help".to_owned() }
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {
@@ -60,20 +56,12 @@ impl Failure {
     /// Sets what to try next where the failure is of this kind: the caller knows the names that fit.
     #[must_use]
     pub(crate) fn next_if(self, exit: Exit, command: impl FnOnce() -> String) -> Self {
-        if self.exit == exit {
-            self.next(command())
-        } else {
-            self
-        }
+        if self.exit == exit { self.next(command()) } else { self }
     }
 
     /// One line: what, why, what to try.
     pub(crate) fn line(&self) -> String {
-        format!(
-            "error: {}; try: {}",
-            text::escaped(&self.what),
-            text::escaped(&self.next)
-        )
+        format!("error: {}; try: {}", text::escaped(&self.what), text::escaped(&self.next))
     }
 
     /// Writes the line to standard error.

@@ -36,14 +36,8 @@ mod tests {
     fn nodes_read_as_they_are_written() {
         let check =
             |text: &str, expected: Value| assert_eq!(parse(text, "http").unwrap(), expected, "{text}");
-        check(
-            "127.0.0.1:80",
-            json!({"address": "127.0.0.1", "ports": {"http": 80}}),
-        );
-        check(
-            "127.0.0.1:web=80,grpc=90",
-            json!({"address": "127.0.0.1", "ports": {"web": 80, "grpc": 90}}),
-        );
+        check("127.0.0.1:80", json!({"address": "127.0.0.1", "ports": {"http": 80}}));
+        check("127.0.0.1:web=80,grpc=90", json!({"address": "127.0.0.1", "ports": {"web": 80, "grpc": 90}}));
         check("[::1]:80", json!({"address": "::1", "ports": {"http": 80}}));
         for text in [
             "",

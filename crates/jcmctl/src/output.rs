@@ -47,19 +47,12 @@ impl Table {
             title: title.trim_start_matches('+'),
             wide: title.starts_with('+'),
         };
-        Self {
-            columns: titles.iter().map(column).collect(),
-            rows: Vec::new(),
-        }
+        Self { columns: titles.iter().map(column).collect(), rows: Vec::new() }
     }
 
     /// Adds a row with one cell for each column.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        assert_eq!(
-            cells.len(),
-            self.columns.len(),
-            "a row has a cell for each column"
-        );
+        assert_eq!(cells.len(), self.columns.len(), "a row has a cell for each column");
         self.rows.push(cells);
     }
 
@@ -68,9 +61,7 @@ impl Table {
     }
 
     fn render(&self, wide: bool) -> String {
-        let shown: Vec<usize> = (0..self.columns.len())
-            .filter(|i| wide || !self.columns[*i].wide)
-            .collect();
+        let shown: Vec<usize> = (0..self.columns.len()).filter(|i| wide || !self.columns[*i].wide).collect();
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
         table.set_header(shown.iter().map(|i| self.columns[*i].title));
@@ -151,11 +142,8 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(Failure::new(
-            Exit::Failure,
-            format!("standard output cannot be written: {error}"),
-        )
-        .next("the same command with another standard output")),
+        Err(error) => Err(Failure::new(Exit::Failure, format!("standard output cannot be written: {error}"))
+            .next("the same command with another standard output")),
         Ok(()) => Ok(()),
     }
 }
@@ -182,18 +170,12 @@ mod tests {
     fn every_format_says_the_same_and_none_moves_the_cursor() {
         let check =
             |format: Format, expected: &str| assert_eq!(render(&report(), format), expected, "{format:?}");
-        check(
-            Format::Table,
-            "Name:        x\\ny\n\nNAME        NODES\norders      3\nb\\u{1b}[2J  -\n",
-        );
+        check(Format::Table, "Name:        x\\ny\n\nNAME        NODES\norders      3\nb\\u{1b}[2J  -\n");
         check(
             Format::Wide,
             "Name:        x\\ny\n\nNAME        NODES  ZONE\norders      3      z1\nb\\u{1b}[2J  -      -\n",
         );
-        check(
-            Format::Jsonl,
-            "{\"name\":\"orders\"}\n{\"name\":\"b\\u009b2J\"}\n",
-        );
+        check(Format::Jsonl, "{\"name\":\"orders\"}\n{\"name\":\"b\\u009b2J\"}\n");
         check(Format::Name, "orders\nb\\u{1b}[2J\n");
         let json = render(&report(), Format::Json);
         assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), report().document);
@@ -208,11 +190,7 @@ mod tests {
         ] {
             let text = yaml(&value);
             assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
-            assert_eq!(
-                text::escaped(&text).replace("\\n", "\n"),
-                text.replace("\\n", "\n"),
-                "{text}"
-            );
+            assert_eq!(text::escaped(&text).replace("\\n", "\n"), text.replace("\\n", "\n"), "{text}");
         }
     }
 }

@@ -25,16 +25,10 @@ pub(crate) struct Server(Url);
 impl Server {
     /// Parses `http://HOST:PORT` or `HOST:PORT`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let full = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("http://{text}")
-        };
+        let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let url = Url::parse(&full).map_err(|error| format!("`{text}` is no URL of a server: {error}"))?;
         if url.scheme() != "http" {
-            return Err(format!(
-                "`{text}`: this version speaks plain http only, write http://HOST:PORT"
-            ));
+            return Err(format!("`{text}`: this version speaks plain http only, write http://HOST:PORT"));
         }
         let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
         if !bare || !url.username().is_empty() || url.password().is_some() {
@@ -65,11 +59,7 @@ pub(crate) struct Environment {
 
 impl Environment {
     pub(crate) fn read() -> Self {
-        let path = |name| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self {
             server: std::env::var("JCM_SERVER").ok().filter(|value| !value.is_empty()),
             token_file: path("JCM_TOKEN_FILE"),
@@ -139,10 +129,7 @@ fn choose(
             Err(what) => Err(wrong(what)),
         }
     };
-    let token_file = global
-        .token_file
-        .clone()
-        .or_else(|| environment.token_file.clone());
+    let token_file = global.token_file.clone().or_else(|| environment.token_file.clone());
     let named = global.context.as_deref();
     if !global.server.is_empty() {
         return Ok((parse("--server", &global.server)?, token_file));
@@ -192,10 +179,7 @@ mod tests {
     }
 
     fn chosen(arguments: &[&str], server: Option<&str>, file: &File) -> Result<Vec<String>, String> {
-        let environment = Environment {
-            server: server.map(str::to_owned),
-            ..Environment::default()
-        };
+        let environment = Environment { server: server.map(str::to_owned), ..Environment::default() };
         choose(&global(arguments), &environment, file)
             .map(|(servers, _)| servers.iter().map(Server::to_string).collect())
             .map_err(|failure| failure.what)
@@ -208,37 +192,19 @@ mod tests {
         )
         .unwrap();
         let check = |arguments: &[&str], env: Option<&str>, file: &File, expected: &[&str]| {
-            assert_eq!(
-                chosen(arguments, env, file).unwrap(),
-                expected,
-                "{arguments:?} {env:?}"
-            );
+            assert_eq!(chosen(arguments, env, file).unwrap(), expected, "{arguments:?} {env:?}");
         };
         check(&[], None, &File::default(), &["http://127.0.0.1:8080"]);
         check(&[], None, &file, &["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        check(
-            &[],
-            Some("127.0.0.1:8,127.0.0.1:9"),
-            &file,
-            &["http://127.0.0.1:8", "http://127.0.0.1:9"],
-        );
-        check(
-            &["--context", "test"],
-            Some("127.0.0.1:8"),
-            &file,
-            &["http://127.0.0.1:3"],
-        );
+        check(&[], Some("127.0.0.1:8,127.0.0.1:9"), &file, &["http://127.0.0.1:8", "http://127.0.0.1:9"]);
+        check(&["--context", "test"], Some("127.0.0.1:8"), &file, &["http://127.0.0.1:3"]);
         check(
             &["--server", "127.0.0.1:4", "--server", "http://127.0.0.1:5/"],
             Some("127.0.0.1:8"),
             &file,
             &["http://127.0.0.1:4", "http://127.0.0.1:5"],
         );
-        assert!(
-            chosen(&["--context", "none"], None, &file)
-                .unwrap_err()
-                .contains("`none`")
-        );
+        assert!(chosen(&["--context", "none"], None, &file).unwrap_err().contains("`none`"));
     }
 
     #[test]
@@ -255,13 +221,7 @@ mod tests {
             let wrong = Server::parse(text).expect_err(text);
             assert!(wrong.contains(part), "{text}: {wrong}");
         }
-        assert_eq!(
-            Server::parse("localhost:8080").unwrap().to_string(),
-            "http://localhost:8080"
-        );
-        assert_eq!(
-            Server::parse("[::1]:8080").unwrap().to_string(),
-            "http://[::1]:8080"
-        );
+        assert_eq!(Server::parse("localhost:8080").unwrap().to_string(), "http://localhost:8080");
+        assert_eq!(Server::parse("[::1]:8080").unwrap().to_string(), "http://[::1]:8080");
     }
 }

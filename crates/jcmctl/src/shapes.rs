@@ -151,11 +151,7 @@ pub(crate) fn read<T: DeserializeOwned>(body: &Value) -> Result<T, Failure> {
     serde_path_to_error::deserialize(body).map_err(|error| {
         Failure::new(
             Exit::Failure,
-            format!(
-                "the server's answer is not as expected: {}: {}",
-                error.path(),
-                error.inner()
-            ),
+            format!("the server's answer is not as expected: {}: {}", error.path(), error.inner()),
         )
         .next("jcmctl version (are both of the same version?)")
     })

@@ -51,10 +51,7 @@ mod tests {
 
     #[test]
     fn control_and_bidirectional_characters_do_not_reach_a_terminal() {
-        assert_eq!(
-            escaped("a\u{1b}[31mb\r\n\t\u{9b}c\u{202e}é"),
-            "a\\u{1b}[31mb\\r\\n\\t\\u{9b}c\\u{202e}é"
-        );
+        assert_eq!(escaped("a\u{1b}[31mb\r\n\t\u{9b}c\u{202e}é"), "a\\u{1b}[31mb\\r\\n\\t\\u{9b}c\\u{202e}é");
     }
 
     #[test]

@@ -29,11 +29,7 @@ async fn an_apply_is_all_or_nothing() {
     let detail = refused.expect_problem(400);
     assert!(detail.contains("weight"), "{detail}");
     let held = client.get_cluster("left").await;
-    assert_eq!(
-        held.ok()["nodes"][0]["ports"]["http"],
-        1,
-        "not half of it: {held}"
-    );
+    assert_eq!(held.ok()["nodes"][0]["ports"]["http"], 1, "not half of it: {held}");
     client.get_cluster("third").await.expect_problem(404);
 }
 
@@ -61,34 +57,21 @@ async fn an_apply_refuses_a_cluster_named_twice() {
 async fn a_dry_run_tells_the_difference_and_changes_nothing() {
     let (_server, client) = start().await;
     let revision = client.put_cluster("orders", &cluster([1, 2])).await.revision();
-    let tried = client
-        .put("/v1/clusters/orders?dry_run=true", &cluster([2, 3]))
-        .await;
+    let tried = client.put("/v1/clusters/orders?dry_run=true", &cluster([2, 3])).await;
     tried.expect_status(200);
-    assert!(
-        tried.text.contains(&id(1)) && tried.text.contains(&id(3)),
-        "both sides of it: {tried}"
-    );
+    assert!(tried.text.contains(&id(1)) && tried.text.contains(&id(3)), "both sides of it: {tried}");
     assert!(!tried.text.contains(&id(2)), "not what stays: {tried}");
     let list = json!([{ "name": "orders", "nodes": nodes([4]) }, { "name": "fresh", "nodes": [] }]);
-    let tried = client
-        .post("/v1/apply?dry_run=true", &jcm_tests::api::apply_body(&list))
-        .await;
+    let tried = client.post("/v1/apply?dry_run=true", &jcm_tests::api::apply_body(&list)).await;
     tried.expect_status(200);
-    assert!(
-        tried.text.contains("fresh") && tried.text.contains(&id(4)),
-        "{tried}"
-    );
+    assert!(tried.text.contains("fresh") && tried.text.contains(&id(4)), "{tried}");
     let held = client.get_cluster("orders").await;
     assert_eq!(held.etag(), revision, "{held}");
     client.get_cluster("fresh").await.expect_problem(404);
     // What would be refused is refused in a dry run, too.
     let mut bad = node(3);
     bad["weight"] = json!(0);
-    client
-        .put("/v1/clusters/orders?dry_run=true", &json!({ "nodes": [bad] }))
-        .await
-        .expect_problem(400);
+    client.put("/v1/clusters/orders?dry_run=true", &json!({ "nodes": [bad] })).await.expect_problem(400);
 }
 
 #[tokio::test]
@@ -100,10 +83,7 @@ async fn a_pruning_apply_deletes_what_it_does_not_name() {
     body["prune"] = json!(true);
     let tried = client.post("/v1/apply?dry_run=true", &body).await;
     tried.expect_status(200);
-    assert!(
-        tried.text.contains("right"),
-        "the dry run names what would go: {tried}"
-    );
+    assert!(tried.text.contains("right"), "the dry run names what would go: {tried}");
     client.get_cluster("right").await.ok();
     client.post("/v1/apply", &body).await.ok();
     client.get_cluster("right").await.expect_problem(404);
@@ -119,11 +99,7 @@ async fn an_apply_answers_the_revision_of_its_last_change() {
     let both = json!([{ "name": "a", "nodes": nodes([1, 2]) }, { "name": "b", "nodes": nodes([1]) }]);
     let applied = client.apply(&both).await;
     let held = client.get_cluster("a").await;
-    assert_eq!(
-        applied.revision(),
-        held.etag(),
-        "who reads at that revision must see the change: {applied}"
-    );
+    assert_eq!(applied.revision(), held.etag(), "who reads at that revision must see the change: {applied}");
 }
 
 /// Reads the first of many clusters and then the last one: whatever it saw of the first, the last is as new.
@@ -137,20 +113,14 @@ async fn check_never_half(
     while !ended.load(Ordering::Relaxed) {
         let first = client.get(&read.replace("{}", "half-000")).await;
         let last = client.get(&read.replace("{}", "half-299")).await;
-        assert!(
-            number(&last) >= number(&first),
-            "half an apply was seen\n{first}\n{last}"
-        );
+        assert!(number(&last) >= number(&first), "half an apply was seen\n{first}\n{last}");
         pairs += 1;
     }
     pairs
 }
 
 fn number(properties: &Value) -> u64 {
-    properties["n"]
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .expect("every round writes a number")
+    properties["n"].as_str().and_then(|text| text.parse().ok()).expect("every round writes a number")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,12 +137,7 @@ async fn no_reader_ever_sees_half_an_apply() {
     let ended = Arc::new(AtomicBool::new(false));
     let readers = ["/v1/clusters/{}", "/v1/clusters/{}/view"].map(|read| {
         let (client, ended) = (client.clone(), Arc::clone(&ended));
-        tokio::spawn(check_never_half(
-            client,
-            read,
-            |answer| number(&answer.ok()["properties"]),
-            ended,
-        ))
+        tokio::spawn(check_never_half(client, read, |answer| number(&answer.ok()["properties"]), ended))
     });
     for index in 1..=ROUNDS {
         client.apply(&round(index)).await.ok();

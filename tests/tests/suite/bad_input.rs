@@ -73,10 +73,7 @@ async fn unknown_fields_are_refused_by_name() {
         (r#"{"nodez": []}"#, &["nodez"]),
         (r#"{"check": {"kind": "http", "retries": 3}}"#, &["retries"]),
         (r#"{"protection": {"panic_under": 0.5}}"#, &["panic_under"]),
-        (
-            r#"{"nodes": [{"address": "127.0.0.9", "ports": {"http": 1}, "wieght": 5}]}"#,
-            &["wieght"],
-        ),
+        (r#"{"nodes": [{"address": "127.0.0.9", "ports": {"http": 1}, "wieght": 5}]}"#, &["wieght"]),
         (r#"{"revision": 3}"#, &["revision"]),
     ])
     .await;
@@ -159,14 +156,8 @@ async fn a_node_without_address_or_ports_is_refused() {
     check_clusters(&[
         (r#"{"nodes": [{"ports": {"http": 1}}]}"#, &["address"]),
         (r#"{"nodes": [{"address": "127.0.0.9"}]}"#, &["ports"]),
-        (
-            r#"{"nodes": [{"address": "127.0.0.9", "ports": {}}]}"#,
-            &["ports"],
-        ),
-        (
-            r#"{"nodes": [{"address": "127.0.0.9", "ports": {"http": 1, "http": 2}}]}"#,
-            &["ports"],
-        ),
+        (r#"{"nodes": [{"address": "127.0.0.9", "ports": {}}]}"#, &["ports"]),
+        (r#"{"nodes": [{"address": "127.0.0.9", "ports": {"http": 1, "http": 2}}]}"#, &["ports"]),
     ])
     .await;
 }
@@ -184,11 +175,8 @@ async fn an_address_is_an_ip_literal() {
         "0x7f.0.0.1",
         "fe80::1%lo",
     ];
-    let values: Vec<_> = values
-        .into_iter()
-        .map(Value::from)
-        .chain([json!(2_130_706_433), json!(null)])
-        .collect();
+    let values: Vec<_> =
+        values.into_iter().map(Value::from).chain([json!(2_130_706_433), json!(null)]).collect();
     check_nodes("address", &values, &["address"]).await;
 }
 
@@ -217,9 +205,7 @@ async fn addresses_that_must_never_be_probed_are_refused() {
 async fn the_servers_own_address_is_no_node() {
     let (server, client) = start().await;
     let own = server.address();
-    let answer = client
-        .put_cluster("x", &json!({ "nodes": [jcm_tests::target::definition(own)] }))
-        .await;
+    let answer = client.put_cluster("x", &json!({ "nodes": [jcm_tests::target::definition(own)] })).await;
     check_refusal(&answer, &[400], &[&own.to_string()]);
 }
 
@@ -246,14 +232,7 @@ async fn a_port_is_a_number_from_1_to_65535_with_a_name() {
 async fn a_weight_is_from_1_to_1000() {
     check_nodes(
         "weight",
-        &[
-            json!(0),
-            json!(-1),
-            json!(1001),
-            json!(1.5),
-            json!("5"),
-            json!(1e300),
-        ],
+        &[json!(0), json!(-1), json!(1001), json!(1.5), json!("5"), json!(1e300)],
         &["weight"],
     )
     .await;
@@ -261,15 +240,7 @@ async fn a_weight_is_from_1_to_1000() {
 
 #[tokio::test]
 async fn text_that_a_terminal_would_obey_is_refused() {
-    let values = [
-        "a\nb",
-        "a\u{1b}[31mb",
-        "a\u{0}b",
-        "a\u{202e}b",
-        "a\u{2066}b",
-        "a\u{7f}b",
-        "a\u{85}b",
-    ];
+    let values = ["a\nb", "a\u{1b}[31mb", "a\u{0}b", "a\u{202e}b", "a\u{2066}b", "a\u{7f}b", "a\u{85}b"];
     let labels: Vec<_> = values.iter().map(|text| json!({ "rack": text })).collect();
     check_nodes("labels", &labels, &["labels"]).await;
     let labels: Vec<_> = values.iter().map(|text| json!({ (*text): "rack" })).collect();
@@ -282,19 +253,12 @@ async fn text_that_a_terminal_would_obey_is_refused() {
 async fn a_cluster_beyond_the_limit_of_nodes_is_refused_with_the_limit() {
     let (mut server, client) = start().await;
     let nodes = |range: std::ops::Range<u32>| -> Value {
-        range
-            .map(|port| json!({ "address": "127.0.0.9", "ports": { "http": port } }))
-            .collect()
+        range.map(|port| json!({ "address": "127.0.0.9", "ports": { "http": port } })).collect()
     };
-    let answer = client
-        .put_cluster("x", &json!({ "nodes": nodes(1..20_002) }))
-        .await;
+    let answer = client.put_cluster("x", &json!({ "nodes": nodes(1..20_002) })).await;
     check_refusal(&answer, &[400, 413], &["20000"]);
     // Nor step by step.
-    client
-        .put_cluster("after", &json!({ "nodes": nodes(1..20_001) }))
-        .await
-        .expect_status(201);
+    client.put_cluster("after", &json!({ "nodes": nodes(1..20_001) })).await.expect_status(201);
     let answer = client.post_nodes("after", &nodes(30_000..30_001)).await;
     check_refusal(&answer, &[400, 413], &["20000"]);
     check_unharmed(&mut server, &client).await;
@@ -307,9 +271,7 @@ async fn a_write_beyond_what_a_store_takes_is_refused_with_both_sizes() {
     let mut state = 1_u64;
     let text: String = (0..6_000_000)
         .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             char::from(b'0' + u8::try_from(state >> 58).expect("six bits"))
         })
         .collect();

@@ -30,10 +30,7 @@ async fn a_bad_name_is_refused_in_a_path() {
     let (mut server, client) = start().await;
     let long = "a".repeat(129);
     let huge = "a".repeat(4096);
-    let names = BAD_NAMES
-        .iter()
-        .map(|(path, _)| *path)
-        .chain([long.as_str(), huge.as_str(), "%FF"]);
+    let names = BAD_NAMES.iter().map(|(path, _)| *path).chain([long.as_str(), huge.as_str(), "%FF"]);
     for name in names {
         for (method, path) in [
             ("PUT", format!("/v1/clusters/{name}")),
@@ -42,18 +39,12 @@ async fn a_bad_name_is_refused_in_a_path() {
             ("GET", format!("/v1/resolve/{name}")),
             ("DELETE", format!("/v1/clusters/{name}/nodes/{name}")),
         ] {
-            let answer = raw::with_json(server.address(), method, &path, b"{}")
-                .await
-                .expect("an answer");
+            let answer = raw::with_json(server.address(), method, &path, b"{}").await.expect("an answer");
             check_refusal(&answer, &[400, 404, 414], &[]);
         }
     }
     check_unharmed(&mut server, &client).await;
-    assert!(
-        !server.log().lines().any(|line| line.starts_with("FORGED")),
-        "{}",
-        server.log()
-    );
+    assert!(!server.log().lines().any(|line| line.starts_with("FORGED")), "{}", server.log());
 }
 
 #[tokio::test]
@@ -61,11 +52,7 @@ async fn a_bad_name_is_refused_in_a_body() {
     let (mut server, client) = start().await;
     let long = "a".repeat(129);
     let huge = "a".repeat(4096);
-    for name in BAD_NAMES
-        .iter()
-        .map(|(_, text)| *text)
-        .chain([long.as_str(), huge.as_str(), ""])
-    {
+    for name in BAD_NAMES.iter().map(|(_, text)| *text).chain([long.as_str(), huge.as_str(), ""]) {
         let answer = client.apply(&json!([{ "name": name, "nodes": [] }])).await;
         check_refusal(&answer, &[400], &["name"]);
     }
@@ -76,11 +63,8 @@ async fn a_bad_name_is_refused_in_a_body() {
 async fn a_huge_body_is_answered_with_the_limit() {
     let (mut server, client) = start().await;
     let filler = "x".repeat(10_000_000);
-    for (method, path) in [
-        ("PUT", "/v1/clusters/x"),
-        ("POST", "/v1/apply"),
-        ("POST", "/v1/clusters/x/nodes"),
-    ] {
+    for (method, path) in [("PUT", "/v1/clusters/x"), ("POST", "/v1/apply"), ("POST", "/v1/clusters/x/nodes")]
+    {
         let body = format!("{{\"properties\": {{\"a\": \"{filler}\"}}}}");
         let answer = raw::with_json(server.address(), method, path, body.as_bytes()).await;
         let answer = answer.unwrap_or_else(|| panic!("{method} {path}: closed without an answer"));
@@ -120,11 +104,7 @@ async fn deep_nesting_is_refused() {
     for depth in [40, 200, 100_000] {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let deep = format!("{}1{}", open.repeat(depth), close.repeat(depth));
-            for body in [
-                deep.clone(),
-                format!("{{\"properties\":{deep}}}"),
-                format!("{{\"name\":{deep}}}"),
-            ] {
+            for body in [deep.clone(), format!("{{\"properties\":{deep}}}"), format!("{{\"name\":{deep}}}")] {
                 let answer = raw::with_json(server.address(), "PUT", "/v1/clusters/x", body.as_bytes()).await;
                 check_refusal(&answer.expect("an answer"), &[400], &[]);
             }
@@ -142,15 +122,11 @@ async fn deep_nesting_is_refused() {
 #[tokio::test]
 async fn bytes_that_are_not_text_are_refused() {
     let (mut server, client) = start().await;
-    for body in [
-        b"\xff\xfe{\x00}\x00".as_slice(),
-        b"{\"name\": \"\xff\"}",
-        b"\x00\x00\x00\x00",
-        b"\x1f\x8b\x08\x00",
-    ] {
-        let answer = raw::with_json(server.address(), "PUT", "/v1/clusters/x", body)
-            .await
-            .expect("an answer");
+    for body in
+        [b"\xff\xfe{\x00}\x00".as_slice(), b"{\"name\": \"\xff\"}", b"\x00\x00\x00\x00", b"\x1f\x8b\x08\x00"]
+    {
+        let answer =
+            raw::with_json(server.address(), "PUT", "/v1/clusters/x", body).await.expect("an answer");
         check_refusal(&answer, &[400], &[]);
     }
     check_unharmed(&mut server, &client).await;
@@ -159,16 +135,9 @@ async fn bytes_that_are_not_text_are_refused() {
 #[tokio::test]
 async fn another_content_type_is_refused_with_the_right_one() {
     let (mut server, client) = start().await;
-    for kind in [
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "application/xml",
-        "nonsense",
-    ] {
-        let request = client
-            .request(Method::PUT, "/v1/clusters/x")
-            .header("content-type", kind)
-            .body("{\"nodes\":[]}");
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/xml", "nonsense"] {
+        let request =
+            client.request(Method::PUT, "/v1/clusters/x").header("content-type", kind).body("{\"nodes\":[]}");
         let answer = client.send(request).await;
         check_refusal(&answer, &[415], &["application/json"]);
     }
@@ -198,35 +167,22 @@ async fn bad_query_parameters_are_refused_by_name() {
     }
     for token in ["x", "%00", "AAAA", "////", &"A".repeat(3000)] {
         let answer = client.get(&format!("/v1/clusters/x/view?token={token}")).await;
-        assert!(
-            answer.status < 500,
-            "a foreign token is refused or ignored: {answer}"
-        );
+        assert!(answer.status < 500, "a foreign token is refused or ignored: {answer}");
     }
 }
 
 #[tokio::test]
 async fn unknown_paths_and_methods_are_problems_too() {
     let (_server, client) = start().await;
-    for path in [
-        "/nowhere",
-        "/v1",
-        "/v1/nowhere",
-        "/v1/clusters/x/y/z",
-        "/%00",
-        "/v1/operations/nothing%20at%20all",
-    ] {
+    for path in
+        ["/nowhere", "/v1", "/v1/nowhere", "/v1/clusters/x/y/z", "/%00", "/v1/operations/nothing%20at%20all"]
+    {
         let answer = client.get(path).await;
         check_refusal(&answer, &[400, 404], &[]);
     }
-    let answer = client
-        .send(client.request(Method::POST, "/v1/clusters/x").json(&json!({})))
-        .await;
+    let answer = client.send(client.request(Method::POST, "/v1/clusters/x").json(&json!({}))).await;
     check_refusal(&answer, &[405], &["POST"]);
-    assert!(
-        answer.header("allow").is_some_and(|allow| allow.contains("PUT")),
-        "{answer}"
-    );
+    assert!(answer.header("allow").is_some_and(|allow| allow.contains("PUT")), "{answer}");
 }
 
 #[tokio::test]
@@ -243,9 +199,7 @@ async fn hostile_headers_are_refused_or_ignored() {
             "PUT /v1/clusters/x HTTP/1.1\r\nHost: jcm\r\nConnection: close\r\n{header}\r\n\
              Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
         );
-        let answer = raw::send(server.address(), request.as_bytes())
-            .await
-            .expect("an answer");
+        let answer = raw::send(server.address(), request.as_bytes()).await.expect("an answer");
         assert!((400..500).contains(&answer.status), "{header:.40?}: {answer}");
     }
     for request in [
@@ -261,10 +215,7 @@ async fn hostile_headers_are_refused_or_ignored() {
             assert!(answer.status < 500, "{request:?}: {answer}");
         }
     }
-    let head = format!(
-        "GET /livez HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n",
-        "X: y\r\n".repeat(200_000)
-    );
+    let head = format!("GET /livez HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", "X: y\r\n".repeat(200_000));
     if let Some(answer) = raw::send(server.address(), head.as_bytes()).await {
         assert!((400..500).contains(&answer.status), "endless headers: {answer}");
     }
@@ -274,13 +225,7 @@ async fn hostile_headers_are_refused_or_ignored() {
 #[tokio::test]
 async fn nothing_that_is_sent_forges_a_log_line() {
     let (mut server, client) = start().await;
-    let payloads = [
-        "x%0aFORGED",
-        "x%0d%0aFORGED",
-        "x%1b[31mFORGED",
-        "x%00FORGED",
-        "%E2%80%AEFORGED",
-    ];
+    let payloads = ["x%0aFORGED", "x%0d%0aFORGED", "x%1b[31mFORGED", "x%00FORGED", "%E2%80%AEFORGED"];
     for payload in payloads {
         for path in [
             format!("/v1/clusters/{payload}"),
@@ -300,10 +245,7 @@ async fn nothing_that_is_sent_forges_a_log_line() {
         client.apply(&json!([body])).await.expect_problem(400);
     }
     let log = server.log();
-    assert!(
-        !log.lines().any(|line| line.trim_start().starts_with("FORGED")),
-        "{log}"
-    );
+    assert!(!log.lines().any(|line| line.trim_start().starts_with("FORGED")), "{log}");
     for sequence in ["\u{1b}[31mFORGED", "\0FORGED", "\u{202e}FORGED", "\rFORGED"] {
         assert!(!log.contains(sequence), "{sequence:?} in the log:\n{log}");
     }
@@ -334,15 +276,8 @@ async fn a_large_body_is_taken_or_drained_whatever_refuses_it() {
             tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await
         };
         let exchanged = tokio::time::timeout(std::time::Duration::from_secs(30), exchange).await;
-        assert!(
-            exchanged.is_ok_and(|result| result.is_ok()),
-            "{method} {path} {kind}: the answer was lost"
-        );
-        assert!(
-            answer.starts_with(b"HTTP/1.1 4"),
-            "{method} {path}: {}",
-            String::from_utf8_lossy(&answer)
-        );
+        assert!(exchanged.is_ok_and(|result| result.is_ok()), "{method} {path} {kind}: the answer was lost");
+        assert!(answer.starts_with(b"HTTP/1.1 4"), "{method} {path}: {}", String::from_utf8_lossy(&answer));
     }
     check_unharmed(&mut server, &client).await;
 }
@@ -355,9 +290,7 @@ async fn what_clients_make_up_makes_no_metric() {
     let before = series().await;
     for index in 0..200 {
         let method = Method::from_bytes(format!("MADE{index}UP").as_bytes()).unwrap();
-        client
-            .send(client.request(method, &format!("/v1/made/{index}")))
-            .await;
+        client.send(client.request(method, &format!("/v1/made/{index}"))).await;
         client.get(&format!("/v1/clusters/made-{index}?up={index}")).await;
     }
     let after = series().await;

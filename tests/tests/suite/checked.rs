@@ -31,30 +31,18 @@ pub(crate) async fn view(client: &Client, name: &str) -> Result<Answer, Answer> 
 pub(crate) async fn verdict(client: &Client, name: &str, node: SocketAddr, wanted: &str) -> Answer {
     eventually(TURN_DEADLINE, &format!("{node} is {wanted}"), async || {
         let view = view(client, name).await?;
-        if view.node(&node.to_string())["verdict"] == wanted {
-            Ok(view)
-        } else {
-            Err(view)
-        }
+        if view.node(&node.to_string())["verdict"] == wanted { Ok(view) } else { Err(view) }
     })
     .await
 }
 
 /// Waits until all nodes of the cluster have this verdict.
 pub(crate) async fn all(client: &Client, name: &str, wanted: &str) -> Answer {
-    eventually(
-        TURN_DEADLINE,
-        &format!("all of {name} are {wanted}"),
-        async || {
-            let view = view(client, name).await?;
-            let nodes = view.ok()["nodes"].as_array().expect("nodes").clone();
-            if nodes.iter().all(|node| node["verdict"] == wanted) {
-                Ok(view)
-            } else {
-                Err(view)
-            }
-        },
-    )
+    eventually(TURN_DEADLINE, &format!("all of {name} are {wanted}"), async || {
+        let view = view(client, name).await?;
+        let nodes = view.ok()["nodes"].as_array().expect("nodes").clone();
+        if nodes.iter().all(|node| node["verdict"] == wanted) { Ok(view) } else { Err(view) }
+    })
     .await
 }
 
@@ -65,11 +53,6 @@ pub(crate) async fn why(client: &Client, name: &str, node: SocketAddr) -> Answer
 }
 
 pub(crate) fn results(why: &Answer) -> Vec<Value> {
-    let vantages = why.ok()["vantages"]
-        .as_array()
-        .unwrap_or_else(|| panic!("no vantages: {why}"));
-    vantages
-        .iter()
-        .flat_map(|vantage| vantage["results"].as_array().expect("results").clone())
-        .collect()
+    let vantages = why.ok()["vantages"].as_array().unwrap_or_else(|| panic!("no vantages: {why}"));
+    vantages.iter().flat_map(|vantage| vantage["results"].as_array().expect("results").clone()).collect()
 }

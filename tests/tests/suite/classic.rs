@@ -21,14 +21,9 @@ fn data(answer: &Answer) -> &Value {
 #[track_caller]
 fn check_failed(answer: &Answer, part: &str) {
     answer.expect_status(200);
+    assert!(answer.body["code"].as_i64().is_some_and(|code| code != 0), "{answer}");
     assert!(
-        answer.body["code"].as_i64().is_some_and(|code| code != 0),
-        "{answer}"
-    );
-    assert!(
-        answer.body["msg"]
-            .as_str()
-            .is_some_and(|text| text.contains(part)),
+        answer.body["msg"].as_str().is_some_and(|text| text.contains(part)),
         "it must name {part:?}: {answer}"
     );
 }
@@ -42,23 +37,14 @@ fn posted_node(ip: &str, port: u16) -> Value {
 }
 
 async fn post_cluster(client: &Client, name: &str, target: &Target) {
-    let nodes: Vec<_> = target
-        .nodes()
-        .iter()
-        .map(|node| posted_node(&node.ip().to_string(), node.port()))
-        .collect();
+    let nodes: Vec<_> =
+        target.nodes().iter().map(|node| posted_node(&node.ip().to_string(), node.port())).collect();
     let cluster = json!({ "name": name, "online": "ONLINE", "nodes": nodes, "checkType": "HTTP", "checkFile": "/status" });
     data(&client.post("/c", &cluster).await);
 }
 
 async fn delete_nodes(client: &Client, name: &str, specs: Value) -> Answer {
-    client
-        .send(
-            client
-                .request(Method::DELETE, &format!("/c/node/{name}"))
-                .json(&specs),
-        )
-        .await
+    client.send(client.request(Method::DELETE, &format!("/c/node/{name}")).json(&specs)).await
 }
 
 /// The client library of 2015, with the habits that its programs cannot change.
@@ -71,11 +57,7 @@ struct OldClient {
 impl OldClient {
     fn new(client: &Client, names: &[&str]) -> Self {
         let asks_for = names.iter().map(|name| (*name).to_owned()).collect();
-        Self {
-            client: client.clone(),
-            asks_for,
-            held: BTreeMap::new(),
-        }
+        Self { client: client.clone(), asks_for, held: BTreeMap::new() }
     }
 
     async fn poll(&mut self) -> Answer {
@@ -83,22 +65,13 @@ impl OldClient {
             .asks_for
             .iter()
             .map(|name| {
-                let version = self
-                    .held
-                    .get(name)
-                    .map_or(json!(0), |cluster| cluster["version"].clone());
+                let version = self.held.get(name).map_or(json!(0), |cluster| cluster["version"].clone());
                 json!({ "name": name, "version": version })
             })
             .collect();
-        let answer = self
-            .client
-            .post("/sub", &json!({ "tag": 7, "units": units }))
-            .await;
+        let answer = self.client.post("/sub", &json!({ "tag": 7, "units": units })).await;
         answer.expect_status(200);
-        for unit in answer.body["units"]
-            .as_array()
-            .unwrap_or_else(|| panic!("not wrapped: {answer}"))
-        {
+        for unit in answer.body["units"].as_array().unwrap_or_else(|| panic!("not wrapped: {answer}")) {
             let name = unit["name"].as_str().expect("a name").to_owned();
             match unit["kind"].as_str().expect("a kind") {
                 "RESP_UPDATE" => {
@@ -112,10 +85,8 @@ impl OldClient {
                         .iter()
                         .filter_map(Value::as_str)
                         .collect();
-                    let cluster = self
-                        .held
-                        .get_mut(&name)
-                        .expect("a status of what it does not hold breaks it");
+                    let cluster =
+                        self.held.get_mut(&name).expect("a status of what it does not hold breaks it");
                     for node in cluster["nodes"].as_array_mut().expect("nodes") {
                         if invalid.contains(spec(node).as_str()) {
                             node["status"] = json!("ABNORMAL");
@@ -135,31 +106,20 @@ impl OldClient {
 
     /// The ports that it sends traffic to.
     fn picks(&self, name: &str) -> BTreeSet<u64> {
-        let nodes = self
-            .held
-            .get(name)
-            .and_then(|cluster| cluster["nodes"].as_array());
-        let fit = nodes
-            .into_iter()
-            .flatten()
-            .filter(|node| node["status"] == "NORMAL");
-        fit.filter_map(|node| node["protos"][0]["port"].as_u64())
-            .collect()
+        let nodes = self.held.get(name).and_then(|cluster| cluster["nodes"].as_array());
+        let fit = nodes.into_iter().flatten().filter(|node| node["status"] == "NORMAL");
+        fit.filter_map(|node| node["protos"][0]["port"].as_u64()).collect()
     }
 
     async fn until_picks(&mut self, name: &str, wanted: &BTreeSet<u64>) {
-        eventually(
-            TURN_DEADLINE,
-            &format!("it picks {wanted:?} of {name}"),
-            async || {
-                let answer = self.poll().await;
-                if self.picks(name) == *wanted {
-                    Ok(())
-                } else {
-                    Err(format!("{:?} after {answer}", self.picks(name)))
-                }
-            },
-        )
+        eventually(TURN_DEADLINE, &format!("it picks {wanted:?} of {name}"), async || {
+            let answer = self.poll().await;
+            if self.picks(name) == *wanted {
+                Ok(())
+            } else {
+                Err(format!("{:?} after {answer}", self.picks(name)))
+            }
+        })
         .await;
     }
 }
@@ -176,12 +136,7 @@ fn ports(target: &Target) -> Vec<u64> {
 }
 
 fn fields(value: &Value) -> BTreeSet<&str> {
-    value
-        .as_object()
-        .expect("an object")
-        .keys()
-        .map(String::as_str)
-        .collect()
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
 #[tokio::test]
@@ -215,23 +170,11 @@ async fn a_cluster_with_dots_and_high_ports_is_managed() {
     let node_fields = BTreeSet::from(["ip", "protos", "udata", "status", "online", "lastCheck"]);
     assert!(nodes.iter().all(|node| fields(node) == node_fields), "{got}");
     let specs: BTreeSet<_> = nodes.iter().map(spec).collect();
-    let high = specs
-        .iter()
-        .find(|spec| spec.contains("65535"))
-        .expect("the high port")
-        .clone();
-    assert!(
-        specs.contains("127.0.0.9|HTTP:40000") || specs.contains("127.0.0.9|TCP:40000"),
-        "{got}"
-    );
+    let high = specs.iter().find(|spec| spec.contains("65535")).expect("the high port").clone();
+    assert!(specs.contains("127.0.0.9|HTTP:40000") || specs.contains("127.0.0.9|TCP:40000"), "{got}");
 
     data(
-        &client
-            .post(
-                &format!("/c/node/online/{name}"),
-                &json!({ "spec": high, "online": "OFFLINE" }),
-            )
-            .await,
+        &client.post(&format!("/c/node/online/{name}"), &json!({ "spec": high, "online": "OFFLINE" })).await,
     );
     let got = client.get(&format!("/c/{name}")).await;
     let out: Vec<_> = data(&got)["nodes"]
@@ -248,9 +191,7 @@ async fn a_cluster_with_dots_and_high_ports_is_managed() {
     let got = client.get(&format!("/c/{name}")).await;
     assert_eq!(data(&got)["nodes"].as_array().map(Vec::len), Some(1), "{got}");
     assert_eq!(
-        client.get_cluster(name).await.ok()["nodes"]
-            .as_array()
-            .map(Vec::len),
+        client.get_cluster(name).await.ok()["nodes"].as_array().map(Vec::len),
         Some(1),
         "/v1 sees the same"
     );
@@ -265,38 +206,18 @@ async fn a_failure_is_told_by_its_code() {
     let (_server, client) = start().await;
     check_failed(&client.get("/c/absent").await, "absent");
     check_failed(&client.delete("/c/absent").await, "absent");
-    check_failed(
-        &client
-            .post("/c/node/absent", &json!([posted_node("127.0.0.9", 1)]))
-            .await,
-        "absent",
-    );
+    check_failed(&client.post("/c/node/absent", &json!([posted_node("127.0.0.9", 1)])).await, "absent");
     check_failed(&client.post("/c", &json!({ "nodes": [] })).await, "name");
     check_failed(&client.post("/c", &json!({ "name": ".." })).await, "name");
     check_failed(
-        &client
-            .post(
-                "/c",
-                &json!({ "name": "x", "nodes": [posted_node("localhost", 1)] }),
-            )
-            .await,
+        &client.post("/c", &json!({ "name": "x", "nodes": [posted_node("localhost", 1)] })).await,
         "localhost",
     );
     check_failed(
-        &client
-            .post(
-                "/c",
-                &json!({ "name": "x", "nodes": [posted_node("169.254.169.254", 80)] }),
-            )
-            .await,
+        &client.post("/c", &json!({ "name": "x", "nodes": [posted_node("169.254.169.254", 80)] })).await,
         "",
     );
-    check_failed(
-        &client
-            .post("/c", &json!({ "name": "x", "checkType": "SCRIPT" }))
-            .await,
-        "SCRIPT",
-    );
+    check_failed(&client.post("/c", &json!({ "name": "x", "checkType": "SCRIPT" })).await, "SCRIPT");
     let request = client.request(Method::POST, "/c").body("{ broken");
     check_failed(&client.send(request).await, "");
     let request = client.request(Method::POST, "/c").body("[".repeat(100_000));
@@ -329,18 +250,10 @@ async fn an_old_client_is_never_left_without_a_node() {
     target.behave("error500").await;
     eventually(TURN_DEADLINE, "all are down", async || {
         old.poll().await;
-        assert!(
-            !old.picks("orders").is_empty(),
-            "it has nobody left: {:?}",
-            old.held
-        );
+        assert!(!old.picks("orders").is_empty(), "it has nobody left: {:?}", old.held);
         let view = client.view("orders").await;
         let nodes = view.ok()["nodes"].as_array().expect("nodes");
-        if nodes.iter().all(|node| node["verdict"] == "down") {
-            Ok(())
-        } else {
-            Err(view)
-        }
+        if nodes.iter().all(|node| node["verdict"] == "down") { Ok(()) } else { Err(view) }
     })
     .await;
     old.until_picks("orders", &all).await;
@@ -356,15 +269,9 @@ async fn an_old_client_follows_what_people_decide() {
     old.until_picks("orders", &all.iter().copied().collect()).await;
     // Through the new API: old and new programs share one truth.
     let node = target.nodes()[0].to_string();
-    client
-        .patch_node("orders", &node, &json!({ "draining": true }))
-        .await
-        .ok();
+    client.patch_node("orders", &node, &json!({ "draining": true })).await.ok();
     old.until_picks("orders", &BTreeSet::from([all[1], all[2]])).await;
-    client
-        .patch_node("orders", &node, &json!({ "draining": false }))
-        .await
-        .ok();
+    client.patch_node("orders", &node, &json!({ "draining": false })).await.ok();
     old.until_picks("orders", &all.iter().copied().collect()).await;
     client.delete_node("orders", &node).await.ok();
     old.until_picks("orders", &BTreeSet::from([all[1], all[2]])).await;
@@ -384,19 +291,14 @@ async fn an_old_client_that_asked_too_early_gets_the_cluster_later() {
     );
     let cluster = posted_cluster("com.example.billing", &[posted_node("127.0.0.9", 40000)]);
     data(&client.post("/c", &cluster).await);
-    old.until_picks("com.example.billing", &BTreeSet::from([40000]))
-        .await;
+    old.until_picks("com.example.billing", &BTreeSet::from([40000])).await;
 }
 
 #[tokio::test]
 async fn an_old_client_is_told_of_a_deletion() {
     let (_server, client) = start().await;
     for name in ["deleted", "offline"] {
-        data(
-            &client
-                .post("/c", &posted_cluster(name, &[posted_node("127.0.0.9", 1)]))
-                .await,
-        );
+        data(&client.post("/c", &posted_cluster(name, &[posted_node("127.0.0.9", 1)])).await);
     }
     let mut old = OldClient::new(&client, &["deleted", "offline"]);
     old.until_picks("deleted", &BTreeSet::from([1])).await;
@@ -405,11 +307,7 @@ async fn an_old_client_is_told_of_a_deletion() {
     data(&client.post("/c/online/offline", &json!("OFFLINE")).await);
     eventually(TURN_DEADLINE, "both are removed", async || {
         old.poll().await;
-        if old.held.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{:?}", old.held))
-        }
+        if old.held.is_empty() { Ok(()) } else { Err(format!("{:?}", old.held)) }
     })
     .await;
 }
@@ -432,30 +330,18 @@ async fn a_server_that_just_started_wipes_no_old_client() {
     // It still follows.
     target.behave_at(target.nodes()[0], "refuse").await;
     let dead = u64::from(target.nodes()[0].port());
-    old.until_picks(
-        "orders",
-        &all.iter().copied().filter(|port| *port != dead).collect(),
-    )
-    .await;
+    old.until_picks("orders", &all.iter().copied().filter(|port| *port != dead).collect()).await;
 }
 
 #[tokio::test]
 async fn a_poll_that_holds_the_newest_gets_no_update() {
     let (_server, client) = start().await;
-    data(
-        &client
-            .post("/c", &posted_cluster("orders", &[posted_node("127.0.0.9", 1)]))
-            .await,
-    );
+    data(&client.post("/c", &posted_cluster("orders", &[posted_node("127.0.0.9", 1)])).await);
     let mut old = OldClient::new(&client, &["orders"]);
     old.until_picks("orders", &BTreeSet::from([1])).await;
     let answer = old.poll().await;
     assert!(!answer.text.contains("RESP_UPDATE"), "{answer}");
-    data(
-        &client
-            .post("/c/node/orders", &json!([posted_node("127.0.0.9", 2)]))
-            .await,
-    );
+    data(&client.post("/c/node/orders", &json!([posted_node("127.0.0.9", 2)])).await);
     let answer = old.poll().await;
     assert!(answer.text.contains("RESP_UPDATE"), "{answer}");
 }

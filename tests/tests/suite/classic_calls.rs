@@ -91,17 +91,10 @@ async fn a_poll_says_update_then_status_then_remove_in_the_shapes_of_2015() {
     );
     // Neither older nor newer is the same.
     for other in [version - 1, version + 1, 1, i64::MAX, -1, 1_700_000_000_000] {
-        assert_eq!(
-            unit(&client, "orders", other).await["kind"],
-            "RESP_UPDATE",
-            "{other}"
-        );
+        assert_eq!(unit(&client, "orders", other).await["kind"], "RESP_UPDATE", "{other}");
     }
     data(&client.delete("/c/orders").await);
-    assert_eq!(
-        unit(&client, "orders", version).await,
-        json!({ "name": "orders", "kind": "RESP_REMOVE" })
-    );
+    assert_eq!(unit(&client, "orders", version).await, json!({ "name": "orders", "kind": "RESP_REMOVE" }));
     assert_eq!(unit(&client, "orders", 0).await, Value::Null);
     // Whoever has seen a later revision than this server has is not told that anything is gone.
     assert_eq!(unit(&client, "orders", (1 << 40) << 20).await, Value::Null);
@@ -117,11 +110,7 @@ async fn a_node_out_of_use_is_named_by_its_spec() {
     ]);
     let cluster = json!({ "name": "orders", "online": "ONLINE", "checkType": "NONE", "nodes": nodes });
     data(&client.post("/c", &cluster).await);
-    for spec in [
-        "127.0.0.9|HTTP:40000|TCP:2",
-        "127.0.0.9|tcp:2|http:40000",
-        "127.0.0.9|Tcp:2",
-    ] {
+    for spec in ["127.0.0.9|HTTP:40000|TCP:2", "127.0.0.9|tcp:2|http:40000", "127.0.0.9|Tcp:2"] {
         for online in [json!(false), json!("ONLINE"), json!("offline")] {
             let body = json!({ "spec": spec, "online": online });
             data(&client.post("/c/node/online/orders", &body).await);
@@ -135,17 +124,9 @@ async fn a_node_out_of_use_is_named_by_its_spec() {
         data(&client.post("/c/node/online/orders", &body).await);
     }
     let absent = json!({ "spec": "127.0.0.9|HTTP:9", "online": true });
-    check_failed(
-        &client.post("/c/node/online/orders", &absent).await,
-        -1,
-        "not found",
-    );
+    check_failed(&client.post("/c/node/online/orders", &absent).await, -1, "not found");
     let other_protocol = json!({ "spec": "127.0.0.9|TCP:1", "online": true });
-    check_failed(
-        &client.post("/c/node/online/orders", &other_protocol).await,
-        -1,
-        "not found",
-    );
+    check_failed(&client.post("/c/node/online/orders", &other_protocol).await, -1, "not found");
 }
 
 #[tokio::test]
@@ -189,21 +170,11 @@ async fn one_bad_unit_keeps_no_other_from_its_news() {
 async fn a_content_type_says_nothing() {
     let (_server, client) = start().await;
     let body = r#"{"name":"orders","online":"ONLINE","nodes":[]}"#;
-    for content_type in [
-        "application/x-www-form-urlencoded",
-        "text/plain; charset=gbk",
-        "*/*",
-    ] {
+    for content_type in ["application/x-www-form-urlencoded", "text/plain; charset=gbk", "*/*"] {
         data(&raw(&client, Method::POST, "/c", content_type, body).await);
         data(&raw(&client, Method::POST, "/c/online/orders", content_type, " true ").await);
-        let polled = raw(
-            &client,
-            Method::POST,
-            "/sub",
-            content_type,
-            r#"{"units":[{"name":"orders"}]}"#,
-        )
-        .await;
+        let polled =
+            raw(&client, Method::POST, "/sub", content_type, r#"{"units":[{"name":"orders"}]}"#).await;
         assert_eq!(polled.body["units"][0]["kind"], "RESP_UPDATE", "{polled}");
     }
 }
@@ -260,23 +231,9 @@ async fn removing_what_is_not_there_is_done_already_and_said() {
     post_nodes(&client, "orders", &[1, 2, 3]).await;
     let delete = |body: Value| {
         let client = client.clone();
-        async move {
-            raw(
-                &client,
-                Method::DELETE,
-                "/c/node/orders",
-                "application/json",
-                &body.to_string(),
-            )
-            .await
-        }
+        async move { raw(&client, Method::DELETE, "/c/node/orders", "application/json", &body.to_string()).await }
     };
-    let answer = delete(json!([
-        "127.0.0.9|HTTP:1",
-        "127.0.0.9|http:1",
-        "127.0.0.9|HTTP:9"
-    ]))
-    .await;
+    let answer = delete(json!(["127.0.0.9|HTTP:1", "127.0.0.9|http:1", "127.0.0.9|HTTP:9"])).await;
     data(&answer);
     assert!(
         answer.body["msg"]
@@ -284,19 +241,9 @@ async fn removing_what_is_not_there_is_done_already_and_said() {
             .is_some_and(|text| text.contains("127.0.0.9|HTTP:9") && !text.contains(":1")),
         "{answer}"
     );
-    assert!(
-        delete(json!(["127.0.0.9|HTTP:2"]))
-            .await
-            .body
-            .get("msg")
-            .is_none()
-    );
+    assert!(delete(json!(["127.0.0.9|HTTP:2"])).await.body.get("msg").is_none());
     check_failed(&delete(json!([])).await, -1, "empty");
-    check_failed(
-        &delete(json!(["127.0.0.9|HTTP:3", "nonsense"])).await,
-        -1,
-        "[1]: `nonsense`",
-    );
+    check_failed(&delete(json!(["127.0.0.9|HTTP:3", "nonsense"])).await, -1, "[1]: `nonsense`");
     check_failed(&delete(json!([{ "ip": "127.0.0.9" }])).await, -1, "[0]");
     let got = client.get("/c/orders").await;
     assert_eq!(data(&got)["nodes"].as_array().map(Vec::len), Some(1), "{got}");
@@ -320,39 +267,22 @@ async fn posting_a_cluster_again_keeps_what_is_known_of_its_nodes() {
             .iter()
             .map(|node| (node["status"].clone(), node["lastCheck"].as_i64() > Some(0)))
             .collect();
-        let count = |wanted: &str| {
-            statuses
-                .iter()
-                .filter(|status| **status == (json!(wanted), true))
-                .count()
-        };
-        if count("ABNORMAL") == 1 && count("NORMAL") == 2 {
-            Ok(data(&got).clone())
-        } else {
-            Err(got)
-        }
+        let count = |wanted: &str| statuses.iter().filter(|status| **status == (json!(wanted), true)).count();
+        if count("ABNORMAL") == 1 && count("NORMAL") == 2 { Ok(data(&got).clone()) } else { Err(got) }
     })
     .await;
     let before = client.get_cluster("orders").await;
     data(&client.post("/c", &shown).await);
     let after = client.get_cluster("orders").await;
     assert_eq!(after.body, before.body, "what the old shape cannot say stays");
-    assert_eq!(
-        after.etag(),
-        before.etag(),
-        "posting back what was shown is no change"
-    );
+    assert_eq!(after.etag(), before.etag(), "posting back what was shown is no change");
     let mut changed = shown.clone();
     changed["nodes"][0]["udata"] = json!("rack a7");
     data(&client.post("/c", &changed).await);
     let again = client.get("/c/orders").await;
     for at in 0..3 {
         let (old, new) = (&shown["nodes"][at], &data(&again)["nodes"][at]);
-        assert_eq!(
-            (&old["status"], &old["lastCheck"]),
-            (&new["status"], &new["lastCheck"]),
-            "{again}"
-        );
+        assert_eq!((&old["status"], &old["lastCheck"]), (&new["status"], &new["lastCheck"]), "{again}");
     }
     assert_eq!(data(&again)["nodes"][0]["udata"], "rack a7");
     let dead = target.nodes()[0];
@@ -392,12 +322,7 @@ async fn a_cluster_of_the_new_api_comes_out_sensibly() {
         .as_array()
         .expect("nodes")
         .iter()
-        .map(|node| {
-            format!(
-                "{} {} {} {}",
-                node["protos"], node["udata"], node["status"], node["online"]
-            )
-        })
+        .map(|node| format!("{} {} {} {}", node["protos"], node["udata"], node["status"], node["online"]))
         .collect();
     assert_eq!(
         nodes,
@@ -406,10 +331,7 @@ async fn a_cluster_of_the_new_api_comes_out_sensibly() {
             r#"[{"port":4,"proto":"HTTP"},{"port":6,"proto":"TCP"}] "" "INVALID" "OFFLINE""#.to_owned(),
         ])
     );
-    assert_eq!(
-        (&unit["cluster"]["checkType"], &unit["cluster"]["checkFile"]),
-        (&json!("HTTP"), &json!("/"))
-    );
+    assert_eq!((&unit["cluster"]["checkType"], &unit["cluster"]["checkFile"]), (&json!("HTTP"), &json!("/")));
 }
 
 #[tokio::test]
@@ -439,23 +361,13 @@ async fn everything_is_listed_in_full() {
 async fn the_server_tells_of_itself_and_remembers_the_switch() {
     let (server, client) = start().await;
     post_nodes(&client, "unchecked", &[1]).await;
-    client
-        .put_cluster("checked", &json!({ "check": { "kind": "tcp" } }))
-        .await
-        .ok();
+    client.put_cluster("checked", &json!({ "check": { "kind": "tcp" } })).await.ok();
     let spec = format!("{}|{}", server.address().ip(), server.address().port());
     let wanted = |cache: bool| json!({ "leader": spec, "checkClusters": ["checked"], "statusCache": cache, "members": [spec] });
     assert_eq!(*data(&client.get("/sys/status").await), wanted(true));
     data(&client.post("/sys/nscache", &json!(false)).await);
-    assert_eq!(
-        *data(&client.post("/sys/status", &Value::Null).await),
-        wanted(false)
-    );
-    check_failed(
-        &client.post("/sys/nscache", &json!("perhaps")).await,
-        -1,
-        "`perhaps`",
-    );
+    assert_eq!(*data(&client.post("/sys/status", &Value::Null).await), wanted(false));
+    check_failed(&client.post("/sys/nscache", &json!("perhaps")).await, -1, "`perhaps`");
 }
 
 #[tokio::test]
@@ -486,16 +398,8 @@ async fn bad_calls_are_answered_200_with_a_code_and_change_nothing() {
             r#"{"name":"orders","nodes":[{"ip":"127.0.0.9","protos":[{"port":1,"proto":"UDP"}]}]}"#,
             "`UDP`",
         ),
-        (
-            "/c",
-            r#"{"name":"orders","nodes":[{"ip":"127.0.0.9","protos":[]}]}"#,
-            "protos",
-        ),
-        (
-            "/c",
-            r#"{"name":"orders","checkType":"HTTP","checkFile":"/a b"}"#,
-            "checkFile",
-        ),
+        ("/c", r#"{"name":"orders","nodes":[{"ip":"127.0.0.9","protos":[]}]}"#, "protos"),
+        ("/c", r#"{"name":"orders","checkType":"HTTP","checkFile":"/a b"}"#, "checkFile"),
         ("/c/online/orders", r#""perhaps""#, "`perhaps`"),
         ("/c/online/orders", "", "EOF"),
         ("/c/online/absent", "true", "not found"),
@@ -507,22 +411,14 @@ async fn bad_calls_are_answered_200_with_a_code_and_change_nothing() {
             r#"[{"ip":"127.0.0.9","protos":[{"port":2,"proto":"TCP"}],"udata":"a\u0000"}]"#,
             "udata",
         ),
-        (
-            "/c/node/online/orders",
-            r#"{"spec":"127.0.0.9|HTTP:1"}"#,
-            "online",
-        ),
+        ("/c/node/online/orders", r#"{"spec":"127.0.0.9|HTTP:1"}"#, "online"),
         ("/c/node/online/orders", r#"{"spec":"x","online":true}"#, "spec"),
     ] {
         let answer = post(path, body).await;
         check_failed(&answer, -1, part);
     }
     let many = "[".repeat(9 * 1024 * 1024);
-    check_failed(
-        &raw(&client, Method::POST, "/c", "application/json", &many).await,
-        -1,
-        "limit",
-    );
+    check_failed(&raw(&client, Method::POST, "/c", "application/json", &many).await, -1, "limit");
     assert_eq!(client.get("/c/orders").await.text, before);
     assert_eq!(*data(&client.get("/c/list").await), json!(["orders"]));
     client.get("/c/orders/nodes").await.expect_problem(404);

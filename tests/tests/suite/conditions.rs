@@ -15,18 +15,10 @@ async fn a_stale_if_match_is_refused_with_the_revision_found() {
         assert!(refused.expect_problem(412).contains("orders"), "{refused}");
         assert_eq!(refused.body["found"], second, "{refused}");
     }
-    assert_eq!(
-        client.get_cluster("orders").await.etag(),
-        second,
-        "a refused write changes nothing"
-    );
+    assert_eq!(client.get_cluster("orders").await.etag(), second, "a refused write changes nothing");
     for current in ["plain", "quoted"] {
         let held = client.get_cluster("orders").await;
-        let tag = if current == "plain" {
-            held.etag().to_string()
-        } else {
-            format!("\"{}\"", held.etag())
-        };
+        let tag = if current == "plain" { held.etag().to_string() } else { format!("\"{}\"", held.etag()) };
         let port = if current == "plain" { 4 } else { 5 };
         let stored = with_header(&client, "orders", &cluster([port]), ("if-match", &tag)).await;
         assert!(stored.revision() > second, "{stored}");
@@ -34,9 +26,7 @@ async fn a_stale_if_match_is_refused_with_the_revision_found() {
     let held = client.get_cluster("orders").await;
     // The tag goes back just as it came.
     let tag = held.header("etag").expect("asserted by etag()").to_owned();
-    with_header(&client, "orders", &cluster([6]), ("if-match", &tag))
-        .await
-        .ok();
+    with_header(&client, "orders", &cluster([6]), ("if-match", &tag)).await.ok();
 }
 
 #[tokio::test]
@@ -64,11 +54,7 @@ async fn conditions_hold_for_every_kind_of_write() {
         refused.expect_problem(412);
         assert_eq!(refused.body["found"], found, "{refused}");
     }
-    assert_eq!(
-        client.get_cluster("orders").await.etag(),
-        found,
-        "nothing was changed"
-    );
+    assert_eq!(client.get_cluster("orders").await.etag(), found, "nothing was changed");
 }
 
 #[tokio::test]
@@ -80,26 +66,16 @@ async fn if_none_match_star_only_creates() {
     refused.expect_problem(412);
     assert_eq!(refused.body["found"], created.revision(), "{refused}");
     client.delete_cluster("orders").await.ok();
-    with_header(&client, "orders", &cluster([3]), ("if-none-match", "*"))
-        .await
-        .expect_status(201);
+    with_header(&client, "orders", &cluster([3]), ("if-none-match", "*")).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn an_if_match_that_is_no_revision_is_refused_and_named() {
     let (_server, client) = start().await;
     client.put_cluster("orders", &cluster([1])).await.ok();
-    for header in [
-        ("if-match", "abc"),
-        ("if-match", "-1"),
-        ("if-match", "\"1"),
-        ("if-none-match", "7"),
-    ] {
+    for header in [("if-match", "abc"), ("if-match", "-1"), ("if-match", "\"1"), ("if-none-match", "7")] {
         let refused = with_header(&client, "orders", &cluster([2]), header).await;
-        assert!(
-            refused.expect_problem(400).to_lowercase().contains(header.0),
-            "{header:?}: {refused}"
-        );
+        assert!(refused.expect_problem(400).to_lowercase().contains(header.0), "{header:?}: {refused}");
     }
 }
 
@@ -110,11 +86,7 @@ async fn a_repeated_idempotency_key_is_answered_and_not_applied_again() {
     let first = with_header(&client, "orders", &cluster([1]), key).await;
     let second = client.put_cluster("orders", &cluster([2])).await;
     let repeated = with_header(&client, "orders", &cluster([1]), key).await;
-    assert_eq!(
-        repeated.revision(),
-        first.revision(),
-        "the answer of the first time\n{repeated}"
-    );
+    assert_eq!(repeated.revision(), first.revision(), "the answer of the first time\n{repeated}");
     assert_eq!(repeated.body["operation"], first.body["operation"], "{repeated}");
     let held = client.get_cluster("orders").await;
     assert_eq!(held.etag(), second.revision(), "the later write stands: {held}");
@@ -125,9 +97,7 @@ async fn a_repeated_idempotency_key_is_answered_and_not_applied_again() {
 async fn an_idempotency_key_with_another_body_is_refused() {
     let (_server, client) = start().await;
     let key = ("idempotency-key", "deploy-8");
-    let first = with_header(&client, "orders", &cluster([1]), key)
-        .await
-        .revision();
+    let first = with_header(&client, "orders", &cluster([1]), key).await.revision();
     let refused = with_header(&client, "orders", &cluster([2]), key).await;
     refused.expect_problem(422);
     let elsewhere = with_header(&client, "billing", &cluster([1]), key).await;
@@ -140,21 +110,12 @@ async fn an_idempotency_key_with_another_body_is_refused() {
 async fn an_idempotency_key_outlives_the_process() {
     let (mut server, client) = start().await;
     let key = ("idempotency-key", "deploy-9");
-    let first = with_header(&client, "orders", &cluster([1]), key)
-        .await
-        .revision();
+    let first = with_header(&client, "orders", &cluster([1]), key).await.revision();
     let second = client.put_cluster("orders", &cluster([2])).await.revision();
     server.kill_9().await;
     server.restart().await;
-    assert_eq!(
-        with_header(&client, "orders", &cluster([1]), key)
-            .await
-            .revision(),
-        first
-    );
-    with_header(&client, "orders", &cluster([3]), key)
-        .await
-        .expect_problem(422);
+    assert_eq!(with_header(&client, "orders", &cluster([1]), key).await.revision(), first);
+    with_header(&client, "orders", &cluster([3]), key).await.expect_problem(422);
     assert_eq!(client.get_cluster("orders").await.etag(), second);
 }
 
@@ -162,9 +123,7 @@ async fn an_idempotency_key_outlives_the_process() {
 async fn an_operation_tells_what_became_of_its_write() {
     let (_server, client) = start().await;
     let written = client.put_cluster("orders", &cluster([1])).await;
-    let operation = written.ok()["operation"]
-        .as_str()
-        .expect("a write answers its operation");
+    let operation = written.ok()["operation"].as_str().expect("a write answers its operation");
     let told = client.get(&format!("/v1/operations/{operation}")).await;
     assert_eq!(told.ok()["state"], "applied", "{told}");
     assert_eq!(told.body["revision"], written.revision(), "{told}");
@@ -179,10 +138,7 @@ async fn concurrent_writers_lose_no_update() {
         tokio::spawn(async move {
             for step in 0..10 {
                 // Without If-Match, other writers never cause a conflict.
-                client
-                    .post_nodes("orders", &node(1 + writer * 10 + step))
-                    .await
-                    .expect_status(201);
+                client.post_nodes("orders", &node(1 + writer * 10 + step)).await.expect_status(201);
             }
         })
     });
@@ -195,10 +151,7 @@ async fn concurrent_writers_lose_no_update() {
 #[tokio::test]
 async fn a_counter_under_if_match_counts_every_increment() {
     let (_server, client) = start().await;
-    client
-        .put_cluster("counter", &json!({ "properties": { "n": "0" } }))
-        .await
-        .ok();
+    client.put_cluster("counter", &json!({ "properties": { "n": "0" } })).await.ok();
     let writers = (0..8).map(|_| {
         let client = client.clone();
         tokio::spawn(async move {
@@ -233,10 +186,7 @@ async fn one_key_sent_by_many_at_once_is_one_write() {
             let path = jcm_tests::api::cluster_path("orders") + "/nodes";
             tokio::spawn(async move {
                 let request = client.request(reqwest::Method::POST, &path);
-                client
-                    .send(request.header("idempotency-key", "once").json(&node(1)))
-                    .await
-                    .revision()
+                client.send(request.header("idempotency-key", "once").json(&node(1))).await.revision()
             })
         })
         .collect();
@@ -252,20 +202,14 @@ async fn a_repetition_is_answered_alike_before_and_after_a_restart() {
     client.put_cluster("orders", &cluster([])).await.ok();
     let path = jcm_tests::api::cluster_path("orders") + "/nodes";
     let post = async || {
-        let request = client
-            .request(reqwest::Method::POST, &path)
-            .header("idempotency-key", "k");
+        let request = client.request(reqwest::Method::POST, &path).header("idempotency-key", "k");
         client.send(request.json(&node(1))).await
     };
     let first = post().await;
     first.expect_status(201);
     for life in ["the same", "the next"] {
         let again = post().await;
-        assert_eq!(
-            (again.status, &again.body),
-            (first.status, &first.body),
-            "in {life} life"
-        );
+        assert_eq!((again.status, &again.body), (first.status, &first.body), "in {life} life");
         server.restart().await;
     }
 }
@@ -274,15 +218,7 @@ async fn a_repetition_is_answered_alike_before_and_after_a_restart() {
 async fn two_keys_on_one_write_are_refused() {
     let (_server, client) = start().await;
     let request = client.request(reqwest::Method::PUT, "/v1/clusters/orders");
-    let request = request
-        .header("idempotency-key", "a")
-        .header("idempotency-key", "b");
+    let request = request.header("idempotency-key", "a").header("idempotency-key", "b");
     let refused = client.send(request.json(&cluster([]))).await;
-    assert!(
-        refused
-            .expect_problem(400)
-            .to_lowercase()
-            .contains("idempotency-key"),
-        "{refused}"
-    );
+    assert!(refused.expect_problem(400).to_lowercase().contains("idempotency-key"), "{refused}");
 }

@@ -13,25 +13,17 @@ const PROGRAM_DEADLINE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn serve_takes_a_config_file() {
-    let server = Server::serve("id = \"server-a\"\nzone = \"z7\"\n[store]\nkind = \"embedded\"\n")
-        .start()
-        .await;
+    let server =
+        Server::serve("id = \"server-a\"\nzone = \"z7\"\n[store]\nkind = \"embedded\"\n").start().await;
     let servers = server.client().get("/v1/servers").await;
     assert_eq!(servers.ok()["servers"][0]["id"], "server-a", "{servers}");
     assert_eq!(servers.body["servers"][0]["zone"], "z7", "{servers}");
-    server
-        .client()
-        .put_cluster("orders", &json!({ "nodes": [] }))
-        .await
-        .ok();
+    server.client().put_cluster("orders", &json!({ "nodes": [] })).await.ok();
 }
 
 #[tokio::test]
 async fn the_environment_overrides_the_file() {
-    let server = Server::serve("zone = \"z7\"\n")
-        .environment("JCM__SERVER__ZONE", "z8")
-        .start()
-        .await;
+    let server = Server::serve("zone = \"z7\"\n").environment("JCM__SERVER__ZONE", "z8").start().await;
     let servers = server.client().get("/v1/servers").await;
     assert_eq!(servers.ok()["servers"][0]["zone"], "z8", "{servers}");
 }
@@ -40,10 +32,7 @@ async fn the_environment_overrides_the_file() {
 async fn a_bad_config_is_refused_with_key_source_and_what_is_allowed() {
     for (config, parts) in [
         ("zones = \"z7\"\n", ["zones", "jcm.toml"].as_slice()),
-        (
-            "[store]\nkind = \"postgres\"\n",
-            &["kind", "embedded", "jcm.toml"],
-        ),
+        ("[store]\nkind = \"postgres\"\n", &["kind", "embedded", "jcm.toml"]),
         ("[health]\nthreads = \"many\"\n", &["threads", "jcm.toml"]),
         ("[health]\nthreads = 0\n", &["threads"]),
         ("[nonsense]\n", &["nonsense"]),
@@ -55,18 +44,9 @@ async fn a_bad_config_is_refused_with_key_source_and_what_is_allowed() {
         let exit = exit.unwrap_or_else(|| panic!("{config:?} was accepted"));
         check_refused(&exit, parts);
     }
-    let refused = Server::serve("")
-        .environment("JCM__STORE__KIND", "postgres")
-        .try_start()
-        .await;
-    check_refused(
-        &refused.expect_err("it must refuse"),
-        &["JCM__STORE__KIND", "embedded"],
-    );
-    let refused = Server::serve("")
-        .environment("JCM__STORE__KIMD", "embedded")
-        .try_start()
-        .await;
+    let refused = Server::serve("").environment("JCM__STORE__KIND", "postgres").try_start().await;
+    check_refused(&refused.expect_err("it must refuse"), &["JCM__STORE__KIND", "embedded"]);
+    let refused = Server::serve("").environment("JCM__STORE__KIMD", "embedded").try_start().await;
     check_refused(&refused.expect_err("it must refuse"), &["JCM__STORE__KIMD"]);
     for listen in ["nonsense", "127.0.0.1", "127.0.0.1:70000", "localhost:0"] {
         let refused = Server::serve("").listen(listen).try_start().await;
@@ -87,9 +67,7 @@ async fn the_default_config_is_a_config() {
     let path = directory.path().join("jcm.toml");
     std::fs::write(&path, text).unwrap();
     let path = path.display().to_string();
-    run(&["config", "check", "--config", &path])
-        .await
-        .expect_success();
+    run(&["config", "check", "--config", &path]).await.expect_success();
     std::fs::write(&path, "[server]\nlistn = \"127.0.0.1:1\"\n").unwrap();
     let checked = run(&["config", "check", "--config", &path]).await;
     check_refused(&checked, &["listn", &path]);

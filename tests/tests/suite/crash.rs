@@ -74,11 +74,7 @@ impl Ledger {
         let sequence = &self.singles[index];
         let next = sequence.attempted.fetch_add(1, Ordering::Relaxed) + 1;
         let path = format!("/v1/clusters/single-{index}");
-        if self
-            .write(client, Method::PUT, &path, None, &numbered(next))
-            .await
-            .is_some()
-        {
+        if self.write(client, Method::PUT, &path, None, &numbered(next)).await.is_some() {
             sequence.acknowledged.store(next, Ordering::Relaxed);
         }
     }
@@ -92,11 +88,7 @@ impl Ledger {
             cluster
         });
         let body = jcm_tests::api::apply_body(&json!(both));
-        if self
-            .write(client, Method::POST, "/v1/apply", None, &body)
-            .await
-            .is_some()
-        {
+        if self.write(client, Method::POST, "/v1/apply", None, &body).await.is_some() {
             sequence.acknowledged.store(next, Ordering::Relaxed);
         }
     }
@@ -105,17 +97,7 @@ impl Ledger {
         let mut nodes = self.nodes.lock().await;
         let next = nodes.attempted.last().copied().unwrap_or_default() + 1;
         nodes.attempted.insert(next);
-        if self
-            .write(
-                client,
-                Method::POST,
-                "/v1/clusters/nodes/nodes",
-                None,
-                &node(next),
-            )
-            .await
-            .is_some()
-        {
+        if self.write(client, Method::POST, "/v1/clusters/nodes/nodes", None, &node(next)).await.is_some() {
             nodes.acknowledged.insert(next);
         }
     }
@@ -123,11 +105,7 @@ impl Ledger {
     /// Repeats an unanswered write under its key, and an answered one once: both must be the same write.
     async fn write_keyed(&self, client: &Client) {
         let mut nodes = self.keyed.lock().await;
-        let pending = nodes
-            .attempted
-            .last()
-            .copied()
-            .filter(|last| !nodes.acknowledged.contains(last));
+        let pending = nodes.attempted.last().copied().filter(|last| !nodes.acknowledged.contains(last));
         let next = pending.unwrap_or_else(|| nodes.attempted.last().copied().unwrap_or_default() + 1);
         nodes.attempted.insert(next);
         let (key, body) = (format!("key-{next}"), node(next));
@@ -158,10 +136,8 @@ impl Ledger {
             let nodes = nodes.lock().await;
             let cluster = client.get_cluster(name).await;
             let listed = cluster.ok()["nodes"].as_array().expect("nodes");
-            let held: BTreeSet<u64> = listed
-                .iter()
-                .filter_map(|node| node["ports"]["http"].as_u64())
-                .collect();
+            let held: BTreeSet<u64> =
+                listed.iter().filter_map(|node| node["ports"]["http"].as_u64()).collect();
             assert!(
                 held.is_superset(&nodes.acknowledged),
                 "lost from {name}: {:?}",
@@ -190,27 +166,16 @@ async fn number(client: &Client, name: &str) -> (u64, u64) {
     if cluster.status == 404 {
         return (0, 0);
     }
-    let number = cluster.ok()["properties"]["number"]
-        .as_str()
-        .and_then(|text| text.parse().ok());
-    (
-        number.unwrap_or_else(|| panic!("no number: {cluster}")),
-        cluster.etag(),
-    )
+    let number = cluster.ok()["properties"]["number"].as_str().and_then(|text| text.parse().ok());
+    (number.unwrap_or_else(|| panic!("no number: {cluster}")), cluster.etag())
 }
 
 #[track_caller]
 fn check_range(name: &str, sequence: &Sequence, held: u64) {
     let acknowledged = sequence.acknowledged.load(Ordering::Relaxed);
     let attempted = sequence.attempted.load(Ordering::Relaxed);
-    assert!(
-        held >= acknowledged,
-        "{name} holds {held}, write {acknowledged} was acknowledged"
-    );
-    assert!(
-        held <= attempted,
-        "{name} holds {held}, only {attempted} were written"
-    );
+    assert!(held >= acknowledged, "{name} holds {held}, write {acknowledged} was acknowledged");
+    assert!(held <= attempted, "{name} holds {held}, only {attempted} were written");
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -262,10 +227,7 @@ async fn fifty_kills_under_two_hundred_writes_a_second_lose_nothing_and_tear_not
         server.restart().await;
         let before = highest;
         ledger.check(&client, &mut highest).await;
-        assert!(
-            highest >= before,
-            "revisions went back from {before} to {highest}"
-        );
+        assert!(highest >= before, "revisions went back from {before} to {highest}");
         drop(closed);
         while let Some(ended) = tasks.try_join_next() {
             ended.expect("a writer never ends by itself");

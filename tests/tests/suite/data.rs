@@ -13,11 +13,7 @@ use crate::lifecycle::check_refused;
 async fn a_second_server_on_the_same_data_is_refused() {
     let data = TempDir::new().unwrap();
     let first = Server::dev().data(data.path()).start().await;
-    let exit = Server::dev()
-        .data(data.path())
-        .try_start()
-        .await
-        .expect_err("it must refuse");
+    let exit = Server::dev().data(data.path()).try_start().await.expect_err("it must refuse");
     check_refused(&exit, &[&data.path().display().to_string()]);
     let client = first.client();
     client.put_cluster("orders", &json!({ "nodes": [] })).await.ok();
@@ -28,11 +24,7 @@ async fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "not a directory").unwrap();
-    let exit = Server::dev()
-        .data(&file)
-        .try_start()
-        .await
-        .expect_err("it must refuse");
+    let exit = Server::dev().data(&file).try_start().await.expect_err("it must refuse");
     check_refused(&exit, &[&file.display().to_string()]);
 }
 
@@ -40,11 +32,7 @@ async fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
 async fn data_that_is_not_its_own_is_refused_and_left_alone() {
     let data = TempDir::new().unwrap();
     let first = Server::dev().data(data.path()).start().await;
-    first
-        .client()
-        .put_cluster("orders", &json!({ "nodes": [] }))
-        .await
-        .ok();
+    first.client().put_cluster("orders", &json!({ "nodes": [] })).await.ok();
     drop(first);
     // Every file in turn becomes something else.
     for entry in std::fs::read_dir(data.path()).unwrap() {
@@ -58,12 +46,7 @@ async fn data_that_is_not_its_own_is_refused_and_left_alone() {
         match Server::dev().data(data.path()).try_start().await {
             Err(exit) => {
                 check_refused(&exit, &[&data.path().display().to_string()]);
-                assert_eq!(
-                    std::fs::read(&path).unwrap(),
-                    alien,
-                    "{} was changed",
-                    path.display()
-                );
+                assert_eq!(std::fs::read(&path).unwrap(), alien, "{} was changed", path.display());
             }
             // A file that it can do without, such as a lock: the definitions must still be there.
             Ok(server) => {
@@ -99,19 +82,13 @@ async fn a_newer_format_is_refused_and_left_alone() {
     let data = written().await;
     let path = data.path().join("server.json");
     let mut identity: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    let format = identity["format"]
-        .as_u64()
-        .expect("every format starts with its version");
+    let format = identity["format"].as_u64().expect("every format starts with its version");
     identity["format"] = json!(format + 1);
     // A later version knows fields that this one does not.
     identity["later"] = json!({ "more": true });
     let newer = serde_json::to_vec(&identity).unwrap();
     std::fs::write(&path, &newer).unwrap();
-    let exit = Server::dev()
-        .data(data.path())
-        .try_start()
-        .await
-        .expect_err("it must refuse");
+    let exit = Server::dev().data(data.path()).try_start().await.expect_err("it must refuse");
     check_refused(&exit, &["server.json", "newer", &(format + 1).to_string()]);
     assert_eq!(std::fs::read(&path).unwrap(), newer, "it was changed");
 }
@@ -122,11 +99,7 @@ async fn the_store_of_another_server_is_refused_and_left_alone() {
     let taken = data.path().join("definitions.redb");
     let home = other.path().join("definitions.redb");
     std::fs::copy(&home, &taken).unwrap();
-    let exit = Server::dev()
-        .data(data.path())
-        .try_start()
-        .await
-        .expect_err("it must refuse");
+    let exit = Server::dev().data(data.path()).try_start().await.expect_err("it must refuse");
     check_refused(&exit, &[&data.path().display().to_string()]);
     // Back where it belongs, it serves as if nothing had happened.
     std::fs::copy(&taken, &home).unwrap();
@@ -139,18 +112,10 @@ async fn the_store_of_another_server_is_refused_and_left_alone() {
 async fn a_lost_store_is_not_replaced_by_an_empty_one() {
     let data = written().await;
     std::fs::remove_file(data.path().join("definitions.redb")).unwrap();
-    let exit = Server::dev()
-        .data(data.path())
-        .try_start()
-        .await
-        .expect_err("it must refuse");
+    let exit = Server::dev().data(data.path()).try_start().await.expect_err("it must refuse");
     check_refused(&exit, &[&data.path().display().to_string()]);
     // Refusing once must not prepare the ground for a second try.
-    let exit = Server::dev()
-        .data(data.path())
-        .try_start()
-        .await
-        .expect_err("it must refuse again");
+    let exit = Server::dev().data(data.path()).try_start().await.expect_err("it must refuse again");
     check_refused(&exit, &[&data.path().display().to_string()]);
 }
 
@@ -179,16 +144,11 @@ async fn check_damaged(data: &Path, what: &str) {
 #[tokio::test]
 async fn a_store_that_was_cut_is_refused() {
     let original = written().await;
-    let length = std::fs::metadata(original.path().join("definitions.redb"))
-        .unwrap()
-        .len();
+    let length = std::fs::metadata(original.path().join("definitions.redb")).unwrap().len();
     for part in [0, 1, 2, 4, 8, 12, 15] {
         let data = TempDir::new().unwrap();
         copy(original.path(), data.path());
-        let file = std::fs::File::options()
-            .write(true)
-            .open(data.path().join("definitions.redb"))
-            .unwrap();
+        let file = std::fs::File::options().write(true).open(data.path().join("definitions.redb")).unwrap();
         file.set_len(length * part / 16).unwrap();
         check_damaged(data.path(), &format!("cut at {part}/16")).await;
     }

@@ -34,12 +34,7 @@ async fn a_put_creates_with_201_and_replaces_with_200() {
     let (_server, client) = start().await;
     let created = client.put_cluster("orders", &cluster([18080])).await;
     created.expect_status(201);
-    assert!(
-        created.body["operation"]
-            .as_str()
-            .is_some_and(|operation| !operation.is_empty()),
-        "{created}"
-    );
+    assert!(created.body["operation"].as_str().is_some_and(|operation| !operation.is_empty()), "{created}");
     let replaced = client.put_cluster("orders", &cluster([18081])).await;
     replaced.expect_status(200);
     assert!(replaced.revision() > created.revision(), "{replaced}");
@@ -54,10 +49,7 @@ async fn every_revision_is_higher_than_the_last_one() {
     let (_server, client) = start().await;
     let mut last = 0;
     for port in 18080..18090 {
-        let revision = client
-            .put_cluster(&format!("c{}", port % 3), &cluster([port]))
-            .await
-            .revision();
+        let revision = client.put_cluster(&format!("c{}", port % 3), &cluster([port])).await.revision();
         assert_eq!(revision, last + 1, "a mutation takes the next revision");
         last = revision;
     }
@@ -66,10 +58,7 @@ async fn every_revision_is_higher_than_the_last_one() {
 #[tokio::test]
 async fn a_get_answers_exactly_what_was_put() {
     let (_server, client) = start().await;
-    client
-        .put_cluster("orders", &rich_cluster())
-        .await
-        .expect_status(201);
+    client.put_cluster("orders", &rich_cluster()).await.expect_status(201);
     let held = client.get_cluster("orders").await;
     assert_eq!(*held.ok(), rich_cluster(), "{held}");
 }
@@ -100,10 +89,7 @@ async fn a_get_fills_the_defaults_in() {
     });
     let mut held = client.get_cluster("checked").await;
     // The port that is left out is each node's first by name: whether it is spelled out is not promised.
-    held.body["check"]
-        .as_object_mut()
-        .expect("a check")
-        .remove("port");
+    held.body["check"].as_object_mut().expect("a check").remove("port");
     assert_eq!(*held.ok(), wanted, "{held}");
 }
 
@@ -118,23 +104,14 @@ async fn a_put_of_what_get_answered_changes_nothing() {
             rich
         }),
         ("minimal", cluster([18080, 18081])),
-        (
-            "tcp",
-            json!({ "check": { "kind": "tcp", "interval": "90s" }, "nodes": [node(18080)] }),
-        ),
-        (
-            "short",
-            json!({ "check": { "kind": "http", "interval": "1500us" }, "nodes": [node(18080)] }),
-        ),
+        ("tcp", json!({ "check": { "kind": "tcp", "interval": "90s" }, "nodes": [node(18080)] })),
+        ("short", json!({ "check": { "kind": "http", "interval": "1500us" }, "nodes": [node(18080)] })),
         // A policy that is switched off but kept.
         (
             "off",
             json!({ "check": { "kind": "none", "interval": "5s", "path": "/x" }, "nodes": [node(18080)] }),
         ),
-        (
-            "zero",
-            json!({ "protection": { "panic_below": 0 }, "nodes": [node(18080)] }),
-        ),
+        ("zero", json!({ "protection": { "panic_below": 0 }, "nodes": [node(18080)] })),
     ];
     for (name, cluster) in table {
         let put = client.put_cluster(name, &cluster).await;
@@ -157,9 +134,7 @@ async fn a_put_of_what_get_answered_changes_nothing() {
 async fn the_same_cluster_written_in_other_words_changes_nothing() {
     let (_server, client) = start().await;
     let check = json!({ "kind": "http", "interval": "1s", "timeout": "800ms" });
-    let first = client
-        .put_cluster("orders", &json!({ "check": check, "nodes": nodes([1, 2]) }))
-        .await;
+    let first = client.put_cluster("orders", &json!({ "check": check, "nodes": nodes([1, 2]) })).await;
     let check = json!({ "kind": "http", "interval": "1000ms", "fall": 3 });
     let other = json!({ "name": "orders", "online": true, "check": check, "nodes": nodes([2, 1]) });
     let second = client.put_cluster("orders", &other).await;
@@ -169,15 +144,9 @@ async fn the_same_cluster_written_in_other_words_changes_nothing() {
 #[tokio::test]
 async fn a_name_in_the_body_must_be_the_name_in_the_path() {
     let (_server, client) = start().await;
-    let detail = client
-        .put_cluster("orders", &json!({ "name": "billing" }))
-        .await
-        .expect_problem(400)
-        .to_owned();
-    assert!(
-        detail.contains("billing") && detail.contains("orders"),
-        "{detail}"
-    );
+    let detail =
+        client.put_cluster("orders", &json!({ "name": "billing" })).await.expect_problem(400).to_owned();
+    assert!(detail.contains("billing") && detail.contains("orders"), "{detail}");
     client.get_cluster("orders").await.expect_problem(404);
     client.get_cluster("billing").await.expect_problem(404);
 }
@@ -202,10 +171,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
 async fn a_patch_cannot_rename() {
     let (_server, client) = start().await;
     let revision = client.put_cluster("orders", &cluster([1])).await.revision();
-    client
-        .patch_cluster("orders", &json!({ "name": "billing" }))
-        .await
-        .expect_problem(400);
+    client.patch_cluster("orders", &json!({ "name": "billing" })).await.expect_problem(400);
     assert_eq!(client.get_cluster("orders").await.etag(), revision);
 }
 
@@ -216,11 +182,7 @@ async fn a_deleted_cluster_is_gone_and_may_come_back() {
     let deleted = client.delete_cluster("orders").await;
     deleted.expect_status(200);
     assert!(deleted.revision() > created, "{deleted}");
-    for path in [
-        "/v1/clusters/orders",
-        "/v1/clusters/orders/view",
-        "/v1/resolve/orders",
-    ] {
+    for path in ["/v1/clusters/orders", "/v1/clusters/orders/view", "/v1/resolve/orders"] {
         let gone = client.get(path).await;
         assert!(gone.expect_problem(404).contains("orders"), "{gone}");
     }
@@ -250,17 +212,11 @@ async fn the_list_is_paged_and_complete() {
         }
         assert!(seen.len() <= names.len(), "a page repeats: {page}");
     }
-    let found: Vec<_> = seen
-        .iter()
-        .filter_map(|cluster| cluster["name"].as_str())
-        .collect();
+    let found: Vec<_> = seen.iter().filter_map(|cluster| cluster["name"].as_str()).collect();
     assert_eq!(found, names, "each once, in order");
     for (index, cluster) in seen.iter().enumerate() {
         assert_eq!(cluster["nodes"], index % 3, "{cluster}");
-        assert!(
-            cluster["revision"].as_u64().is_some() && cluster["state"].is_string(),
-            "{cluster}"
-        );
+        assert!(cluster["revision"].as_u64().is_some() && cluster["state"].is_string(), "{cluster}");
     }
 }
 
@@ -268,10 +224,7 @@ async fn the_list_is_paged_and_complete() {
 async fn a_read_waits_for_the_revision_it_asks_for() {
     let (_server, client) = start().await;
     let revision = client.put_cluster("orders", &cluster([1])).await.revision();
-    client
-        .get(&format!("/v1/clusters/orders?min_revision={revision}"))
-        .await
-        .ok();
+    client.get(&format!("/v1/clusters/orders?min_revision={revision}")).await.ok();
     let reader = client.clone();
     let path = format!("/v1/clusters/orders?min_revision={}", revision + 1);
     let read = tokio::spawn(async move { reader.get(&path).await });

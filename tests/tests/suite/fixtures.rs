@@ -23,12 +23,5 @@ pub(crate) fn id(port: u16) -> String {
 /// A `PUT` of a cluster under a condition or a key.
 pub(crate) async fn with_header(client: &Client, name: &str, body: &Value, header: (&str, &str)) -> Answer {
     let path = jcm_tests::api::cluster_path(name);
-    client
-        .send(
-            client
-                .request(reqwest::Method::PUT, &path)
-                .header(header.0, header.1)
-                .json(body),
-        )
-        .await
+    client.send(client.request(reqwest::Method::PUT, &path).header(header.0, header.1).json(body)).await
 }

@@ -73,23 +73,15 @@ async fn fleet_turns(client: &Client, fleet: &Fleet, wanted: &str) -> Duration {
     let start = Instant::now();
     for cluster in 0..CLUSTERS {
         let name = format!("fleet-{cluster}");
-        eventually(
-            MANY_DEADLINE,
-            &format!("{name}: breakable nodes {wanted}"),
-            async || {
-                let view = view(client, &name).await?;
-                for node in fleet.steady_nodes(cluster) {
-                    let verdict = &view.node(&node.to_string())["verdict"];
-                    assert_ne!(verdict, "down", "{node} works all the time\n{view}");
-                }
-                let turned = |node: &SocketAddr| view.node(&node.to_string())["verdict"] == wanted;
-                if fleet.broken_nodes(cluster).iter().all(turned) {
-                    Ok(())
-                } else {
-                    Err(view)
-                }
-            },
-        )
+        eventually(MANY_DEADLINE, &format!("{name}: breakable nodes {wanted}"), async || {
+            let view = view(client, &name).await?;
+            for node in fleet.steady_nodes(cluster) {
+                let verdict = &view.node(&node.to_string())["verdict"];
+                assert_ne!(verdict, "down", "{node} works all the time\n{view}");
+            }
+            let turned = |node: &SocketAddr| view.node(&node.to_string())["verdict"] == wanted;
+            if fleet.broken_nodes(cluster).iter().all(turned) { Ok(()) } else { Err(view) }
+        })
         .await;
     }
     start.elapsed()
@@ -105,11 +97,7 @@ struct Traffic {
 
 impl Traffic {
     async fn start(server: &Server) -> Self {
-        let jcm = Subscriber::builder()
-            .servers([server.url()])
-            .build()
-            .await
-            .expect("a good address");
+        let jcm = Subscriber::builder().servers([server.url()]).build().await.expect("a good address");
         let mut clusters = Vec::new();
         for cluster in 0..CLUSTERS {
             let cluster = jcm.cluster(format!("fleet-{cluster}")).policy(Policy::p2c());
@@ -129,34 +117,21 @@ impl Traffic {
             }
             last
         });
-        Self {
-            jcm,
-            clusters,
-            ended,
-            thread,
-        }
+        Self { jcm, clusters, ended, thread }
     }
 
     /// Waits until the program itself holds this verdict of every broken node. Answers when that was.
     async fn until(&self, fleet: &Fleet, wanted: Verdict) -> Instant {
         for (index, cluster) in self.clusters.iter().enumerate() {
-            let broken: BTreeSet<_> = fleet
-                .broken_nodes(index)
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            eventually(
-                MANY_DEADLINE,
-                &format!("the program holds {wanted} of fleet-{index}"),
-                async || {
-                    let nodes = cluster.nodes();
-                    let found = nodes.iter().filter(|node| broken.contains(node.id().as_str()));
-                    match found.filter(|node| node.verdict != wanted).count() {
-                        0 => Ok(()),
-                        others => Err(format!("{others} are not")),
-                    }
-                },
-            )
+            let broken: BTreeSet<_> = fleet.broken_nodes(index).iter().map(ToString::to_string).collect();
+            eventually(MANY_DEADLINE, &format!("the program holds {wanted} of fleet-{index}"), async || {
+                let nodes = cluster.nodes();
+                let found = nodes.iter().filter(|node| broken.contains(node.id().as_str()));
+                match found.filter(|node| node.verdict != wanted).count() {
+                    0 => Ok(()),
+                    others => Err(format!("{others} are not")),
+                }
+            })
             .await;
         }
         Instant::now()
@@ -165,10 +140,7 @@ impl Traffic {
     /// When each node was picked last.
     async fn stop(self) -> BTreeMap<SocketAddr, Instant> {
         self.ended.store(true, Ordering::Relaxed);
-        let last = self
-            .thread
-            .join()
-            .expect("the program found a node at every pick");
+        let last = self.thread.join().expect("the program found a node at every pick");
         drop(self.clusters);
         self.jcm.shutdown().await;
         last
@@ -190,10 +162,7 @@ async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those(
         assert_eq!(nodes.len(), 20);
         // The default policy: every second, three to fall, two to rise.
         let cluster_definition = json!({ "check": { "kind": "http" }, "nodes": nodes });
-        client
-            .put_cluster(&format!("fleet-{cluster}"), &cluster_definition)
-            .await
-            .ok();
+        client.put_cluster(&format!("fleet-{cluster}"), &cluster_definition).await.ok();
     }
     let judged = fleet_turns(&client, &fleet, "healthy").await;
 
@@ -204,11 +173,7 @@ async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those(
     for cluster in 0..CLUSTERS {
         let picked = client.resolve(&format!("fleet-{cluster}"), "n=100").await;
         let picked_ids: BTreeSet<_> = picked.node_ids().into_iter().collect();
-        let steady: BTreeSet<_> = fleet
-            .steady_nodes(cluster)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let steady: BTreeSet<_> = fleet.steady_nodes(cluster).iter().map(ToString::to_string).collect();
         assert_eq!(picked_ids, steady, "{picked}");
     }
 
@@ -218,29 +183,16 @@ async fn of_thirty_clusters_of_twenty_the_broken_nodes_are_found_and_only_those(
     let last_picks = traffic.stop().await;
     let broken = (0..CLUSTERS).flat_map(|cluster| fleet.broken_nodes(cluster));
     let last_wrong = broken.filter_map(|node| last_picks.get(&node)).max();
-    assert!(
-        last_wrong.is_none_or(|last| *last < known_at),
-        "a node was picked that was known to be down"
-    );
+    assert!(last_wrong.is_none_or(|last| *last < known_at), "a node was picked that was known to be down");
     let picked_wrong = last_wrong.map_or(Duration::ZERO, |last| last.saturating_duration_since(broken_at));
     let steady = (0..CLUSTERS).flat_map(|cluster| fleet.steady_nodes(cluster));
-    assert!(
-        steady.clone().all(|node| last_picks.contains_key(node)),
-        "every steady node has its share"
-    );
+    assert!(steady.clone().all(|node| last_picks.contains_key(node)), "every steady node has its share");
 
     let traffic = Traffic::start(&server).await;
     fleet.heal().await;
     let back = fleet_turns(&client, &fleet, "healthy").await;
     for cluster in 0..CLUSTERS {
-        assert_eq!(
-            client
-                .resolve(&format!("fleet-{cluster}"), "n=100")
-                .await
-                .node_ids()
-                .len(),
-            20
-        );
+        assert_eq!(client.resolve(&format!("fleet-{cluster}"), "n=100").await.node_ids().len(), 20);
     }
     traffic.until(&fleet, Verdict::Healthy).await;
     traffic.stop().await;

@@ -20,9 +20,7 @@ async fn ask(node: std::net::SocketAddr) -> std::io::Result<String> {
 #[tokio::test]
 async fn a_target_answers_as_it_is_told() {
     let target = Target::start(2).await;
-    let [node, other] = *target.nodes() else {
-        panic!("two were asked for")
-    };
+    let [node, other] = *target.nodes() else { panic!("two were asked for") };
     for (behaviour, start) in [
         ("ok", "HTTP/1.1 200"),
         ("error500", "HTTP/1.1 500"),
@@ -38,10 +36,7 @@ async fn a_target_answers_as_it_is_told() {
         assert!(answer.starts_with(start), "{behaviour}: {answer:?}");
         assert!(answer.len() < 3 || start.len() > 2, "{behaviour}: {answer:?}");
     }
-    assert!(
-        ask(other).await.unwrap().starts_with("HTTP/1.1 200"),
-        "the other node is not concerned"
-    );
+    assert!(ask(other).await.unwrap().starts_with("HTTP/1.1 200"), "the other node is not concerned");
     assert_eq!(target.count(node).await, 8);
     assert_eq!(target.count(other).await, 1);
     assert!(target.last_request(other).await.starts_with("GET / HTTP/1.1"));
@@ -52,19 +47,15 @@ async fn a_refusing_target_refuses_and_comes_back_on_its_port() {
     let target = Target::start(1).await;
     let node = target.nodes()[0];
     target.behave("refuse").await;
-    jcm_tests::eventually(Duration::from_secs(5), "refused", async || {
-        match ask(node).await {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    jcm_tests::eventually(Duration::from_secs(5), "refused", async || match ask(node).await {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+        other => Err(format!("{other:?}")),
     })
     .await;
     target.behave("ok").await;
-    jcm_tests::eventually(Duration::from_secs(5), "answers", async || {
-        match ask(node).await {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    jcm_tests::eventually(Duration::from_secs(5), "answers", async || match ask(node).await {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
+        other => Err(format!("{other:?}")),
     })
     .await;
 }
@@ -79,9 +70,6 @@ async fn a_killed_target_is_revived_on_its_ports() {
     }
     target.revive().await;
     for node in &nodes {
-        assert!(
-            ask(*node).await.unwrap().starts_with("HTTP/1.1 200"),
-            "{node} is back"
-        );
+        assert!(ask(*node).await.unwrap().starts_with("HTTP/1.1 200"), "{node} is back");
     }
 }

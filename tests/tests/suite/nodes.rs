@@ -11,10 +11,7 @@ async fn nodes_are_added_one_by_one_or_as_a_list() {
     client.put_cluster("orders", &cluster([])).await.ok();
     let created = client.post_nodes("orders", &node(1)).await;
     created.expect_status(201);
-    client
-        .post_nodes("orders", &nodes([2, 3]))
-        .await
-        .expect_status(201);
+    client.post_nodes("orders", &nodes([2, 3])).await.expect_status(201);
     let view = client.view("orders").await;
     assert_eq!(view.node_ids(), [id(1), id(2), id(3)]);
     let mut heavy = node(2);
@@ -38,10 +35,7 @@ async fn one_bad_entry_refuses_the_whole_list() {
     bad["weight"] = json!(0);
     let refused = client.post_nodes("orders", &json!([node(2), bad])).await;
     let detail = refused.expect_problem(400);
-    assert!(
-        detail.contains("weight") && detail.contains('1'),
-        "it names the entry and the field: {detail}"
-    );
+    assert!(detail.contains("weight") && detail.contains('1'), "it names the entry and the field: {detail}");
     for (list, part) in [(json!([]), ""), (json!([node(2), node(2)]), "127.0.0.9:2")] {
         let refused = client.post_nodes("orders", &list).await;
         assert!(refused.expect_problem(400).contains(part), "{refused}");
@@ -61,14 +55,8 @@ async fn a_nodes_attributes_are_patched_and_the_node_removed() {
     assert_eq!(view.node(&id(1))["admin"], "draining", "{view}");
     assert_eq!(view.node(&id(1))["weight"], 3, "{view}");
     assert_eq!(view.node(&id(2))["admin"], "online", "{view}");
-    client
-        .patch_node("orders", &id(1), &json!({ "weight": 0 }))
-        .await
-        .expect_problem(400);
-    client
-        .patch_node("orders", &id(9), &json!({ "weight": 1 }))
-        .await
-        .expect_problem(404);
+    client.patch_node("orders", &id(1), &json!({ "weight": 0 })).await.expect_problem(400);
+    client.patch_node("orders", &id(9), &json!({ "weight": 1 })).await.expect_problem(404);
     client.delete_node("orders", &id(1)).await.expect_status(200);
     let gone = client.delete_node("orders", &id(1)).await;
     assert!(gone.expect_problem(404).contains(&id(1)), "{gone}");
@@ -83,18 +71,12 @@ async fn a_nodes_id_is_its_address_and_first_port_by_name() {
         { "address": "::1", "ports": { "http": 40000 } },
         { "id": "canary", "address": "127.0.0.9", "ports": { "http": 3 } },
     ]);
-    client
-        .put_cluster("orders", &json!({ "nodes": nodes }))
-        .await
-        .ok();
+    client.put_cluster("orders", &json!({ "nodes": nodes })).await.ok();
     let mut ids = client.view("orders").await.node_ids();
     ids.sort();
     assert_eq!(ids, ["127.0.0.9:1", "[::1]:40000", "canary"]);
     // Brackets and colons of an id in a path.
-    client
-        .patch_node("orders", "[::1]:40000", &json!({ "weight": 5 }))
-        .await
-        .expect_status(200);
+    client.patch_node("orders", "[::1]:40000", &json!({ "weight": 5 })).await.expect_status(200);
     let view = client.view("orders").await;
     assert_eq!(view.node("[::1]:40000")["weight"], 5, "{view}");
 }
@@ -103,28 +85,13 @@ async fn a_nodes_id_is_its_address_and_first_port_by_name() {
 async fn a_node_that_moves_one_port_stays_the_same_node() {
     let (_server, client) = start().await;
     let before = json!({ "address": "127.0.0.9", "ports": { "http": 10, "grpc": 11 } });
-    client
-        .put_cluster("orders", &json!({ "nodes": [before] }))
-        .await
-        .ok();
-    assert_eq!(
-        client.view("orders").await.node_ids(),
-        ["127.0.0.9:11"],
-        "grpc comes first by name"
-    );
+    client.put_cluster("orders", &json!({ "nodes": [before] })).await.ok();
+    assert_eq!(client.view("orders").await.node_ids(), ["127.0.0.9:11"], "grpc comes first by name");
     let moved = json!({ "address": "127.0.0.9", "ports": { "http": 10, "grpc": 12 } });
     client.post_nodes("orders", &moved).await.expect_status(200);
     let view = client.view("orders").await;
-    assert_eq!(
-        view.node_ids(),
-        ["127.0.0.9:11"],
-        "the id was fixed when it was added: {view}"
-    );
-    assert_eq!(
-        view.node("127.0.0.9:11")["ports"],
-        json!({ "http": 10, "grpc": 12 }),
-        "{view}"
-    );
+    assert_eq!(view.node_ids(), ["127.0.0.9:11"], "the id was fixed when it was added: {view}");
+    assert_eq!(view.node("127.0.0.9:11")["ports"], json!({ "http": 10, "grpc": 12 }), "{view}");
 }
 
 #[tokio::test]
@@ -148,19 +115,13 @@ async fn a_second_node_at_the_same_address_and_port_is_refused() {
 async fn a_new_node_never_takes_the_place_of_one_that_has_moved() {
     let (_server, client) = start().await;
     client.put_cluster("orders", &cluster([80])).await.ok();
-    client
-        .patch_node("orders", &id(80), &json!({ "ports": { "http": 81 } }))
-        .await
-        .ok();
+    client.patch_node("orders", &id(80), &json!({ "ports": { "http": 81 } })).await.ok();
     // Its id would be that of the node which has moved away from just this place.
     let added = client.post_nodes("orders", &node(80)).await;
     let ports = async || -> Vec<u64> {
         let view = client.view("orders").await;
         let nodes = view.ok()["nodes"].as_array().expect("nodes").clone();
-        nodes
-            .iter()
-            .filter_map(|node| node["ports"]["http"].as_u64())
-            .collect()
+        nodes.iter().filter_map(|node| node["ports"]["http"].as_u64()).collect()
     };
     if added.status == 409 {
         assert!(added.problem().contains(&id(80)), "{added}");

@@ -19,30 +19,19 @@ use crate::fixtures::{cluster, id, nodes};
 const PICKS: usize = 300;
 
 async fn subscriber(servers: &[String]) -> Subscriber {
-    Subscriber::builder()
-        .servers(servers)
-        .build()
-        .await
-        .expect("the addresses are good")
+    Subscriber::builder().servers(servers).build().await.expect("the addresses are good")
 }
 
 /// A program of its own, and its handle of `orders`.
 async fn orders(server: &Server) -> (Subscriber, Cluster) {
     let jcm = subscriber(&[server.url()]).await;
-    let orders = jcm
-        .cluster("orders")
-        .policy(Policy::p2c())
-        .subscribe()
-        .await
-        .expect("a good name");
+    let orders = jcm.cluster("orders").policy(Policy::p2c()).subscribe().await.expect("a good name");
     (jcm, orders)
 }
 
 /// The ids that many picks come to.
 fn picked(cluster: &Cluster) -> Result<BTreeSet<String>, AllocError> {
-    (0..PICKS)
-        .map(|_| cluster.alloc().map(|picked| picked.id().to_string()))
-        .collect()
+    (0..PICKS).map(|_| cluster.alloc().map(|picked| picked.id().to_string())).collect()
 }
 
 fn all(target: &Target) -> BTreeSet<String> {
@@ -51,14 +40,10 @@ fn all(target: &Target) -> BTreeSet<String> {
 
 /// Waits until many picks come to exactly these.
 async fn until_picked(cluster: &Cluster, wanted: &BTreeSet<String>) {
-    eventually(
-        TURN_DEADLINE,
-        &format!("picks come to {wanted:?}"),
-        async || match picked(cluster) {
-            Ok(found) if found == *wanted => Ok(()),
-            other => Err(format!("{other:?}, {}", cluster.status())),
-        },
-    )
+    eventually(TURN_DEADLINE, &format!("picks come to {wanted:?}"), async || match picked(cluster) {
+        Ok(found) if found == *wanted => Ok(()),
+        other => Err(format!("{other:?}, {}", cluster.status())),
+    })
     .await;
 }
 
@@ -87,11 +72,7 @@ async fn picks_leave_a_dead_node_and_come_back_to_it() {
     let everyone = all(&target);
     until_picked(&orders, &everyone).await;
     let dead = target.nodes()[2];
-    let others: BTreeSet<_> = everyone
-        .iter()
-        .filter(|id| **id != dead.to_string())
-        .cloned()
-        .collect();
+    let others: BTreeSet<_> = everyone.iter().filter(|id| **id != dead.to_string()).cloned().collect();
     for behaviour in ["refuse", "hang", "error500"] {
         target.behave_at(dead, behaviour).await;
         until_picked(&orders, &others).await;
@@ -119,10 +100,7 @@ async fn what_is_picked_can_be_called() {
         answer.expect_status(200);
         node.report::<_, ()>(&Ok(answer));
     }
-    assert!(
-        orders.alloc().unwrap().addr("grpc").is_err(),
-        "a port that is not there is no address"
-    );
+    assert!(orders.alloc().unwrap().addr("grpc").is_err(), "a port that is not there is no address");
 }
 
 #[tokio::test]
@@ -146,13 +124,13 @@ async fn with_every_node_dead_picks_fall_back_to_all_and_say_so() {
     assert!(orders.is_panicking());
     assert_eq!(picked(&orders).unwrap(), all(&target));
     target.behave("ok").await;
-    eventually(TURN_DEADLINE, "all is well", async || {
-        if orders.is_panicking() {
-            Err("panicking")
-        } else {
-            Ok(())
-        }
-    })
+    eventually(
+        TURN_DEADLINE,
+        "all is well",
+        async || {
+            if orders.is_panicking() { Err("panicking") } else { Ok(()) }
+        },
+    )
     .await;
 }
 
@@ -162,35 +140,19 @@ async fn people_are_obeyed_at_once() {
     client.put_cluster("orders", &cluster([1, 2, 3])).await.ok();
     let (_jcm, orders) = orders(&server).await;
     until_picked(&orders, &[1, 2, 3].map(id).into()).await;
-    client
-        .patch_node("orders", &id(1), &json!({ "draining": true }))
-        .await
-        .ok();
+    client.patch_node("orders", &id(1), &json!({ "draining": true })).await.ok();
     until_picked(&orders, &[2, 3].map(id).into()).await;
-    client
-        .patch_node("orders", &id(2), &json!({ "online": false }))
-        .await
-        .ok();
+    client.patch_node("orders", &id(2), &json!({ "online": false })).await.ok();
     until_picked(&orders, &[3].map(id).into()).await;
     client.post_nodes("orders", &nodes([4])).await.ok();
     until_picked(&orders, &[3, 4].map(id).into()).await;
-    client
-        .patch_cluster("orders", &json!({ "online": false }))
-        .await
-        .ok();
-    eventually(
-        TURN_DEADLINE,
-        "an offline cluster has no node",
-        async || match orders.alloc() {
-            Err(AllocError::NoNode { .. }) => Ok(()),
-            other => Err(format!("{other:?}")),
-        },
-    )
+    client.patch_cluster("orders", &json!({ "online": false })).await.ok();
+    eventually(TURN_DEADLINE, "an offline cluster has no node", async || match orders.alloc() {
+        Err(AllocError::NoNode { .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
     .await;
-    client
-        .patch_cluster("orders", &json!({ "online": true }))
-        .await
-        .ok();
+    client.patch_cluster("orders", &json!({ "online": true })).await.ok();
     until_picked(&orders, &[3, 4].map(id).into()).await;
 }
 
@@ -242,16 +204,8 @@ async fn what_a_program_holds_is_what_the_server_says_and_goes_forward_only() {
         let port = 1 + step * 7 % 40;
         let answer = match step % 4 {
             0 => client.post_nodes("orders", &nodes([port])).await,
-            1 => {
-                client
-                    .patch_node("orders", &id(port), &json!({ "weight": 1 + step }))
-                    .await
-            }
-            2 => {
-                client
-                    .patch_cluster("orders", &json!({ "properties": { "step": step.to_string() } }))
-                    .await
-            }
+            1 => client.patch_node("orders", &id(port), &json!({ "weight": 1 + step })).await,
+            2 => client.patch_cluster("orders", &json!({ "properties": { "step": step.to_string() } })).await,
             _ => client.delete_node("orders", &id(port)).await,
         };
         if answer.status != 404 {
@@ -261,11 +215,7 @@ async fn what_a_program_holds_is_what_the_server_says_and_goes_forward_only() {
     let view = client.view("orders").await;
     eventually(TURN_DEADLINE, "the last revision", async || {
         let held = orders.revision().map_or(0, |revision| revision.0);
-        if held == view.ok()["revision"] {
-            Ok(())
-        } else {
-            Err(format!("{held} of {written}"))
-        }
+        if held == view.ok()["revision"] { Ok(()) } else { Err(format!("{held} of {written}")) }
     })
     .await;
     let held: Vec<_> = orders.nodes().iter().map(|node| node.id().to_string()).collect();
@@ -283,10 +233,7 @@ async fn what_a_program_holds_is_what_the_server_says_and_goes_forward_only() {
 #[tokio::test]
 async fn a_change_calls_back() {
     let (server, client) = start().await;
-    client
-        .put_cluster("orders", &json!({ "properties": { "mode": "slow" } }))
-        .await
-        .ok();
+    client.put_cluster("orders", &json!({ "properties": { "mode": "slow" } })).await.ok();
     let (_jcm, orders) = orders(&server).await;
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
@@ -295,15 +242,10 @@ async fn a_change_calls_back() {
             counted.fetch_add(1, Ordering::Relaxed);
         }
     });
-    client
-        .patch_cluster("orders", &json!({ "properties": { "mode": "fast" } }))
-        .await
-        .ok();
-    eventually(TURN_DEADLINE, "called back", async || {
-        match calls.load(Ordering::Relaxed) {
-            0 => Err("not yet"),
-            _ => Ok(()),
-        }
+    client.patch_cluster("orders", &json!({ "properties": { "mode": "fast" } })).await.ok();
+    eventually(TURN_DEADLINE, "called back", async || match calls.load(Ordering::Relaxed) {
+        0 => Err("not yet"),
+        _ => Ok(()),
     })
     .await;
 }
@@ -333,10 +275,7 @@ async fn a_server_that_is_stopped_properly_is_left_and_found_again() {
     client.put_cluster("orders", &cluster([1])).await.ok();
     let (_jcm, orders) = orders(&server).await;
     until_status(&orders, "live", is_live).await;
-    assert!(
-        server.terminate().await.success(),
-        "an open stream must not hold it up"
-    );
+    assert!(server.terminate().await.success(), "an open stream must not hold it up");
     until_status(&orders, "stale", is_stale).await;
     assert_eq!(picked(&orders).unwrap(), [1].map(id).into());
     server.restart().await;
@@ -377,11 +316,7 @@ async fn the_next_server_is_taken_when_the_first_dies() {
     // The same store comes up elsewhere, as after a move to another machine.
     let moved = TempDir::new().unwrap();
     copy(&first.data(), &moved.path().join("data"));
-    let second = Server::dev()
-        .listen(&second_address)
-        .data(&moved.path().join("data"))
-        .start()
-        .await;
+    let second = Server::dev().listen(&second_address).data(&moved.path().join("data")).start().await;
     until_status(&orders, "live", is_live).await;
     second.client().post_nodes("orders", &nodes([3])).await.ok();
     until_picked(&orders, &[1, 2, 3].map(id).into()).await;
@@ -402,12 +337,7 @@ async fn another_store_empties_nothing() {
     let other = jcm.cluster("other").subscribe().await.unwrap();
     second.client().put_cluster("other", &cluster([7])).await.ok();
     until_picked(&other, &[7].map(id).into()).await;
-    assert_eq!(
-        picked(&orders).unwrap(),
-        [1, 2].map(id).into(),
-        "{}",
-        orders.status()
-    );
+    assert_eq!(picked(&orders).unwrap(), [1, 2].map(id).into(), "{}", orders.status());
     // Once it has the cluster, it is believed.
     second.client().put_cluster("orders", &cluster([8])).await.ok();
     until_picked(&orders, &[8].map(id).into()).await;
@@ -419,14 +349,8 @@ async fn a_program_starts_and_picks_with_no_server_at_all() {
     client.put_cluster("orders", &cluster([1, 2])).await.ok();
     let directory = TempDir::new().unwrap();
     let build = async || {
-        let builder = Subscriber::builder()
-            .servers([server.url()])
-            .snapshot_dir(directory.path());
-        builder
-            .ready_timeout(Duration::from_secs(1))
-            .build()
-            .await
-            .expect("good addresses")
+        let builder = Subscriber::builder().servers([server.url()]).snapshot_dir(directory.path());
+        builder.ready_timeout(Duration::from_secs(1)).build().await.expect("good addresses")
     };
     let jcm = build().await;
     let orders = jcm.cluster("orders").subscribe().await.unwrap();
@@ -437,22 +361,12 @@ async fn a_program_starts_and_picks_with_no_server_at_all() {
 
     let url = server.url();
     let build = async || {
-        let builder = Subscriber::builder()
-            .servers([url.clone()])
-            .snapshot_dir(directory.path());
-        builder
-            .ready_timeout(Duration::from_secs(1))
-            .build()
-            .await
-            .expect("good addresses")
+        let builder = Subscriber::builder().servers([url.clone()]).snapshot_dir(directory.path());
+        builder.ready_timeout(Duration::from_secs(1)).build().await.expect("good addresses")
     };
     let jcm = build().await;
     let orders = jcm.cluster("orders").subscribe().await.unwrap();
-    assert!(
-        matches!(orders.status(), Status::Snapshot { .. }),
-        "{}",
-        orders.status()
-    );
+    assert!(matches!(orders.status(), Status::Snapshot { .. }), "{}", orders.status());
     assert_eq!(picked(&orders).unwrap(), [1, 2].map(id).into());
     let absent = jcm.cluster("absent").subscribe().await.unwrap();
     assert!(matches!(absent.alloc(), Err(AllocError::UnknownCluster { .. })));
@@ -472,14 +386,8 @@ async fn a_damaged_snapshot_is_not_believed() {
     let directory = TempDir::new().unwrap();
     let url = server.url();
     let build = async || {
-        let builder = Subscriber::builder()
-            .servers([url.clone()])
-            .snapshot_dir(directory.path());
-        builder
-            .ready_timeout(Duration::from_millis(200))
-            .build()
-            .await
-            .expect("good addresses")
+        let builder = Subscriber::builder().servers([url.clone()]).snapshot_dir(directory.path());
+        builder.ready_timeout(Duration::from_millis(200)).build().await.expect("good addresses")
     };
     let jcm = build().await;
     let orders = jcm.cluster("orders").subscribe().await.unwrap();
@@ -487,10 +395,8 @@ async fn a_damaged_snapshot_is_not_believed() {
     drop(orders);
     jcm.shutdown().await;
     server.kill_9().await;
-    let files: Vec<_> = std::fs::read_dir(directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let files: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     let mut tried = 0;
     for path in files.iter().filter(|path| path.is_file()) {
         let bytes = std::fs::read(path).unwrap();
@@ -523,11 +429,7 @@ async fn something_else_at_a_servers_address_is_passed_over() {
     for (node, behaviour) in other.nodes().iter().zip(behaviours) {
         other.behave_at(*node, behaviour).await;
     }
-    let mut servers: Vec<_> = other
-        .nodes()
-        .iter()
-        .map(|node| format!("http://{node}"))
-        .collect();
+    let mut servers: Vec<_> = other.nodes().iter().map(|node| format!("http://{node}")).collect();
     servers.push(server.url());
     let jcm = subscriber(&servers).await;
     let orders = jcm.cluster("orders").subscribe().await.unwrap();

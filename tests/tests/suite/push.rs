@@ -30,31 +30,18 @@ impl Held {
     #[track_caller]
     fn apply(&mut self, event: &Event) {
         let data = &event.data;
-        assert!(
-            !event.id.is_empty(),
-            "every event can be resumed after: {event:?}"
-        );
+        assert!(!event.id.is_empty(), "every event can be resumed after: {event:?}");
         match event.kind.as_str() {
             "view" => {
                 let revision = data["revision"].as_u64().expect("a revision");
-                assert!(
-                    revision >= self.revision,
-                    "a view goes back from {}: {event:?}",
-                    self.revision
-                );
+                assert!(revision >= self.revision, "a view goes back from {}: {event:?}", self.revision);
                 self.revision = revision;
                 self.nodes = by_id(&data["nodes"]);
             }
             "delta" => {
-                assert_eq!(
-                    data["from"], self.revision,
-                    "a delta fits what is held: {event:?}"
-                );
+                assert_eq!(data["from"], self.revision, "a delta fits what is held: {event:?}");
                 self.revision = data["to"].as_u64().expect("a revision");
-                assert!(
-                    self.revision >= data["from"].as_u64().unwrap_or(u64::MAX),
-                    "{event:?}"
-                );
+                assert!(self.revision >= data["from"].as_u64().unwrap_or(u64::MAX), "{event:?}");
                 assert!(data["token"].is_string(), "{event:?}");
                 self.nodes.extend(by_id(&data["nodes"]));
                 for id in data["removed"].as_array().expect("a list of ids") {
@@ -69,10 +56,7 @@ impl Held {
 
 fn by_id(nodes: &Value) -> BTreeMap<String, Value> {
     let nodes = nodes.as_array().expect("a list of nodes");
-    nodes
-        .iter()
-        .map(|node| (node["id"].as_str().expect("an id").to_owned(), node.clone()))
-        .collect()
+    nodes.iter().map(|node| (node["id"].as_str().expect("an id").to_owned(), node.clone())).collect()
 }
 
 #[tokio::test]
@@ -84,10 +68,7 @@ async fn a_watch_begins_with_the_view() {
     assert_eq!(event.kind, "view", "{event:?}");
     let view = client.view("orders").await;
     for field in ["name", "revision", "stale", "panic", "nodes"] {
-        assert_eq!(
-            event.data[field], view.body[field],
-            "the shape of GET …/view: {event:?}\n{view}"
-        );
+        assert_eq!(event.data[field], view.body[field], "the shape of GET …/view: {event:?}\n{view}");
     }
     assert_eq!(event.data["revision"], revision);
     assert!(event.data["token"].is_string(), "{event:?}");
@@ -101,34 +82,19 @@ async fn a_change_comes_as_a_delta_of_what_changed() {
     let mut held = Held::default();
     held.apply(&events.next(EVENT_DEADLINE).await);
 
-    let second = client
-        .patch_node("orders", &id(2), &json!({ "weight": 7 }))
-        .await
-        .revision();
+    let second = client.patch_node("orders", &id(2), &json!({ "weight": 7 })).await.revision();
     let event = events.next(EVENT_DEADLINE).await;
     assert_eq!(event.kind, "delta", "{event:?}");
-    assert_eq!(
-        (&event.data["from"], &event.data["to"]),
-        (&json!(first), &json!(second)),
-        "{event:?}"
-    );
+    assert_eq!((&event.data["from"], &event.data["to"]), (&json!(first), &json!(second)), "{event:?}");
     assert_eq!(event.data["cluster"], "orders", "{event:?}");
-    assert_eq!(
-        by_id(&event.data["nodes"]).keys().collect::<Vec<_>>(),
-        [&id(2)],
-        "{event:?}"
-    );
+    assert_eq!(by_id(&event.data["nodes"]).keys().collect::<Vec<_>>(), [&id(2)], "{event:?}");
     assert_eq!(event.data["nodes"][0]["weight"], 7, "{event:?}");
     assert_eq!(event.data["removed"], json!([]), "{event:?}");
     held.apply(&event);
 
     let third = client.delete_node("orders", &id(1)).await.revision();
     let event = events.next(EVENT_DEADLINE).await;
-    assert_eq!(
-        (&event.data["from"], &event.data["to"]),
-        (&json!(second), &json!(third)),
-        "{event:?}"
-    );
+    assert_eq!((&event.data["from"], &event.data["to"]), (&json!(second), &json!(third)), "{event:?}");
     assert_eq!(event.data["removed"], json!([id(1)]), "{event:?}");
     held.apply(&event);
     assert_eq!(held.nodes, by_id(&client.view("orders").await.body["nodes"]));
@@ -142,10 +108,7 @@ async fn a_change_of_another_cluster_is_not_sent() {
     let mut events = Events::open(&client, "orders", None).await;
     assert_eq!(events.next(EVENT_DEADLINE).await.kind, "view");
     put(&client, "billing", [2]).await;
-    assert!(
-        events.try_next(SILENCE).await.is_none(),
-        "nothing of orders changed"
-    );
+    assert!(events.try_next(SILENCE).await.is_none(), "nothing of orders changed");
 }
 
 #[tokio::test]
@@ -167,9 +130,7 @@ async fn many_clusters_share_one_stream() {
         let port = 100 + u16::try_from(index).unwrap();
         let revision = client.post_nodes(name, &nodes([port])).await.revision();
         let what = format!("{name} at {revision}");
-        let event = events
-            .until(EVENT_DEADLINE, &what, |event| event.data["to"] == revision)
-            .await;
+        let event = events.until(EVENT_DEADLINE, &what, |event| event.data["to"] == revision).await;
         held.get_mut(name).expect("held").apply(&event);
         assert!(held[name].nodes.contains_key(&id(port)));
     }
@@ -185,21 +146,12 @@ async fn a_deleted_cluster_is_said_to_be_removed_and_may_come_back() {
     let event = events.next(EVENT_DEADLINE).await;
     assert_eq!(event.kind, "removed", "{event:?}");
     assert_eq!(event.data["cluster"], "orders", "{event:?}");
-    assert!(
-        event.data["revision"]
-            .as_u64()
-            .is_some_and(|revision| revision >= deleted),
-        "{event:?}"
-    );
+    assert!(event.data["revision"].as_u64().is_some_and(|revision| revision >= deleted), "{event:?}");
     let created = put(&client, "orders", [2]).await;
     let event = events.next(EVENT_DEADLINE).await;
     assert_eq!(event.kind, "view", "no delta spans a deletion: {event:?}");
     assert_eq!(event.data["revision"], created, "{event:?}");
-    assert_eq!(
-        by_id(&event.data["nodes"]).keys().collect::<Vec<_>>(),
-        [&id(2)],
-        "{event:?}"
-    );
+    assert_eq!(by_id(&event.data["nodes"]).keys().collect::<Vec<_>>(), [&id(2)], "{event:?}");
 }
 
 #[tokio::test]
@@ -208,11 +160,7 @@ async fn a_cluster_that_is_not_there_is_removed_and_not_unknown() {
     put(&client, "other", [1]).await;
     let mut events = Events::open(&client, "orders", None).await;
     let event = events.next(EVENT_DEADLINE).await;
-    assert_eq!(
-        (event.kind.as_str(), &event.data["cluster"]),
-        ("removed", &json!("orders")),
-        "{event:?}"
-    );
+    assert_eq!((event.kind.as_str(), &event.data["cluster"]), ("removed", &json!("orders")), "{event:?}");
     put(&client, "orders", [1]).await;
     let event = events.next(EVENT_DEADLINE).await;
     assert_eq!(event.kind, "view", "{event:?}");
@@ -234,16 +182,8 @@ async fn a_verdict_comes_as_a_delta_of_the_same_revision() {
     target.behave_at(dead, "error500").await;
     let event = events.next(EVENT_DEADLINE).await;
     assert_eq!(event.kind, "delta", "{event:?}");
-    assert_eq!(
-        (&event.data["from"], &event.data["to"]),
-        (&json!(revision), &json!(revision)),
-        "{event:?}"
-    );
-    assert_eq!(
-        event.data["nodes"].as_array().map(Vec::len),
-        Some(1),
-        "only the one: {event:?}"
-    );
+    assert_eq!((&event.data["from"], &event.data["to"]), (&json!(revision), &json!(revision)), "{event:?}");
+    assert_eq!(event.data["nodes"].as_array().map(Vec::len), Some(1), "only the one: {event:?}");
     assert_eq!(event.data["nodes"][0]["id"], dead.to_string(), "{event:?}");
     held.apply(&event);
     while held.nodes[&dead.to_string()]["verdict"] != "down" {
@@ -263,21 +203,11 @@ async fn what_a_watcher_merges_is_what_the_view_says_through_panic_and_back() {
     let (_server, client) = start().await;
     let target = Target::start(4).await;
     let check = json!({ "kind": "http", "interval": "300ms", "timeout": "250ms", "fall": 2, "rise": 2 });
-    client
-        .put_cluster(
-            "orders",
-            &json!({ "check": check, "nodes": target.definitions() }),
-        )
-        .await
-        .ok();
+    client.put_cluster("orders", &json!({ "check": check, "nodes": target.definitions() })).await.ok();
     let mut events = Events::open(&client, "orders", None).await;
     let mut held = Held::default();
-    let steps: [(&str, &[usize]); 4] = [
-        ("ok", &[0, 1, 2, 3]),
-        ("error500", &[0, 1, 2, 3]),
-        ("ok", &[0]),
-        ("ok", &[1, 2, 3]),
-    ];
+    let steps: [(&str, &[usize]); 4] =
+        [("ok", &[0, 1, 2, 3]), ("error500", &[0, 1, 2, 3]), ("ok", &[0]), ("ok", &[1, 2, 3])];
     let mut wanted = ["healthy"; 4];
     for (behaviour, indexes) in steps {
         for index in indexes {
@@ -295,10 +225,7 @@ async fn what_a_watcher_merges_is_what_the_view_says_through_panic_and_back() {
             if turned.all(|turned| turned) && held.nodes == by_id(&view.body["nodes"]) {
                 break;
             }
-            assert!(
-                start.elapsed() < EVENT_DEADLINE * 2,
-                "merged: {held:#?}\nview: {view}"
-            );
+            assert!(start.elapsed() < EVENT_DEADLINE * 2, "merged: {held:#?}\nview: {view}");
         }
     }
 }
@@ -318,18 +245,11 @@ async fn a_stream_resumes_after_the_event_it_names() {
     assert!(events.try_next(SILENCE).await.is_none(), "nothing has changed");
     drop(events);
 
-    let second = client
-        .patch_node("orders", &id(2), &json!({ "weight": 7 }))
-        .await
-        .revision();
+    let second = client.patch_node("orders", &id(2), &json!({ "weight": 7 })).await.revision();
     let mut events = Events::open(&client, "orders", Some(&view.id)).await;
     let delta = events.next(EVENT_DEADLINE).await;
     assert_eq!(delta.kind, "delta", "fifty nodes are not sent again: {delta:?}");
-    assert_eq!(
-        (&delta.data["from"], &delta.data["to"]),
-        (&json!(first), &json!(second)),
-        "{delta:?}"
-    );
+    assert_eq!((&delta.data["from"], &delta.data["to"]), (&json!(first), &json!(second)), "{delta:?}");
     held.apply(&delta);
     assert_eq!(held.nodes, by_id(&client.view("orders").await.body["nodes"]));
 }
@@ -351,11 +271,7 @@ async fn a_resumed_stream_of_several_clusters_sends_what_each_has_missed() {
     let mut events = Events::open(&client, "a,b,c", Some(&last)).await;
     let mut seen = BTreeMap::new();
     while let Some(event) = events.try_next(SILENCE).await {
-        let name = event.data["cluster"]
-            .as_str()
-            .or(event.data["name"].as_str())
-            .expect("a name")
-            .to_owned();
+        let name = event.data["cluster"].as_str().or(event.data["name"].as_str()).expect("a name").to_owned();
         seen.insert(name, event.kind);
     }
     let wanted = [("a", "delta"), ("b", "removed")].map(|(name, kind)| (name.to_owned(), kind.to_owned()));
@@ -371,10 +287,7 @@ async fn a_stream_resumes_over_a_restart_of_the_server() {
     let mut held = Held::default();
     held.apply(&view);
     server.restart().await;
-    let revision = client
-        .patch_node("orders", &id(2), &json!({ "weight": 7 }))
-        .await
-        .revision();
+    let revision = client.patch_node("orders", &id(2), &json!({ "weight": 7 })).await.revision();
     let mut events = Events::open(&client, "orders", Some(&view.id)).await;
     while held.revision < revision {
         held.apply(&events.next(EVENT_DEADLINE).await);
@@ -389,24 +302,13 @@ async fn a_token_of_another_store_gets_a_full_view() {
     let (_one, client) = start().await;
     put(&client, "orders", [1, 2]).await;
     put(&client, "orders", [1, 2, 3]).await;
-    let id_of_one = Events::open(&client, "orders", None)
-        .await
-        .next(EVENT_DEADLINE)
-        .await
-        .id;
+    let id_of_one = Events::open(&client, "orders", None).await.next(EVENT_DEADLINE).await.id;
     let (_two, client) = start().await;
     put(&client, "orders", [7]).await;
     let mut events = Events::open(&client, "orders", Some(&id_of_one)).await;
     let event = events.next(EVENT_DEADLINE).await;
-    assert_eq!(
-        event.kind, "view",
-        "revisions of two stores do not compare: {event:?}"
-    );
-    assert_eq!(
-        by_id(&event.data["nodes"]).keys().collect::<Vec<_>>(),
-        [&id(7)],
-        "{event:?}"
-    );
+    assert_eq!(event.kind, "view", "revisions of two stores do not compare: {event:?}");
+    assert_eq!(by_id(&event.data["nodes"]).keys().collect::<Vec<_>>(), [&id(7)], "{event:?}");
 }
 
 #[tokio::test]
@@ -460,11 +362,7 @@ async fn watchers_are_counted_while_they_watch() {
     for wanted in [5, 0] {
         eventually(EVENT_DEADLINE, &format!("{wanted} subscribers"), async || {
             let status = client.get("/v1/status").await;
-            if status.ok()["subscribers"] == wanted {
-                Ok(())
-            } else {
-                Err(status)
-            }
+            if status.ok()["subscribers"] == wanted { Ok(()) } else { Err(status) }
         })
         .await;
         streams.clear();
@@ -490,11 +388,7 @@ async fn a_stream_of_many_clusters_resumes_without_repeating_itself() {
     assert!(repeated.is_none(), "nothing has changed: {repeated:?}");
     let revision = put(&client, "c42", [1, 2]).await;
     let event = events.next(EVENT_DEADLINE).await;
-    assert_eq!(
-        (event.kind.as_str(), &event.data["to"]),
-        ("delta", &json!(revision)),
-        "{event:?}"
-    );
+    assert_eq!((event.kind.as_str(), &event.data["to"]), ("delta", &json!(revision)), "{event:?}");
 }
 
 #[tokio::test]
@@ -510,9 +404,5 @@ async fn what_was_said_to_be_removed_is_not_said_again() {
     assert!(repeated.is_none(), "nothing has changed: {repeated:?}");
     put(&client, "absent", [1]).await;
     let event = events.next(EVENT_DEADLINE).await;
-    assert_eq!(
-        (event.kind.as_str(), &event.data["name"]),
-        ("view", &json!("absent")),
-        "{event:?}"
-    );
+    assert_eq!((event.kind.as_str(), &event.data["name"]), ("view", &json!("absent")), "{event:?}");
 }

@@ -9,19 +9,12 @@ const DETAIL_BYTES_MAX: usize = 2048;
 /// A problem that a person can act on and a terminal can show.
 #[track_caller]
 pub(crate) fn check_refusal(answer: &Answer, statuses: &[u16], parts: &[&str]) {
-    assert!(
-        statuses.contains(&answer.status),
-        "wanted one of {statuses:?}: {answer}"
-    );
+    assert!(statuses.contains(&answer.status), "wanted one of {statuses:?}: {answer}");
     let detail = answer.problem();
     for part in parts {
         assert!(detail.contains(part), "the detail must name {part:?}: {answer}");
     }
-    assert!(
-        detail.len() <= DETAIL_BYTES_MAX,
-        "{} bytes of detail: {answer}",
-        detail.len()
-    );
+    assert!(detail.len() <= DETAIL_BYTES_MAX, "{} bytes of detail: {answer}", detail.len());
     let unsafe_char =
         |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     assert!(!detail.contains(unsafe_char), "unprintable: {detail:?}");

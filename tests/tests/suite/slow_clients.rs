@@ -54,10 +54,7 @@ async fn slow_clients_are_cut_and_hold_up_nobody() {
     for number in 0..50 {
         let body = json!({ "properties": { "number": number.to_string() } });
         client.put_cluster("orders", &body).await.ok();
-        raw::get(server.address(), "/livez")
-            .await
-            .expect("an answer")
-            .expect_status(200);
+        raw::get(server.address(), "/livez").await.expect("an answer").expect_status(200);
     }
     for (what, streams) in held {
         check_closed(streams, what).await;
@@ -71,10 +68,7 @@ async fn a_head_that_trickles_is_cut_all_the_same() {
     let stream = TcpStream::connect(server.address()).await.unwrap();
     let (mut reader, mut writer) = stream.into_split();
     let trickle = tokio::spawn(async move {
-        for byte in b"GET /livez HTTP/1.1\r\nX: "
-            .iter()
-            .chain(std::iter::repeat(&b'y'))
-        {
+        for byte in b"GET /livez HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'y')) {
             if writer.write_all(&[*byte]).await.is_err() {
                 break;
             }
@@ -85,10 +79,7 @@ async fn a_head_that_trickles_is_cut_all_the_same() {
         let mut bytes = [0; 1024];
         while let Ok(1..) = reader.read(&mut bytes).await {}
     });
-    assert!(
-        cut.await.is_ok(),
-        "the deadline is for the whole head, not for each byte"
-    );
+    assert!(cut.await.is_ok(), "the deadline is for the whole head, not for each byte");
     trickle.abort();
 }
 
@@ -109,10 +100,7 @@ async fn a_body_that_trickles_is_cut_all_the_same() {
         let mut bytes = [0; 1024];
         while let Ok(1..) = reader.read(&mut bytes).await {}
     });
-    assert!(
-        cut.await.is_ok(),
-        "the deadline is for the whole body, not for each byte"
-    );
+    assert!(cut.await.is_ok(), "the deadline is for the whole body, not for each byte");
     trickle.abort();
     client.get_cluster("slow").await.expect_problem(404);
 }

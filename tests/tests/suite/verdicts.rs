@@ -56,29 +56,21 @@ async fn a_node_back_from_down_starts_an_empty_window() {
     verdict(&client, "orders", node, "down").await;
     // Failures enough to fill a window: kept, they would call the node degraded for eight rounds more.
     let failed = target.count(node).await;
-    eventually(TURN_DEADLINE, "a window of failures", async || {
-        match target.count(node).await {
-            count if count >= failed + 12 => Ok(()),
-            count => Err(count.to_string()),
-        }
+    eventually(TURN_DEADLINE, "a window of failures", async || match target.count(node).await {
+        count if count >= failed + 12 => Ok(()),
+        count => Err(count.to_string()),
     })
     .await;
     target.behave("ok").await;
     let back = eventually(TURN_DEADLINE, "back from down", async || {
         let view = view(&client, "orders").await?;
-        if view.node(&node.to_string())["verdict"] == "down" {
-            Err(view)
-        } else {
-            Ok(view)
-        }
+        if view.node(&node.to_string())["verdict"] == "down" { Err(view) } else { Ok(view) }
     })
     .await;
     assert_eq!(back.node(&node.to_string())["verdict"], "healthy", "{back}");
     let answered = target.count(node).await;
     eventually(TURN_DEADLINE, "some rounds more", async || {
-        let view = view(&client, "orders")
-            .await
-            .map_err(|answer| answer.to_string())?;
+        let view = view(&client, "orders").await.map_err(|answer| answer.to_string())?;
         assert_eq!(view.node(&node.to_string())["verdict"], "healthy", "{view}");
         match target.count(node).await {
             count if count >= answered + 6 => Ok(()),
@@ -99,16 +91,9 @@ async fn another_check_makes_a_new_beginning() {
     verdict(&client, "orders", node, "healthy").await;
     target.behave("error500").await;
     verdict(&client, "orders", node, "down").await;
-    client
-        .patch_cluster("orders", &json!({ "check": { "kind": "tcp" } }))
-        .await
-        .ok();
+    client.patch_cluster("orders", &json!({ "check": { "kind": "tcp" } })).await.ok();
     let view = client.view("orders").await;
-    assert_ne!(
-        view.node(&node.to_string())["verdict"],
-        "down",
-        "found by a check that is no more: {view}"
-    );
+    assert_ne!(view.node(&node.to_string())["verdict"], "down", "found by a check that is no more: {view}");
     verdict(&client, "orders", node, "healthy").await;
 }
 
@@ -116,9 +101,7 @@ async fn another_check_makes_a_new_beginning() {
 async fn a_restart_never_empties_a_list() {
     let (mut server, client) = start().await;
     let target = Target::start(3).await;
-    let [dead, ..] = *target.nodes() else {
-        panic!("three were asked for")
-    };
+    let [dead, ..] = *target.nodes() else { panic!("three were asked for") };
     put(&client, "orders", quick_check(), &target).await;
     all(&client, "orders", "healthy").await;
     target.behave_at(dead, "error500").await;
@@ -134,14 +117,8 @@ async fn a_restart_never_empties_a_list() {
         let nodes = view.body["nodes"].as_array().expect("nodes").clone();
         assert!(nodes.iter().any(|node| node["routable"] == true), "{view}");
         // Until a node is judged again it keeps the last verdict that reached the disk.
-        let fresh = nodes
-            .iter()
-            .all(|node| node["verdict"] != "unknown" && node["stale_since"].is_null());
-        if fresh && view.node(&dead.to_string())["verdict"] == "down" {
-            Ok(())
-        } else {
-            Err(view)
-        }
+        let fresh = nodes.iter().all(|node| node["verdict"] != "unknown" && node["stale_since"].is_null());
+        if fresh && view.node(&dead.to_string())["verdict"] == "down" { Ok(()) } else { Err(view) }
     })
     .await;
     assert_eq!(client.resolve("orders", "n=9").await.node_ids().len(), 2);
@@ -160,10 +137,7 @@ async fn why_tells_the_evidence() {
     assert_eq!(why.body["verdict"], "healthy", "{why}");
     assert_eq!(why.body["routable"], true, "{why}");
     assert_eq!(why.body["reason"], Value::Null, "{why}");
-    assert!(
-        why.body["thresholds"].is_object() && why.body["protection"].is_object(),
-        "{why}"
-    );
+    assert!(why.body["thresholds"].is_object() && why.body["protection"].is_object(), "{why}");
     let servers = client.get("/v1/servers").await;
     let server = servers.ok()["servers"][0]["id"].clone();
     assert_eq!(why.body["owner"], server, "{why}\n{servers}");
@@ -171,12 +145,7 @@ async fn why_tells_the_evidence() {
     for result in results(&why) {
         assert!(result["at"].as_str().is_some_and(|at| at.contains('T')), "{why}");
         assert!(result["outcome"].is_string(), "{why}");
-        assert!(
-            result["latency_ms"]
-                .as_f64()
-                .is_some_and(|latency| latency >= 0.0),
-            "{why}"
-        );
+        assert!(result["latency_ms"].as_f64().is_some_and(|latency| latency >= 0.0), "{why}");
     }
     let absent = client.why("orders", "127.0.0.9:1").await;
     assert!(absent.expect_problem(404).contains("127.0.0.9:1"), "{absent}");

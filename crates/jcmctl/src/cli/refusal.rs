@@ -41,39 +41,19 @@ mod tests {
     #[test]
     fn a_mistaken_command_line_is_one_line_that_names_the_help() {
         for (line, part, next) in [
-            (
-                "jcmctl clustr",
-                "unrecognized subcommand 'clustr'",
-                "jcmctl --help",
-            ),
+            ("jcmctl clustr", "unrecognized subcommand 'clustr'", "jcmctl --help"),
             ("jcmctl cluster get", "<CLUSTER>", "jcmctl cluster get --help"),
-            (
-                "jcmctl cluster get ../x",
-                "cluster name `../x` is refused",
-                "jcmctl --help",
-            ),
+            ("jcmctl cluster get ../x", "cluster name `../x` is refused", "jcmctl --help"),
             ("jcmctl wait a --for sick", "write `healthy`", "jcmctl --help"),
-            (
-                "jcmctl node list a -o xml",
-                "invalid value 'xml'",
-                "jcmctl --help",
-            ),
-            (
-                "jcmctl cluster create a --path /x",
-                "--check",
-                "jcmctl cluster create",
-            ),
+            ("jcmctl node list a -o xml", "invalid value 'xml'", "jcmctl --help"),
+            ("jcmctl cluster create a --path /x", "--check", "jcmctl cluster create"),
         ] {
             let error = Arguments::try_parse_from(line.split(' ')).expect_err(line);
             let failure = refused(&error).expect_err(line);
             assert_eq!(failure.exit, Exit::Usage);
             assert!(failure.what.contains(part), "{line}: {}", failure.line());
             assert!(failure.next.starts_with(next), "{line}: {}", failure.line());
-            assert!(
-                !failure.line().contains('\n') && !failure.line().contains("\\n"),
-                "{}",
-                failure.line()
-            );
+            assert!(!failure.line().contains('\n') && !failure.line().contains("\\n"), "{}", failure.line());
         }
     }
 }

@@ -36,25 +36,17 @@ pub(super) fn judge(server: &Server, status: StatusCode, headers: &HeaderMap, bo
     if status.is_success() {
         let text = headers.get("etag").and_then(|value| value.to_str().ok());
         let revision = text.and_then(|text| text.trim_start_matches("W/").trim_matches('"').parse().ok());
-        let body = if body.is_empty() {
-            Ok(Value::Null)
-        } else {
-            serde_json::from_slice(body)
-        };
+        let body = if body.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(body) };
         return match body {
             Ok(body) => Attempt::Answered(Answer { revision, body }),
-            Err(error) => Attempt::Final(Error::Malformed {
-                server: server.to_string(),
-                what: error.to_string(),
-            }),
+            Err(error) => {
+                Attempt::Final(Error::Malformed { server: server.to_string(), what: error.to_string() })
+            }
         };
     }
     let problem = Problem::new(server, status, body);
     let unknown = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-    let passing = matches!(
-        status,
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
-    );
+    let passing = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
     if !unknown && !passing {
         return Attempt::Final(Error::Refused(problem));
     }
@@ -64,9 +56,7 @@ pub(super) fn judge(server: &Server, status: StatusCode, headers: &HeaderMap, bo
         unknown,
         passing: true,
         problem: Some(problem),
-        wait: wait
-            .and_then(|seconds| seconds.parse().ok())
-            .map(Duration::from_secs),
+        wait: wait.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
     })
 }
 
@@ -85,18 +75,13 @@ pub(super) fn end(
         };
     }
     // A server that says why tells more than one that is not there.
-    if let Some(at) = round
-        .iter()
-        .position(|(_, elsewhere)| elsewhere.problem.is_some())
+    if let Some(at) = round.iter().position(|(_, elsewhere)| elsewhere.problem.is_some())
         && let Some(problem) = round.swap_remove(at).1.problem
     {
         return Error::Refused(problem);
     }
     Error::Unreachable {
-        tried: round
-            .into_iter()
-            .map(|(server, elsewhere)| (server.to_string(), elsewhere.reason))
-            .collect(),
+        tried: round.into_iter().map(|(server, elsewhere)| (server.to_string(), elsewhere.reason)).collect(),
     }
 }
 

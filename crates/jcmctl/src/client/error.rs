@@ -62,10 +62,7 @@ impl Problem {
         let json: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
         let text = |field: &str| json[field].as_str().map(str::to_owned);
         let foreign = || {
-            let shown: String = String::from_utf8_lossy(body)
-                .chars()
-                .take(SHOWN_CHARS_MAX)
-                .collect();
+            let shown: String = String::from_utf8_lossy(body).chars().take(SHOWN_CHARS_MAX).collect();
             shown.trim().to_owned()
         };
         Self {
@@ -81,11 +78,7 @@ impl Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let said = if self.detail.is_empty() {
-            &self.title
-        } else {
-            &self.detail
-        };
+        let said = if self.detail.is_empty() { &self.title } else { &self.detail };
         write!(f, "{said}")?;
         if let Some(found) = self.found
             && !said.contains(&found.to_string())
@@ -205,10 +198,7 @@ mod tests {
         let page = format!("<html>{}", "x".repeat(10_000));
         let problem = Problem::new(&server, StatusCode::BAD_REQUEST, page.as_bytes());
         assert!(problem.to_string().len() < 300);
-        assert!(
-            problem.to_string().contains("(400, http://127.0.0.1:1)"),
-            "{problem}"
-        );
+        assert!(problem.to_string().contains("(400, http://127.0.0.1:1)"), "{problem}");
     }
 
     #[test]

@@ -49,10 +49,7 @@ pub(super) async fn diff(session: &Session, diff: Diff) -> Result<Exit, Failure>
 }
 
 fn body(files: &[std::path::PathBuf], prune: bool) -> Result<Value, Failure> {
-    let clusters: Vec<Value> = documents::fetch_clusters(files)?
-        .iter()
-        .map(documents::to_json)
-        .collect();
+    let clusters: Vec<Value> = documents::fetch_clusters(files)?.iter().map(documents::to_json).collect();
     Ok(json!({ "clusters": clusters, "prune": prune }))
 }
 
@@ -62,9 +59,7 @@ async fn send(session: &Session, body: Value, dry_run: bool) -> Result<Answer, F
         call = call.dry();
     }
     let answer = session.client.send(call).await.map_err(|error| {
-        Failure::from(error).next_if(Exit::Failure, || {
-            "jcmctl diff -f FILE after correcting it".to_owned()
-        })
+        Failure::from(error).next_if(Exit::Failure, || "jcmctl diff -f FILE after correcting it".to_owned())
     })?;
     Ok(answer)
 }
@@ -83,10 +78,7 @@ async fn confirm_pruning(session: &Session, body: &Value, yes: bool) -> Result<(
     if gone.is_empty() {
         return Ok(());
     }
-    session.confirm(
-        &format!("Delete {}: {}?", counted(gone.len(), "cluster"), listed(&gone)),
-        false,
-    )
+    session.confirm(&format!("Delete {}: {}?", counted(gone.len(), "cluster"), listed(&gone)), false)
 }
 
 fn show(session: &Session, document: Value, results: &ApplyResults, table: Table) -> Result<Exit, Failure> {
@@ -133,11 +125,9 @@ fn difference(results: &ApplyResults) -> String {
         if result.header_changed {
             lines.push("    ~ check, protection, properties or online".to_owned());
         }
-        for (ids, sign) in [
-            (&result.nodes_added, '+'),
-            (&result.nodes_changed, '~'),
-            (&result.nodes_removed, '-'),
-        ] {
+        for (ids, sign) in
+            [(&result.nodes_added, '+'), (&result.nodes_changed, '~'), (&result.nodes_removed, '-')]
+        {
             lines.extend(ids.iter().map(|id| format!("    {sign} node {id}")));
         }
     }
@@ -160,10 +150,7 @@ mod tests {
             difference(&results),
             "~ cluster b (updated)\n    ~ check, protection, properties or online\n    + node x:1\n    ~ node x:2\n    - node x:3\n- cluster c (deleted)\n"
         );
-        assert_eq!(
-            summary(&results.results[1]),
-            "definition, +1 node, ~1 node, -1 node"
-        );
+        assert_eq!(summary(&results.results[1]), "definition, +1 node, ~1 node, -1 node");
         assert_eq!(summary(&results.results[0]), "");
     }
 }

@@ -78,10 +78,7 @@ async fn list(session: &Session, label: Option<String>, state: Option<String>) -
 }
 
 async fn get(session: &Session, cluster: &ClusterName) -> Result<Exit, Failure> {
-    let answer = session
-        .client
-        .send(Call::get(["clusters", cluster.as_str()]))
-        .await?;
+    let answer = session.client.send(Call::get(["clusters", cluster.as_str()])).await?;
     let body = answer.body;
     let nodes: Vec<Node> = match body.get("nodes") {
         Some(nodes) => shapes::read(nodes)?,
@@ -119,10 +116,7 @@ async fn get(session: &Session, cluster: &ClusterName) -> Result<Exit, Failure> 
     heading.push(("Online", yes_no(body["online"].as_bool()).unwrap_or_default()));
     heading.push(("Check", shapes::inline(&body["check"])));
     heading.push(("Protection", shapes::inline(&body["protection"])));
-    if body["properties"]
-        .as_object()
-        .is_some_and(|properties| !properties.is_empty())
-    {
+    if body["properties"].as_object().is_some_and(|properties| !properties.is_empty()) {
         heading.push(("Properties", shapes::inline(&body["properties"])));
     }
     heading.push(("Nodes", nodes.len().to_string()));
@@ -145,10 +139,8 @@ async fn create(session: &Session, create: Create) -> Result<Exit, Failure> {
     if let Some(named) = &spec.name
         && *named != create.cluster
     {
-        return Err(Failure::usage(format!(
-            "the file defines `{named}`, the command line says `{name}`"
-        ))
-        .next(format!("jcmctl cluster create {named} -f FILE")));
+        return Err(Failure::usage(format!("the file defines `{named}`, the command line says `{name}`"))
+            .next(format!("jcmctl cluster create {named} -f FILE")));
     }
     let call = Call::new(Method::PUT, ["clusters", name])
         .with_body(documents::to_json(&spec))
@@ -167,10 +159,7 @@ async fn create(session: &Session, create: Create) -> Result<Exit, Failure> {
     })?;
     let written: Written = shapes::read(&answer.body)?;
     let nodes = super::counted(spec.nodes.len(), "node");
-    let sentence = format!(
-        "cluster `{name}` created with {nodes}, revision {}",
-        written.revision
-    );
+    let sentence = format!("cluster `{name}` created with {nodes}, revision {}", written.revision);
     session.done(name, &sentence, answer.body)?;
     Ok(Exit::Ok)
 }

@@ -21,11 +21,8 @@ pub(super) fn run(
         ConfigCommand::View => view(&file, global.output.unwrap_or(Format::Table))?,
         ConfigCommand::UseContext { name } => {
             if !file.contexts.contains_key(&name) {
-                return Err(
-                    Failure::new(Exit::NotFound, format!("there is no context `{name}`")).next(format!(
-                        "jcmctl config set-context {name} --server http://HOST:PORT"
-                    )),
-                );
+                return Err(Failure::new(Exit::NotFound, format!("there is no context `{name}`"))
+                    .next(format!("jcmctl config set-context {name} --server http://HOST:PORT")));
             }
             file.current_context = Some(name);
             file.store(&path)?;

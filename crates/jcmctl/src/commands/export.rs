@@ -28,12 +28,7 @@ pub(super) async fn run(session: &Session, export: Export) -> Result<Exit, Failu
         }
     }
     if format == Format::Name {
-        output::print(
-            &names
-                .iter()
-                .map(|name| crate::text::escaped(name) + "\n")
-                .collect::<String>(),
-        )?;
+        output::print(&names.iter().map(|name| crate::text::escaped(name) + "\n").collect::<String>())?;
         return Ok(Exit::Ok);
     }
     let mut clusters = stream::iter(names)
@@ -61,10 +56,7 @@ pub(super) async fn run(session: &Session, export: Export) -> Result<Exit, Failu
         count += 1;
     }
     if format == Format::Json {
-        let report = output::Report {
-            document: Value::Array(array),
-            ..output::Report::default()
-        };
+        let report = output::Report { document: Value::Array(array), ..output::Report::default() };
         output::print(&output::render(&report, Format::Json))?;
     }
     if count == 0 {

@@ -28,9 +28,8 @@ async fn list(session: &Session, cluster: &ClusterName) -> Result<Exit, Failure>
     let view: View = shapes::read(&body)?;
     let items = body["nodes"].as_array().cloned().unwrap_or_default();
     if view.panic {
-        session.note(&format!(
-            "panic: too few nodes of `{cluster}` are fit, so every online one is routed to"
-        ));
+        session
+            .note(&format!("panic: too few nodes of `{cluster}` are fit, so every online one is routed to"));
     }
     if view.stale {
         session.note("stale: the server may be behind");
@@ -94,10 +93,8 @@ async fn add(session: &Session, add: NodeAdd) -> Result<Exit, Failure> {
     let cluster = add.cluster.as_str();
     let nodes = match &add.file {
         Some(_) if !attributes(&add.attributes, false).is_empty() => {
-            return Err(
-                Failure::usage("--file: attributes stand in the file, not beside it")
-                    .next("jcmctl node add --help"),
-            );
+            return Err(Failure::usage("--file: attributes stand in the file, not beside it")
+                .next("jcmctl node add --help"));
         }
         Some(path) => documents::fetch_nodes(path)?,
         None => from_flags(&add)?,
@@ -106,16 +103,10 @@ async fn add(session: &Session, add: NodeAdd) -> Result<Exit, Failure> {
     let call = Call::new(Method::POST, ["clusters", cluster, "nodes"])
         .with_body(body)
         .with_condition(add.if_revision.map(Condition::Revision));
-    let answer = session
-        .client
-        .send(call)
-        .await
-        .map_err(|error| refused(cluster, true, error))?;
+    let answer = session.client.send(call).await.map_err(|error| refused(cluster, true, error))?;
     let written: Written = shapes::read(&answer.body)?;
-    let ids: Vec<String> = nodes
-        .iter()
-        .map(|node| node.id.clone().unwrap_or_else(|| node.default_id()).into())
-        .collect();
+    let ids: Vec<String> =
+        nodes.iter().map(|node| node.id.clone().unwrap_or_else(|| node.default_id()).into()).collect();
     let sentence = format!(
         "{} of `{cluster}` written, revision {}: {}",
         counted(nodes.len(), "node"),
@@ -179,32 +170,18 @@ async fn set(session: &Session, set: NodeSet) -> Result<Exit, Failure> {
         .next("jcmctl node set --help"));
     }
     for node in &set.node {
-        let call = Call::new(
-            Method::PATCH,
-            ["clusters", set.cluster.as_str(), "nodes", node.as_str()],
-        )
-        .with_body(patch.clone().into());
+        let call = Call::new(Method::PATCH, ["clusters", set.cluster.as_str(), "nodes", node.as_str()])
+            .with_body(patch.clone().into());
         let sentence = format!("node `{node}` of `{}` set", set.cluster);
-        write_one(
-            session,
-            &set.cluster,
-            node.as_str(),
-            call,
-            set.if_revision,
-            set.node.len(),
-            &sentence,
-        )
-        .await?;
+        write_one(session, &set.cluster, node.as_str(), call, set.if_revision, set.node.len(), &sentence)
+            .await?;
     }
     Ok(Exit::Ok)
 }
 
 async fn remove(session: &Session, remove: NodeRemove) -> Result<Exit, Failure> {
     for node in &remove.node {
-        let call = Call::new(
-            Method::DELETE,
-            ["clusters", remove.cluster.as_str(), "nodes", node.as_str()],
-        );
+        let call = Call::new(Method::DELETE, ["clusters", remove.cluster.as_str(), "nodes", node.as_str()]);
         let sentence = format!("node `{node}` of `{}` removed", remove.cluster);
         write_one(
             session,
@@ -234,17 +211,9 @@ async fn write_one(
         return Err(Failure::usage("--if-revision: it fits one node only").next("jcmctl node --help"));
     }
     let call = call.with_condition(if_revision.map(Condition::Revision));
-    let answer = session
-        .client
-        .send(call)
-        .await
-        .map_err(|error| refused(cluster.as_str(), false, error))?;
+    let answer = session.client.send(call).await.map_err(|error| refused(cluster.as_str(), false, error))?;
     let written: Written = shapes::read(&answer.body)?;
-    session.done(
-        node,
-        &format!("{sentence}, revision {}", written.revision),
-        answer.body,
-    )
+    session.done(node, &format!("{sentence}, revision {}", written.revision), answer.body)
 }
 
 /// What to try after a refusal depends on what is missing: the cluster, or one of its nodes.

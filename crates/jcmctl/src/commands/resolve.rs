@@ -10,11 +10,9 @@ use crate::shapes::{self, Pick};
 pub(super) async fn run(session: &Session, resolve: Resolve) -> Result<Exit, Failure> {
     let cluster = resolve.cluster.as_str();
     let mut call = Call::get(["resolve", cluster]);
-    for (name, value) in [
-        ("n", resolve.n.map(|n| n.to_string())),
-        ("zone", resolve.zone),
-        ("policy", resolve.policy),
-    ] {
+    for (name, value) in
+        [("n", resolve.n.map(|n| n.to_string())), ("zone", resolve.zone), ("policy", resolve.policy)]
+    {
         if let Some(value) = value {
             call = call.with_query(name, value);
         }
@@ -27,10 +25,8 @@ pub(super) async fn run(session: &Session, resolve: Resolve) -> Result<Exit, Fai
         .body;
     let pick: Pick = shapes::read(&body)?;
     if pick.nodes.is_empty() {
-        return Err(
-            Failure::new(Exit::Condition, format!("no node of `{cluster}` is routable"))
-                .next(format!("jcmctl node list {cluster}")),
-        );
+        return Err(Failure::new(Exit::Condition, format!("no node of `{cluster}` is routable"))
+            .next(format!("jcmctl node list {cluster}")));
     }
     let mut table = Table::new(&["ID", "ADDRESS", "PORTS"]);
     for node in &pick.nodes {

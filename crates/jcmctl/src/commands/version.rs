@@ -30,11 +30,7 @@ pub(super) async fn run(session: &Session) -> Result<Exit, Failure> {
     };
     row("jcmctl", own, &Value::Null);
     for server in servers.as_array().into_iter().flatten() {
-        row(
-            "jcm-server",
-            server["version"].as_str().unwrap_or_default(),
-            server,
-        );
+        row("jcm-server", server["version"].as_str().unwrap_or_default(), server);
     }
     let document = json!({ "client": own, "servers": servers });
     session.show(&Report {

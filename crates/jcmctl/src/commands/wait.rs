@@ -129,18 +129,10 @@ mod tests {
         let out = node("e", "offline", "down", false, json!("offline"));
         let check = |nodes: &[&Value], condition: Condition, expected: Option<&str>| {
             let view: View = serde_json::from_value(json!({"revision": 5, "nodes": nodes})).unwrap();
-            assert_eq!(
-                unmet(&view, condition).as_deref(),
-                expected,
-                "{condition} of {nodes:?}"
-            );
+            assert_eq!(unmet(&view, condition).as_deref(), expected, "{condition} of {nodes:?}");
         };
         check(&[&up, &unchecked, &out], Condition::Healthy, None);
-        check(
-            &[&up, &early],
-            Condition::Healthy,
-            Some("node `c`: not yet checked"),
-        );
+        check(&[&up, &early], Condition::Healthy, Some("node `c`: not yet checked"));
         check(&[&up, &down], Condition::Healthy, Some("node `d`: panic: down"));
         check(&[&out], Condition::Healthy, Some("no node is online"));
         check(&[], Condition::Healthy, Some("no node is online"));

@@ -40,11 +40,8 @@ struct Progress {
 }
 
 pub(super) async fn run(session: &Session, watch: Watch) -> Result<Exit, Failure> {
-    let format = session.format.unwrap_or(if std::io::stdout().is_terminal() {
-        Format::Table
-    } else {
-        Format::Jsonl
-    });
+    let format =
+        session.format.unwrap_or(if std::io::stdout().is_terminal() { Format::Table } else { Format::Jsonl });
     let lines = match format {
         Format::Table | Format::Wide => true,
         Format::Jsonl | Format::Json => false,
@@ -54,12 +51,7 @@ pub(super) async fn run(session: &Session, watch: Watch) -> Result<Exit, Failure
     };
     let names: Vec<&str> = watch.cluster.iter().map(jcm_model::ClusterName::as_str).collect();
     let call = Call::get(["watch"]).with_query("clusters", names.join(","));
-    let mut progress = Progress {
-        last_id: None,
-        printed: 0,
-        count: watch.count,
-        lines,
-    };
+    let mut progress = Progress { last_id: None, printed: 0, count: watch.count, lines };
     let servers: Vec<Server> = session.client.servers().cloned().collect();
     let mut pauses = client::pauses();
     loop {
@@ -83,9 +75,7 @@ pub(super) async fn run(session: &Session, watch: Watch) -> Result<Exit, Failure
         // Nothing was ever seen and nobody is there: more likely a wrong address than a passing trouble.
         if progress.printed == 0
             && unreachable.len() == servers.len()
-            && unreachable
-                .iter()
-                .all(|error| matches!(error, Error::Unreachable { .. }))
+            && unreachable.iter().all(|error| matches!(error, Error::Unreachable { .. }))
             && let Some(error) = unreachable.pop()
         {
             return Err(error.into());
@@ -106,11 +96,7 @@ async fn follow(
     progress: &mut Progress,
 ) -> Result<Over, Trouble> {
     let call = call.clone().with_last_event_id(progress.last_id.as_deref());
-    let response = session
-        .client
-        .open(server, &call)
-        .await
-        .map_err(Trouble::Client)?;
+    let response = session.client.open(server, &call).await.map_err(Trouble::Client)?;
     let mut bytes = response.bytes_stream();
     let mut reader = Reader::default();
     loop {
@@ -141,26 +127,15 @@ fn print(event: &Event, lines: bool) -> Result<(), Failure> {
         let now = Timestamp::now().strftime("%H:%M:%S").to_string();
         output::print(&rows(&now, &event.kind, &data)?)
     } else {
-        output::print(&output::json_line(
-            &json!({ "event": event.kind, "id": event.id, "data": data }),
-        ))
+        output::print(&output::json_line(&json!({ "event": event.kind, "id": event.id, "data": data })))
     }
 }
 
 /// The event on lines for people: one for a view, one for each node of a delta.
 fn rows(now: &str, kind: &str, data: &Value) -> Result<String, Failure> {
-    let cluster = data["cluster"]
-        .as_str()
-        .or(data["name"].as_str())
-        .unwrap_or_default();
-    let revision = data["revision"]
-        .as_u64()
-        .or(data["to"].as_u64())
-        .map(|revision| revision.to_string());
-    let head = format!(
-        "{now}  {cluster:<24} {:>8}  {kind:<8}",
-        revision.unwrap_or_default()
-    );
+    let cluster = data["cluster"].as_str().or(data["name"].as_str()).unwrap_or_default();
+    let revision = data["revision"].as_u64().or(data["to"].as_u64()).map(|revision| revision.to_string());
+    let head = format!("{now}  {cluster:<24} {:>8}  {kind:<8}", revision.unwrap_or_default());
     let nodes: Vec<Node> = match data.get("nodes") {
         Some(nodes) => shapes::read(nodes)?,
         None => Vec::new(),
@@ -194,10 +169,7 @@ fn rows(now: &str, kind: &str, data: &Value) -> Result<String, Failure> {
         }
         lines.push(said);
     }
-    Ok(lines
-        .iter()
-        .map(|line| text::escaped(line.trim_end()) + "\n")
-        .collect())
+    Ok(lines.iter().map(|line| text::escaped(line.trim_end()) + "\n").collect())
 }
 
 #[cfg(test)]

@@ -23,10 +23,7 @@ pub(super) async fn run(session: &Session, why: cli::Why) -> Result<Exit, Failur
         ("Cluster", cluster.to_owned()),
         ("Node", node.to_owned()),
         ("Verdict", evidence.verdict),
-        (
-            "Routable",
-            if evidence.routable { "yes" } else { "no" }.to_owned(),
-        ),
+        ("Routable", if evidence.routable { "yes" } else { "no" }.to_owned()),
     ];
     for (title, value) in [
         ("Reason", evidence.reason.unwrap_or_default()),

@@ -75,9 +75,7 @@ pub(super) fn read_json<T: DeserializeOwned>(text: &str) -> Result<Vec<Document<
     documents.map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let message = error.to_string();
-        let message = message
-            .strip_suffix(&format!(" at line {line} column {column}"))
-            .unwrap_or(&message);
+        let message = message.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&message);
         let path = FAILED_AT.take();
         format!("{line}:{column}: {}", pathed(&path, message))
     })

@@ -34,12 +34,7 @@ impl File {
     /// Where it is.
     pub(crate) fn path(global: &Global, environment: &Environment) -> Option<PathBuf> {
         let given = global.config.clone().or_else(|| environment.config.clone());
-        given.or_else(|| {
-            environment
-                .home
-                .as_ref()
-                .map(|home| home.join(".config/jcm/config.toml"))
-        })
+        given.or_else(|| environment.home.as_ref().map(|home| home.join(".config/jcm/config.toml")))
     }
 
     /// Reads it; one that is not there is empty.
@@ -59,27 +54,20 @@ impl File {
     /// Writes it in one step: a reader finds the old file or the new one.
     pub(crate) fn store(&self, path: &Path) -> Result<(), Failure> {
         let wrong = |error: std::io::Error| {
-            Failure::new(
-                Exit::Failure,
-                format!("{} cannot be written: {error}", path.display()),
-            )
-            .next("the same command with --config PATH")
+            Failure::new(Exit::Failure, format!("{} cannot be written: {error}", path.display()))
+                .next("the same command with --config PATH")
         };
         let text = toml::to_string(self).expect("strings and lists of strings are TOML");
         let directory = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory).map_err(wrong)?;
         let next = path.with_extension(format!("toml.{}", std::process::id()));
-        std::fs::write(&next, text)
-            .and_then(|()| std::fs::rename(&next, path))
-            .map_err(wrong)
+        std::fs::write(&next, text).and_then(|()| std::fs::rename(&next, path)).map_err(wrong)
     }
 }
 
 /// The TOML error on one line, with its place.
 fn place(error: &toml::de::Error, text: &str) -> String {
-    let line = error
-        .span()
-        .map(|span| text[..span.start].matches('\n').count() + 1);
+    let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
     match line {
         Some(line) => format!("line {line}: {}", error.message()),
         None => error.message().to_owned(),

@@ -46,10 +46,7 @@ fn create_of_a_cluster_that_exists_is_a_condition_not_met() {
     let refusal = json!({"title": "Condition not met", "status": 412, "detail": "it is there", "found": 42});
     let server = Server::new(vec![Reply::json(412, &refusal)]);
     let line = at(&server, "cluster create orders").run().failed(4);
-    assert!(
-        line.contains("`orders` exists already") && line.contains("42"),
-        "{line}"
-    );
+    assert!(line.contains("`orders` exists already") && line.contains("42"), "{line}");
     assert!(line.contains("jcmctl cluster get orders"), "{line}");
 }
 
@@ -57,13 +54,8 @@ fn create_of_a_cluster_that_exists_is_a_condition_not_met() {
 fn a_write_on_another_revision_is_a_conflict_that_names_the_one_found() {
     let refusal = json!({"title": "Condition not met", "status": 412, "detail": "it differs", "found": 42});
     let server = Server::new(vec![Reply::json(412, &refusal)]);
-    let line = at(&server, "cluster delete orders --if-revision 41")
-        .run()
-        .failed(5);
-    assert!(
-        line.contains("found revision 42") && line.contains("jcmctl cluster get orders"),
-        "{line}"
-    );
+    let line = at(&server, "cluster delete orders --if-revision 41").run().failed(5);
+    assert!(line.contains("found revision 42") && line.contains("jcmctl cluster get orders"), "{line}");
     assert_eq!(server.asked_once().header("if-match"), Some("\"41\""));
 }
 
@@ -72,36 +64,18 @@ fn delete_takes_several_clusters_each_with_a_key_of_its_own() {
     let server = Server::new(vec![written()]);
     at(&server, "cluster delete a b --idempotency-key k").run().ok();
     assert_eq!(server.lines(), ["DELETE /v1/clusters/a", "DELETE /v1/clusters/b"]);
-    let keys: Vec<_> = server
-        .asked()
-        .iter()
-        .map(|asked| asked.header("idempotency-key").map(str::to_owned))
-        .collect();
+    let keys: Vec<_> =
+        server.asked().iter().map(|asked| asked.header("idempotency-key").map(str::to_owned)).collect();
     assert_eq!(keys, [Some("k".to_owned()), Some("k-1".to_owned())]);
 }
 
 #[test]
 fn nodes_are_added_changed_and_removed() {
     let server = Server::new(vec![written()]);
-    at(
-        &server,
-        "node add orders 127.0.0.1:80 127.0.0.2:80 --weight 5 --zone z1 --label rack=a7",
-    )
-    .run()
-    .ok();
-    at(
-        &server,
-        "node set orders [::1]:80 --draining true --label rack= --if-revision 3",
-    )
-    .run()
-    .ok();
-    at(&server, "node remove orders 127.0.0.1:80 127.0.0.2:80")
-        .run()
-        .ok();
-    at(&server, "node add orders -f -")
-        .input("- {address: 127.0.0.3, ports: {http: 1}}")
-        .run()
-        .ok();
+    at(&server, "node add orders 127.0.0.1:80 127.0.0.2:80 --weight 5 --zone z1 --label rack=a7").run().ok();
+    at(&server, "node set orders [::1]:80 --draining true --label rack= --if-revision 3").run().ok();
+    at(&server, "node remove orders 127.0.0.1:80 127.0.0.2:80").run().ok();
+    at(&server, "node add orders -f -").input("- {address: 127.0.0.3, ports: {http: 1}}").run().ok();
     assert_eq!(
         server.lines(),
         [
@@ -117,10 +91,7 @@ fn nodes_are_added_changed_and_removed() {
     assert_eq!(asked[0].body, json!([node("127.0.0.1"), node("127.0.0.2")]));
     assert_eq!(asked[1].body, json!({"draining": true, "labels": {"rack": null}}));
     assert_eq!(asked[1].header("if-match"), Some("\"3\""));
-    assert_eq!(
-        asked[4].body,
-        json!([{"address": "127.0.0.3", "ports": {"http": 1}}])
-    );
+    assert_eq!(asked[4].body, json!([{"address": "127.0.0.3", "ports": {"http": 1}}]));
 }
 
 #[test]
@@ -131,20 +102,11 @@ fn a_node_that_cannot_be_is_refused_before_anything_is_sent() {
         ("node add orders localhost:80", "names are refused"),
         ("node add orders ::1:80", "an IPv6 address in brackets"),
         ("node add orders 127.0.0.1:80 --weight 0", "weight: 0 is refused"),
-        (
-            "node add orders 127.0.0.1:80 127.0.0.2:80 --id a",
-            "--id: it fits one node only",
-        ),
+        ("node add orders 127.0.0.1:80 127.0.0.2:80 --id a", "--id: it fits one node only"),
         ("node set orders a", "nothing to set"),
-        (
-            "node set orders a b --weight 1 --if-revision 1",
-            "--if-revision: it fits one node only",
-        ),
+        ("node set orders a b --weight 1 --if-revision 1", "--if-revision: it fits one node only"),
         ("cluster create orders --check ping", "unknown variant `ping`"),
-        (
-            "cluster create orders --check http --interval 1",
-            "check.interval: `1` is no duration",
-        ),
+        ("cluster create orders --check http --interval 1", "check.interval: `1` is no duration"),
         ("cluster get ../x", "`../x` is refused"),
     ] {
         let line = at(&server, arguments).run().failed(2);
@@ -172,23 +134,15 @@ fn apply_sends_all_files_as_one_request() {
     );
     let asked = server.asked_once();
     assert_eq!(asked.line, "POST /v1/apply");
-    let names: Vec<Value> = asked.body["clusters"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|c| c["name"].clone())
-        .collect();
+    let names: Vec<Value> =
+        asked.body["clusters"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
     assert_eq!(names, ["a", "b", "c", "d"]);
     assert_eq!(asked.body["prune"], false);
     program().arg("--dry-run").arg("--prune").run().ok();
     assert_eq!(server.asked()[1].line, "POST /v1/apply?dry_run=true");
     assert_eq!(server.asked()[1].body["prune"], true);
     assert!(asked.header("idempotency-key").is_some());
-    assert_eq!(
-        server.asked()[1].header("idempotency-key"),
-        None,
-        "a dry run is no operation"
-    );
+    assert_eq!(server.asked()[1].header("idempotency-key"), None, "a dry run is no operation");
 }
 
 #[test]
@@ -197,10 +151,7 @@ fn a_file_with_a_mistake_is_shown_with_its_line_and_nothing_is_sent() {
     for command in ["apply", "diff"] {
         let program = at(&server, command).arg("-f").arg("a.yaml");
         let line = program
-            .file(
-                "a.yaml",
-                "name: a\nnodes:\n  - { address: 127.0.0.1, ports: { http: 80 }, wieght: 3 }\n",
-            )
+            .file("a.yaml", "name: a\nnodes:\n  - { address: 127.0.0.1, ports: { http: 80 }, wieght: 3 }\n")
             .run()
             .failed(2);
         assert!(
@@ -223,10 +174,7 @@ fn diff_exits_with_one_when_there_is_a_difference() {
     let run = || at(&server, "diff -f -").input("name: a\n").run();
     let differs = run();
     assert_eq!((differs.exit, differs.err.as_str()), (1, ""));
-    assert_eq!(
-        differs.out,
-        "~ cluster a (updated)\n    + node x:1\n    - node y:1\n"
-    );
+    assert_eq!(differs.out, "~ cluster a (updated)\n    + node x:1\n    - node y:1\n");
     assert_eq!(run().ok(), "");
     assert_eq!(server.asked()[0].line, "POST /v1/apply?dry_run=true");
 }
@@ -236,14 +184,9 @@ fn resolve_asks_as_told_and_says_when_nothing_is_routable() {
     let node = json!({"id": "127.0.0.1:80", "address": "127.0.0.1", "ports": {"http": 80}});
     let pick = |nodes: Value| Reply::json(200, &json!({"cluster": "orders", "revision": 4, "nodes": nodes}));
     let server = Server::new(vec![pick(json!([node])), pick(json!([]))]);
-    let out = at(&server, "resolve orders -n 2 --zone z1 --policy p2c -o name")
-        .run()
-        .ok();
+    let out = at(&server, "resolve orders -n 2 --zone z1 --policy p2c -o name").run().ok();
     assert_eq!(out, "127.0.0.1:80\n");
-    assert_eq!(
-        server.asked_once().line,
-        "GET /v1/resolve/orders?n=2&zone=z1&policy=p2c"
-    );
+    assert_eq!(server.asked_once().line, "GET /v1/resolve/orders?n=2&zone=z1&policy=p2c");
     let line = at(&server, "resolve orders").run().failed(4);
     assert!(line.contains("jcmctl node list orders"), "{line}");
 }
@@ -253,34 +196,24 @@ fn export_reads_back_as_it_was() {
     let cluster = |name: &str| json!({"name": name, "online": true, "check": {"kind": "none"}, "properties": {"a": "yes", "b": "1"}, "nodes": []});
     let server = Server::with(move |asked| match asked.line.as_str() {
         "GET /v1/clusters" => Reply::json(200, &json!({"clusters": [{"name": "a"}], "next": "a"})),
-        "GET /v1/clusters?after=a" => Reply::json(
-            200,
-            &json!({"clusters": [{"name": "gone"}, {"name": "b"}], "next": null}),
-        ),
+        "GET /v1/clusters?after=a" => {
+            Reply::json(200, &json!({"clusters": [{"name": "gone"}, {"name": "b"}], "next": null}))
+        }
         "GET /v1/clusters/gone" => Reply::problem(404, "there is no cluster `gone`"),
         line => Reply::json(200, &cluster(line.rsplit('/').next().unwrap())),
     });
     let yaml = at(&server, "export").run().ok();
     assert_eq!(yaml.matches("---\n").count(), 1, "{yaml}");
     let json = at(&server, "export -o json").run().ok();
-    assert_eq!(
-        serde_json::from_str::<Value>(&json).unwrap(),
-        json!([cluster("a"), cluster("b")])
-    );
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), json!([cluster("a"), cluster("b")]));
 
-    let sink = Server::new(vec![Reply::json(
-        200,
-        &json!({"revision": 1, "operation": "o", "results": []}),
-    )]);
+    let sink = Server::new(vec![Reply::json(200, &json!({"revision": 1, "operation": "o", "results": []}))]);
     for text in [yaml, json, at(&server, "export -o jsonl").run().ok()] {
         at(&sink, "apply -f -").input(&text).run().ok();
     }
     for asked in sink.asked() {
         assert_eq!(asked.body["clusters"].as_array().unwrap().len(), 2);
-        assert_eq!(
-            asked.body["clusters"][1]["properties"],
-            json!({"a": "yes", "b": "1"})
-        );
+        assert_eq!(asked.body["clusters"][1]["properties"], json!({"a": "yes", "b": "1"}));
     }
 }
 
@@ -293,33 +226,21 @@ fn wait_returns_when_the_view_is_as_wanted() {
         Reply::json(200, &view("down")),
         Reply::json(200, &view("healthy")),
     ]);
-    let out = at(&server, "wait orders --for healthy --timeout 15s -o name")
-        .run()
-        .ok();
+    let out = at(&server, "wait orders --for healthy --timeout 15s -o name").run().ok();
     assert_eq!(out, "orders\n");
     let lines = server.lines();
     assert_eq!(lines[..3], ["GET /v1/clusters/orders/view"; 3]);
-    assert!(
-        lines[3].starts_with("GET /v1/clusters/orders/view?token=t+1&wait="),
-        "{lines:?}"
-    );
+    assert!(lines[3].starts_with("GET /v1/clusters/orders/view?token=t+1&wait="), "{lines:?}");
 }
 
 #[test]
 fn wait_ends_with_four_and_says_what_is_missing() {
     let view = json!({"name": "orders", "revision": 4, "token": "", "nodes": []});
     let server = Server::new(vec![Reply::json(200, &view)]);
-    let line = at(&server, "wait orders --for revision=5 --timeout 300ms")
-        .run()
-        .failed(4);
-    assert!(
-        line.contains("revision=5") && line.contains("it is at revision 4"),
-        "{line}"
-    );
-    let line = Program::new("wait orders --for nodes=1 --timeout 300ms --server")
-        .arg(nobody())
-        .run()
-        .failed(4);
+    let line = at(&server, "wait orders --for revision=5 --timeout 300ms").run().failed(4);
+    assert!(line.contains("revision=5") && line.contains("it is at revision 4"), "{line}");
+    let line =
+        Program::new("wait orders --for nodes=1 --timeout 300ms --server").arg(nobody()).run().failed(4);
     assert!(line.contains("no server is reachable"), "{line}");
 }
 
@@ -329,34 +250,21 @@ fn contexts_are_kept_and_used() {
     let home = tempfile::tempdir().unwrap();
     let run = |arguments: &str| Program::new(arguments).env("HOME", home.path()).run();
     let url = server.url();
-    run(&format!(
-        "config set-context test --server {url} --token-file /token"
-    ))
-    .ok();
+    run(&format!("config set-context test --server {url} --token-file /token")).ok();
     run("config set-context prod --server 127.0.0.1:9,127.0.0.1:10").ok();
     run("config set-context test --token-file token.txt").ok();
     let shown: Value = serde_json::from_str(&run("config view -o json").ok()).unwrap();
     assert_eq!(shown["current_context"], "test");
-    assert_eq!(
-        shown["contexts"][0]["servers"],
-        json!(["http://127.0.0.1:9", "http://127.0.0.1:10"])
-    );
+    assert_eq!(shown["contexts"][0]["servers"], json!(["http://127.0.0.1:9", "http://127.0.0.1:10"]));
     run("config use-context nowhere").failed(3);
     run("config use-context prod").ok();
 
     // The token file of a context is read when the context is used, and only then.
     let line = run("cluster list --context test").failed(2);
-    assert!(
-        line.contains("token file") && line.contains("token.txt"),
-        "{line}"
-    );
+    assert!(line.contains("token file") && line.contains("token.txt"), "{line}");
     let token = home.path().join("token.txt");
     std::fs::write(&token, "secret\n").unwrap();
-    run(&format!(
-        "config set-context test --token-file {}",
-        token.display()
-    ))
-    .ok();
+    run(&format!("config set-context test --token-file {}", token.display())).ok();
     run("cluster list --context test").ok();
     assert_eq!(server.asked_once().header("authorization"), Some("Bearer secret"));
 }
@@ -364,16 +272,10 @@ fn contexts_are_kept_and_used() {
 #[test]
 fn an_unknown_key_of_the_configuration_is_named() {
     let line = Program::new("cluster list")
-        .file(
-            ".config/jcm/config.toml",
-            "current_context = 'a'\n[contexts.a]\nserver = ['x']\n",
-        )
+        .file(".config/jcm/config.toml", "current_context = 'a'\n[contexts.a]\nserver = ['x']\n")
         .run()
         .failed(2);
-    assert!(
-        line.contains("config.toml: line 3: unknown field `server`"),
-        "{line}"
-    );
+    assert!(line.contains("config.toml: line 3: unknown field `server`"), "{line}");
 }
 
 #[test]

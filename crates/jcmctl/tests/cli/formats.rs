@@ -30,12 +30,7 @@ fn a_list_is_the_same_in_every_format_over_all_pages() {
     assert_eq!(run(&server, "cluster list"), table);
     assert_eq!(run(&server, "cluster list -o name"), "a\nb\n");
     let names = |value: &Value| -> Vec<Value> {
-        value["clusters"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|c| c["name"].clone())
-            .collect()
+        value["clusters"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect()
     };
     let json: Value = serde_json::from_str(&run(&server, "cluster list -o json")).unwrap();
     assert_eq!(names(&json), ["a", "b"]);
@@ -48,10 +43,7 @@ fn a_list_is_the_same_in_every_format_over_all_pages() {
         ["a", "b"]
     );
     assert!(run(&server, "cluster list -o yaml").contains("- name: a\n"));
-    assert_eq!(
-        server.lines()[..2],
-        ["GET /v1/clusters", "GET /v1/clusters?after=a"]
-    );
+    assert_eq!(server.lines()[..2], ["GET /v1/clusters", "GET /v1/clusters?after=a"]);
 }
 
 #[test]
@@ -61,13 +53,8 @@ fn nodes_show_verdict_and_routing_side_by_side() {
          "admin": "online", "verdict": "down", "effective_weight": 100, "routable": true, "reason": "panic: down", "since": "2026-01-02T03:04:05.678901234Z"},
     ]});
     let server = Server::new(vec![Reply::json(200, &view)]);
-    let outcome = Program::new("node list orders")
-        .env("JCM_SERVER", server.url())
-        .run();
-    assert!(
-        outcome.err.contains("panic") && outcome.err.contains("stale"),
-        "{outcome:?}"
-    );
+    let outcome = Program::new("node list orders").env("JCM_SERVER", server.url()).run();
+    assert!(outcome.err.contains("panic") && outcome.err.contains("stale"), "{outcome:?}");
     assert_eq!(
         outcome.ok(),
         "ID            ADDRESS    PORTS    ADMIN   VERDICT  ROUTABLE  WEIGHT  REASON\n\
@@ -101,10 +88,7 @@ fn why_shows_the_evidence() {
 #[test]
 fn nothing_a_server_says_takes_over_the_terminal() {
     let evil = "x\u{1b}[2J\u{9b}31m\u{202e}\ry\n\u{7}";
-    let bad = |text: &str| {
-        text.chars()
-            .any(|c| (c.is_control() && c != '\n') || c == '\u{202e}')
-    };
+    let bad = |text: &str| text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}');
     let page = json!({"clusters": [{"name": evil, "state": evil}], "next": null});
     let view = json!({"name": evil, "nodes": [{"id": evil, "verdict": evil, "reason": evil, "labels": {evil: evil}, "ports": {evil: 1}}]});
     let server = Server::with(move |asked| match asked.line.as_str() {
@@ -125,9 +109,7 @@ fn nothing_a_server_says_takes_over_the_terminal() {
             assert!(!out.is_empty() && !bad(&out), "{command} -o {format}: {out:?}");
         }
     }
-    let outcome = Program::new("cluster get orders -v")
-        .env("JCM_SERVER", server.url())
-        .run();
+    let outcome = Program::new("cluster get orders -v").env("JCM_SERVER", server.url()).run();
     assert!(!bad(&outcome.err), "{:?}", outcome.err);
     outcome.failed(1);
 }
@@ -141,10 +123,7 @@ fn a_reader_that_hangs_up_is_no_error() {
 
 #[test]
 fn quiet_leaves_data_and_errors_only() {
-    let server = Server::new(vec![Reply::json(
-        200,
-        &json!({"revision": 7, "operation": "op-1"}),
-    )]);
+    let server = Server::new(vec![Reply::json(200, &json!({"revision": 7, "operation": "op-1"}))]);
     assert_eq!(run(&server, "cluster delete orders -q"), "");
     let json: Value = serde_json::from_str(&run(&server, "cluster delete orders -q -o json")).unwrap();
     assert_eq!(json["revision"], 7);

@@ -23,15 +23,8 @@ impl Program {
     pub(crate) fn new(arguments: &str) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_jcmctl"));
-        command
-            .env_clear()
-            .env("HOME", home.path())
-            .args(arguments.split_whitespace());
-        Self {
-            command,
-            input: None,
-            home,
-        }
+        command.env_clear().env("HOME", home.path()).args(arguments.split_whitespace());
+        Self { command, input: None, home }
     }
 
     pub(crate) fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
@@ -65,11 +58,7 @@ impl Program {
     }
 
     pub(crate) fn run(mut self) -> Outcome {
-        let stdin = if self.input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
+        let stdin = if self.input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = self
             .command
             .stdin(stdin)
@@ -87,16 +76,8 @@ impl Program {
     pub(crate) fn run_without_reader(mut self) -> i32 {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
-        let status = self
-            .command
-            .stdin(Stdio::null())
-            .stdout(writer)
-            .stderr(Stdio::null())
-            .status();
-        status
-            .expect("jcmctl starts")
-            .code()
-            .expect("jcmctl is not killed by a signal")
+        let status = self.command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::null()).status();
+        status.expect("jcmctl starts").code().expect("jcmctl is not killed by a signal")
     }
 }
 
@@ -125,10 +106,7 @@ impl Outcome {
         assert_eq!(self.exit, exit, "{self:?}");
         assert_eq!(self.out, "", "{self:?}");
         let line = self.err.lines().last().unwrap_or_default().to_owned();
-        assert!(
-            line.starts_with("error: ") && line.contains("; try: "),
-            "{self:?}"
-        );
+        assert!(line.starts_with("error: ") && line.contains("; try: "), "{self:?}");
         assert_eq!(self.err.matches("error: ").count(), 1, "{self:?}");
         line
     }

@@ -46,10 +46,7 @@ impl Reply {
     }
 
     pub(crate) fn problem(status: u16, detail: &str) -> Self {
-        Self::json(
-            status,
-            &serde_json::json!({"title": "refused", "status": status, "detail": detail}),
-        )
+        Self::json(status, &serde_json::json!({"title": "refused", "status": status, "detail": detail}))
     }
 }
 
@@ -97,12 +94,7 @@ impl Server {
                 let _ = write(&mut stream, &reply);
             }
         });
-        Self {
-            address,
-            asked,
-            stop,
-            thread: Some(thread),
-        }
+        Self { address, asked, stop, thread: Some(thread) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -135,10 +127,7 @@ impl Drop for Server {
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
-            assert!(
-                ended.is_ok() || std::thread::panicking(),
-                "the scripted server panicked"
-            );
+            assert!(ended.is_ok() || std::thread::panicking(), "the scripted server panicked");
         }
     }
 }
@@ -146,10 +135,7 @@ impl Drop for Server {
 /// An address where nobody listens.
 pub(crate) fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of loopback");
-    format!(
-        "http://{}",
-        listener.local_addr().expect("a bound listener has an address")
-    )
+    format!("http://{}", listener.local_addr().expect("a bound listener has an address"))
 }
 
 fn read(stream: &mut TcpStream) -> Option<Asked> {
@@ -170,11 +156,7 @@ fn read(stream: &mut TcpStream) -> Option<Asked> {
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().expect("a length is a number"))];
     reader.read_exact(&mut body).ok()?;
-    Some(Asked {
-        line,
-        headers,
-        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
-    })
+    Some(Asked { line, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
 }
 
 fn write(stream: &mut TcpStream, reply: &Reply) -> std::io::Result<()> {

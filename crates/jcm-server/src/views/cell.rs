@@ -63,6 +63,11 @@ impl Cell {
     pub(super) fn event(&self, published: &Arc<Published>, held: &mut Held) -> Option<Event> {
         let name = &published.state.cluster().name;
         let from = match held.place(&published.token) {
+            Place::Same if held.is_in_doubt() => {
+                let event = Event::delta(held.kind(), published, std::iter::empty());
+                held.advance(&event);
+                return Some(event);
+            }
             Place::Same => {
                 held.adopt(published.token);
                 return None;

@@ -28,6 +28,8 @@ pub(crate) enum EventKind {
 pub(crate) struct Held {
     kind: EventKind,
     what: What,
+    /// The reader does not know whether what it holds is still right, and is told so even when nothing has changed.
+    in_doubt: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +69,14 @@ pub(crate) struct Event {
 impl Held {
     /// A reader that starts with a token, or with nothing.
     pub(crate) fn new(kind: EventKind, token: Option<Token>) -> Self {
-        Self { kind, what: token.map_or(What::Nothing, What::View) }
+        // A subscriber of the stream shows its status, and asks by subscribing. To a reader of server-sent events what a
+        // sent event held is not sent again.
+        let in_doubt = kind == EventKind::Proto;
+        Self { kind, what: token.map_or(What::Nothing, What::View), in_doubt }
+    }
+
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     pub(super) fn kind(&self) -> EventKind {
@@ -76,12 +85,12 @@ impl Held {
 
     /// A reader that was told of everything up to a publication of this run.
     pub(crate) fn settled(kind: EventKind, sequence: u64) -> Self {
-        Self { kind, what: What::Settled(sequence) }
+        Self { kind, what: What::Settled(sequence), in_doubt: false }
     }
 
     /// A reader that was told that the cluster is not there.
     pub(crate) fn absent(kind: EventKind) -> Self {
-        Self { kind, what: What::Absent }
+        Self { kind, what: What::Absent, in_doubt: false }
     }
 
     pub(crate) fn is_absent(&self) -> bool {
@@ -125,6 +134,7 @@ impl Held {
     /// The reader is told this now.
     pub(super) fn advance(&mut self, event: &Event) {
         self.what = event.what.clone();
+        self.in_doubt = matches!(self.what, What::Unknown(_));
     }
 
     /// The reader holds the same content from elsewhere: from here on it is counted here.

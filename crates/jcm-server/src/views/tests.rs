@@ -230,3 +230,18 @@ fn a_reader_that_is_told_nothing_new_wakes_for_nothing() {
     assert!(matches!(views.get(&name()), Answer::Absent));
     assert!(views.cells.load().is_empty(), "a place that nobody needs is given back");
 }
+
+#[test]
+fn a_subscriber_that_comes_back_is_told_that_nothing_has_changed() {
+    let views = Arc::new(Views::new(7));
+    let mut writers = Writers::new(Arc::clone(&views));
+    writers.take(&Step::Put { nodes: vec![1], path: 0, online: true });
+    let mut held = Held::new(EventKind::Proto, None);
+    views.event(&name(), &mut held).unwrap();
+    for (kind, told) in [(EventKind::Proto, true), (EventKind::Json, false)] {
+        let mut back = Held::new(kind, held.token());
+        let event = views.event(&name(), &mut back);
+        assert_eq!(event.is_some(), told, "{kind:?}");
+        assert!(views.event(&name(), &mut back).is_none(), "once is enough");
+    }
+}

@@ -4,7 +4,7 @@
 ///
 /// `field` is a path as a reader of the JSON would write it (`nodes[3].weight`); it is empty where the caller knows
 /// the place better, for example a decoder that tracks the path itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Invalid {
     /// Where the value stood; empty when unknown here.
     pub field: String,

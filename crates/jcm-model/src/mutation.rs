@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::{Change, Effect};
@@ -17,7 +18,8 @@ use crate::node::Node;
 use crate::{Cluster, ClusterName, ClusterSpec, Header, NodeId, NodeSpec, Revision, TargetPolicy};
 
 /// One wish. Every kind names its cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mutation {
     /// The cluster shall be exactly this.
     PutCluster(ClusterSpec),
@@ -34,7 +36,8 @@ pub enum Mutation {
 }
 
 /// What must hold for a mutation to be carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Precondition {
     /// The cluster's revision is this one.
     pub revision: Option<Revision>,
@@ -43,7 +46,8 @@ pub struct Precondition {
 }
 
 /// Why a mutation was not carried out. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// There is no such cluster.
     #[error("there is no cluster `{cluster}`")]

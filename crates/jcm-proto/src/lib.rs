@@ -20,6 +20,9 @@ pub use store::{Entry, Transaction, encoded_bytes};
 /// The version of the watch protocol that this crate speaks.
 pub const WATCH_PROTOCOL: u32 = 1;
 
+/// The version of the protocol between servers that this crate speaks.
+pub const PEER_PROTOCOL: u32 = 1;
+
 /// A message that cannot be a value of the model.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {

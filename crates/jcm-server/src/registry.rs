@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use jcm_model::{ClusterName, Mutation, OperationId, Precondition, Refusal, Revision, TargetPolicy};
 use jcm_proto::{Entry, Transaction};
 use jcm_storage::{CommitError, Membership, Store};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -39,7 +40,7 @@ const BATCH_BYTES_MAX: usize = 512 * 1024;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
 
 /// What is asked for, in one write: all of it happens, or none.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Write {
     /// What makes it recognisable when it is sent again.
     pub(crate) operation: OperationId,
@@ -54,7 +55,7 @@ pub(crate) struct Write {
 }
 
 /// One cluster's part of a write.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Wish {
     pub(crate) cluster: ClusterName,
     pub(crate) mutation: Mutation,
@@ -62,7 +63,7 @@ pub(crate) struct Wish {
 }
 
 /// What a write led to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Written {
     pub(crate) operation: OperationId,
     /// The revision of its last mutation, or of the cluster when nothing changed.
@@ -74,7 +75,8 @@ pub(crate) struct Written {
 }
 
 /// Why a write was not acknowledged.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum WriteError {
     /// Nothing was changed: it may not be.
     #[error("{refusal}")]

@@ -1,10 +1,11 @@
 //! What is known of one checked node.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jcm_health::{Evidence, Judge, Outcome, Turn};
 use jcm_model::{Check, ClusterName, Judged, NodeId, Revision, ServerId, Timestamp, Verdict};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What is known of one checked node. One form of it at a time: a new birth starts it anew.
 pub(super) struct Record {
@@ -22,7 +23,7 @@ pub(super) struct Record {
 }
 
 /// Everything that `why` shows of the checks of one node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Findings {
     pub(crate) vantages: Vec<Vantage>,
     pub(crate) thresholds: Thresholds,
@@ -30,25 +31,25 @@ pub(crate) struct Findings {
 }
 
 /// One server's results.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Vantage {
     pub(crate) server: ServerId,
     pub(crate) results: Vec<ResultRow>,
 }
 
 /// One result, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ResultRow {
     pub(crate) at: Timestamp,
     /// `success`, `failure`, or `ignored` where it says more about this server than about the node.
-    pub(crate) outcome: &'static str,
+    pub(crate) outcome: Cow<'static, str>,
     pub(crate) latency_ms: f64,
     pub(crate) status: Option<u16>,
     pub(crate) error: Option<String>,
 }
 
 /// Where the node stands between its verdicts.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Thresholds {
     pub(crate) failures_in_a_row: u32,
     pub(crate) fall: u32,
@@ -61,7 +62,7 @@ pub(crate) struct Thresholds {
 }
 
 /// The turn that led to the present verdict.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LastTurn {
     pub(crate) at: Timestamp,
     pub(crate) from: Verdict,
@@ -120,7 +121,8 @@ impl Record {
                 outcome if outcome.is_local_trouble() => "ignored",
                 outcome if outcome.is_success() => "success",
                 _ => "failure",
-            },
+            }
+            .into(),
             latency_ms: sample.latency.as_secs_f64() * 1_000.0,
             status: sample.outcome.status(),
             error: (!sample.outcome.is_success()).then(|| sample.outcome.to_string()),

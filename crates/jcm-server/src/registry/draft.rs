@@ -6,13 +6,13 @@ use std::sync::Arc;
 use jcm_model::{
     Change, Cluster, ClusterName, Effect, Mutation, NodeId, Precondition, Revision, TargetPolicy,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Wish, Write, WriteError};
 use crate::snapshot::Snapshot;
 
 /// What happened, or would happen, to one cluster.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) name: ClusterName,
     pub(crate) action: Action,
@@ -23,7 +23,7 @@ pub(crate) struct Outcome {
     pub(crate) nodes_removed: Vec<NodeId>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Action {
     Created,

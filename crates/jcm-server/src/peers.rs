@@ -1,0 +1,166 @@
+//! How servers talk to one another: who hears whom, verdicts in and out, and questions to one server.
+//!
+//! Every server connects to every other member and follows it: all verdicts that it stamped, then those it stamps, with
+//! a heartbeat each second. Calls go over the same connection, so that a server which is not heard is not asked either:
+//! nobody waits for a dead one. A server on its own knows nobody, and none of this costs it anything.
+//!
+//! Absent on purpose: what follows from all this. The checker decides who checks what and which verdict stands, the
+//! registry who writes.
+
+mod error;
+mod line;
+mod liveness;
+mod question;
+mod token;
+mod turned;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jcm_model::{ClusterName, NodeId, ServerId};
+use jcm_proto::v1;
+use tokio::sync::watch;
+
+use crate::checker::Findings;
+use crate::registry::{Write, WriteError, Written};
+pub(crate) use error::PeerError;
+use line::Line;
+pub(crate) use liveness::{Liveness, SILENT_AFTER};
+pub(crate) use question::{Answer, Question, Said};
+pub(crate) use token::Token;
+pub(crate) use turned::{Heard, Turned};
+
+/// How this server stands, as it tells its peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Standing {
+    /// It suspects itself: its successes count, its failures do not.
+    pub(crate) suspended: bool,
+    /// It is about to stop.
+    pub(crate) draining: bool,
+}
+
+/// Asks the other servers, and knows which of them are heard.
+#[derive(Debug, Clone)]
+pub(crate) struct Peers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    standing: watch::Sender<Standing>,
+    liveness: watch::Sender<Arc<Liveness>>,
+    /// Where calls go: one line for each server that is connected.
+    lines: ArcSwap<BTreeMap<ServerId, Line>>,
+}
+
+impl Peers {
+    /// A server on its own: nobody is heard, nobody can be asked.
+    pub(crate) fn nobody(server: ServerId) -> Self {
+        Self(Arc::new(Shared {
+            standing: watch::Sender::default(),
+            liveness: watch::Sender::new(Arc::new(Liveness::new(server, std::time::Instant::now()))),
+            lines: ArcSwap::default(),
+        }))
+    }
+
+    /// Who is heard, as a level. It changes at least twice a second while there are others.
+    pub(crate) fn liveness(&self) -> watch::Receiver<Arc<Liveness>> {
+        self.0.liveness.subscribe()
+    }
+
+    /// Whether the server can be asked now.
+    pub(crate) fn is_connected(&self, server: &ServerId) -> bool {
+        self.0.lines.load().contains_key(server)
+    }
+
+    /// The servers that can be asked now, in the order of their ids.
+    pub(crate) fn connected(&self) -> Vec<ServerId> {
+        self.0.lines.load().keys().cloned().collect()
+    }
+
+    /// Tells all who follow, at once, whether this server suspects itself.
+    pub(crate) fn suspend(&self, suspended: bool) {
+        self.0.standing.send_if_modified(|standing| {
+            let changed = standing.suspended != suspended;
+            standing.suspended = suspended;
+            changed
+        });
+    }
+
+    /// Tells all who follow, at once, that this server is about to stop.
+    pub(crate) fn drain(&self) {
+        self.0.standing.send_modify(|standing| standing.draining = true);
+    }
+
+    /// How this server stands.
+    pub(crate) fn standing(&self) -> Standing {
+        *self.0.standing.borrow()
+    }
+
+    /// What the server's own probes of these nodes find now: one answer for each question, in their order. The answers
+    /// come together, so questions that are in a hurry are asked apart from slow ones.
+    pub(crate) async fn probe(
+        &self,
+        to: &ServerId,
+        questions: Vec<Question>,
+        within: Duration,
+    ) -> Result<Vec<Answer>, PeerError> {
+        let count = questions.len();
+        let request = v1::ProbeRequest {
+            questions: questions.iter().map(Into::into).collect(),
+            within_ms: millis(within),
+        };
+        let response = self.line(to)?.call(within, async |mut client| client.probe(request).await).await?;
+        if response.answers.len() != count {
+            return Err(PeerError::Malformed {
+                server: to.clone(),
+                reason: format!("{} answers to {count} questions", response.answers.len()),
+            });
+        }
+        let suspended = response.suspended;
+        Ok(response.answers.into_iter().map(|answer| Answer::new(answer, suspended)).collect())
+    }
+
+    /// What the server found of a node lately; `None` when it does not check it.
+    pub(crate) async fn findings(
+        &self,
+        to: &ServerId,
+        cluster: &ClusterName,
+        node: &NodeId,
+        within: Duration,
+    ) -> Result<Option<Findings>, PeerError> {
+        let request = v1::FindingsRequest { cluster: cluster.to_string(), node: node.to_string() };
+        let response = self.line(to)?.call(within, async |mut client| client.findings(request).await).await?;
+        if response.findings.is_empty() { Ok(None) } else { json(to, &response.findings).map(Some) }
+    }
+
+    /// Lets the server carry the write out by itself. Unless the error says that nothing was sent, it may have been
+    /// carried out: the same operation elsewhere, or again, is then the safe way on.
+    pub(crate) async fn forward(
+        &self,
+        to: &ServerId,
+        write: &Write,
+        within: Duration,
+    ) -> Result<Result<Written, WriteError>, PeerError> {
+        let line = self.line(to)?;
+        let write = serde_json::to_vec(write)
+            .map_err(|error| PeerError::NotSent { server: to.clone(), reason: error.to_string() })?;
+        let request = v1::ForwardRequest { write, within_ms: millis(within) };
+        let response = line.call(within, async |mut client| client.forward(request).await).await?;
+        json(to, &response.answer)
+    }
+
+    fn line(&self, to: &ServerId) -> Result<Line, PeerError> {
+        let not_connected = || PeerError::NotConnected { server: to.clone() };
+        self.0.lines.load().get(to).cloned().ok_or_else(not_connected)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn json<T: serde::de::DeserializeOwned>(server: &ServerId, bytes: &[u8]) -> Result<T, PeerError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| PeerError::Malformed { server: server.clone(), reason: error.to_string() })
+}

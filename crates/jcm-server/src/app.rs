@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jcm_model::ServerId;
-use jcm_storage::{Membership, Store};
+use jcm_storage::{Membership, Roster, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
@@ -27,4 +27,11 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Cancelled when streams shall end because the server stops.
     pub(crate) draining: CancellationToken,
+}
+
+impl App {
+    /// The servers as they are known now.
+    pub(crate) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.membership.roster().borrow())
+    }
 }

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use jcm_health::{Engine, Opinion, Report, Sample, Target, TargetKey};
 use jcm_model::{Change, Cluster, ClusterName, Effect, Judged, NodeId, ServerId, Stamp, Timestamp, Verdict};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::catalog::Audience;
+use crate::peers;
 use crate::snapshot::Snapshot;
 use crate::verdicts::Remembered;
 use crate::views::{Verdicts, Views};
@@ -83,6 +85,19 @@ impl Asker {
     /// How many nodes are checked here.
     pub(crate) fn owned(&self) -> usize {
         self.owned.load(Ordering::Relaxed)
+    }
+
+    /// This server's own probes of these nodes, now, for a peer that asks: one answer for each question, in their order.
+    #[expect(dead_code, clippy::unused_async, reason = "servers are not yet introduced to one another")]
+    pub(crate) async fn probe(
+        &self,
+        questions: Vec<peers::Question>,
+        _within: Duration,
+    ) -> Vec<peers::Answer> {
+        questions
+            .iter()
+            .map(|_| peers::Answer::nothing("this server does not probe for others yet"))
+            .collect()
     }
 
     /// What was found of a node lately; `None` when it is not checked here.

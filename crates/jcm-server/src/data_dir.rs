@@ -126,6 +126,11 @@ impl DataDir {
         &self.identity.server
     }
 
+    /// What tells this directory from every other.
+    pub(crate) fn instance(&self) -> Uuid {
+        self.identity.instance
+    }
+
     /// How often this server has started here, this time included.
     pub(crate) fn incarnation(&self) -> u64 {
         self.identity.incarnation

@@ -167,12 +167,12 @@ impl Session {
             heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).expect("a heartbeat is seconds"),
         };
         self.send(general(watch_response::Event::Welcome(welcome))).await?;
-        let server = |member: jcm_storage::Member| watch_response::Server {
+        let server = |member: &jcm_storage::Member| watch_response::Server {
             id: member.id.to_string(),
-            advertise: member.advertise,
-            zone: member.zone,
+            advertise: member.advertise.clone(),
+            zone: member.zone.clone(),
         };
-        let servers = self.app.membership.members().into_iter().map(server).collect();
+        let servers = self.app.roster().members.iter().map(server).collect();
         self.send(general(watch_response::Event::Servers(watch_response::Servers { servers }))).await
     }
 

@@ -201,17 +201,23 @@ impl Registry {
 
     /// Carries out a write, durably, and waits until this server's memory shows it.
     pub(crate) async fn write(&self, write: Write) -> Answer {
+        self.carry_out(write, WRITE_DEADLINE).await
+    }
+
+    /// The same by this server itself, whoever leads, within a time of at most [`WRITE_DEADLINE`]: what a peer forwarded
+    /// is not forwarded again.
+    pub(crate) async fn carry_out(&self, write: Write, within: Duration) -> Answer {
+        let within = within.min(WRITE_DEADLINE);
         let operation = write.operation;
         let (answer, result) = oneshot::channel();
         let stage = Arc::new(Stage::default());
-        let queued =
-            Queued { write, deadline: Instant::now() + WRITE_DEADLINE, stage: Arc::clone(&stage), answer };
+        let queued = Queued { write, deadline: Instant::now() + within, stage: Arc::clone(&stage), answer };
         self.queue.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WriteError::Busy,
             mpsc::error::TrySendError::Closed(_) => unavailable("this server is stopping"),
         })?;
         let unknown = |reason: &str| Err(WriteError::OutcomeUnknown { operation, reason: reason.to_owned() });
-        match tokio::time::timeout(WRITE_DEADLINE, result).await {
+        match tokio::time::timeout(within, result).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => unknown("this server is stopping"),
             Err(_) if stage.give_up() => Err(unavailable("the writes before it took too long")),
@@ -291,7 +297,8 @@ impl Writer {
                 self.answer(settled);
                 return rest;
             }
-            let transaction = Arc::new(Transaction { epoch: self.membership.epoch(), entries });
+            let transaction =
+                Arc::new(Transaction { epoch: self.membership.roster().borrow().epoch, entries });
             let last = transaction.last();
             metrics::histogram!("jcm_commit_mutations")
                 .record(u32::try_from(transaction.entries.len()).unwrap_or(u32::MAX));

@@ -150,6 +150,7 @@ async fn life(settings: &Settings) -> Result<()> {
     let membership: Arc<dyn Membership> = Arc::new(Solo::default());
     let member = Member {
         id: data_dir.server().clone(),
+        instance: data_dir.instance(),
         advertise: advertise.clone(),
         zone: config.server.zone.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -25,13 +25,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jcm_model::{Revision, StoreId};
+use jcm_model::{Cluster, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 
 use crate::submission::Submission;
 use crate::tail::Tail;
-use crate::{ChangeFeed, CommitError, LoadError, Snapshot, Store};
+use crate::{ChangeFeed, CommitError, LoadError, RestoreError, Snapshot, Store};
 use feed::EmbeddedFeed;
 use file::DataFile;
 use reading::Quarantine;
@@ -60,6 +60,7 @@ struct Inner {
     head: watch::Sender<Revision>,
     /// The clusters that the last load could not read.
     quarantine: Mutex<Quarantine>,
+    stale_since: watch::Sender<Option<Instant>>,
 }
 
 impl EmbeddedStore {
@@ -79,6 +80,7 @@ impl EmbeddedStore {
             tail: Mutex::new(Tail::new(head, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX)),
             head: watch::Sender::new(head),
             quarantine: Mutex::default(),
+            stale_since: watch::Sender::new(None),
         };
         let writer = Writer::new(Retention::new(limits, head, Instant::now()));
         Ok(Self { inner: Arc::new(inner), writer: Arc::new(tokio::sync::Mutex::new(writer)) })
@@ -170,6 +172,19 @@ impl Store for EmbeddedStore {
     async fn head(&self) -> Result<Revision, LoadError> {
         // Nobody else writes to the file, and a commit is answered after it has moved this.
         Ok(self.inner.tail().head())
+    }
+
+    /// Never: whoever can read at all reads the file.
+    fn stale_since(&self) -> watch::Receiver<Option<Instant>> {
+        self.inner.stale_since.subscribe()
+    }
+
+    async fn restore(
+        &self,
+        _clusters: Vec<Arc<Cluster>>,
+        _replaces: Vec<StoreId>,
+    ) -> Result<StoreId, RestoreError> {
+        Err(RestoreError::NotRestored { reason: "this store cannot be restored yet".to_owned() })
     }
 }
 

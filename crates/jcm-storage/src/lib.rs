@@ -15,7 +15,10 @@ pub mod embedded;
 
 pub mod membership;
 
+#[cfg(feature = "planted")]
+pub mod planted;
+
 pub use embedded::EmbeddedStore;
-pub use membership::{Member, Membership, Solo};
+pub use membership::{JoinError, Member, Membership, RingMembers, Roster, Solo};
 pub use memory::MemoryStore;
-pub use store::{ChangeFeed, CommitError, Feed, LoadError, Snapshot, Store};
+pub use store::{ChangeFeed, CommitError, Feed, LoadError, RestoreError, Snapshot, Store};

@@ -1,13 +1,23 @@
-//! Who the servers are, and which of them leads.
+//! Who the servers are, which of them leads, and which of them share the checks.
+//!
+//! All of it is one level, the [`Roster`]: whoever needs it reads the latest, and waits for the next. What a server
+//! wants to be (a member, in the ring) is kept until it leaves, through every loss of the store: nobody has to ask
+//! again.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jcm_model::ServerId;
+use tokio::sync::watch;
+use uuid::Uuid;
 
 /// One server as the others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its id.
     pub id: ServerId,
+    /// Its data directory: another process that claims the id from another directory is not the same server.
+    pub instance: Uuid,
     /// Where clients and peers reach it, `host:port`.
     pub advertise: String,
     /// Where it stands; may be empty.
@@ -16,51 +26,98 @@ pub struct Member {
     pub version: String,
 }
 
+/// The servers as they were last known. While the store is gone it stays as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Roster {
+    /// The members, in the order of their ids.
+    pub members: Vec<Member>,
+    /// The server that leads, where that is known.
+    pub leader: Option<ServerId>,
+    /// Rises with every new leader. What only a leader may do carries it, and a store refuses an older one.
+    pub epoch: u64,
+    /// The servers that share the checks.
+    pub ring: RingMembers,
+}
+
+/// The servers that share the checks, read in one step with the number that orders such readings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RingMembers {
+    /// Rises with every change; a reading with a lower one is older, and ignored.
+    pub epoch: u64,
+    /// In the order of their ids.
+    pub servers: Vec<ServerId>,
+}
+
 /// Who the servers are, and which of them leads.
 #[async_trait]
 pub trait Membership: Send + Sync + std::fmt::Debug {
-    /// Makes this server known, until it leaves or is lost.
-    async fn join(&self, member: Member) -> Result<(), crate::LoadError>;
+    /// Makes this server known, and keeps it known until it leaves. Waits until it is known once.
+    async fn join(&self, member: Member) -> Result<(), JoinError>;
 
-    /// Makes this server unknown again, before it stops.
+    /// Makes this server unknown again, before it stops: out of the ring first. Bounded in time.
     async fn leave(&self);
 
-    /// The live servers, in the order of their ids.
-    fn members(&self) -> Vec<Member>;
+    /// Shares in the checks from now on, or no longer. Waits, bounded in time, until the store has it; what is wanted
+    /// is kept all the same.
+    async fn share_checks(&self, wanted: bool);
 
-    /// The server that leads, where that is known.
-    fn leader(&self) -> Option<ServerId>;
+    /// The servers, as a level.
+    fn roster(&self) -> watch::Receiver<Arc<Roster>>;
 
-    /// Rises with every new leader. What only a leader may do carries it, and a store refuses an older one.
-    fn epoch(&self) -> u64;
+    /// Whether this server leads, by what it can be sure of: a leader that lost the store for longer than its
+    /// successor needs to take over is none.
+    fn leads(&self) -> bool;
+}
+
+/// Why a server could not be made known.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The store does not answer; trying again may help, and is done.
+    #[error("the store does not answer: {reason}")]
+    Unavailable {
+        /// What was tried and failed.
+        reason: String,
+    },
+    /// Another server has that id.
+    #[error("server id `{id}` belongs to the server at {advertise}: give one of both another `server.id`")]
+    Taken {
+        /// The id.
+        id: ServerId,
+        /// Where the other one is reached.
+        advertise: String,
+    },
 }
 
 /// A server on its own: the only member, and the leader for good.
-#[derive(Debug, Default)]
-pub struct Solo {
-    member: std::sync::Mutex<Option<Member>>,
+#[derive(Debug)]
+pub struct Solo(watch::Sender<Arc<Roster>>);
+
+impl Default for Solo {
+    fn default() -> Self {
+        Self(watch::Sender::new(Arc::new(Roster { epoch: 1, ..Roster::default() })))
+    }
 }
 
 #[async_trait]
 impl Membership for Solo {
-    async fn join(&self, member: Member) -> Result<(), crate::LoadError> {
-        *self.member.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(member);
+    async fn join(&self, member: Member) -> Result<(), JoinError> {
+        let leader = Some(member.id.clone());
+        let ring = RingMembers { epoch: 0, servers: vec![member.id.clone()] };
+        self.0.send_replace(Arc::new(Roster { members: vec![member], leader, epoch: 1, ring }));
         Ok(())
     }
 
     async fn leave(&self) {
-        *self.member.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        self.0.send_replace(Arc::new(Roster { epoch: 1, ..Roster::default() }));
     }
 
-    fn members(&self) -> Vec<Member> {
-        self.member.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned().collect()
+    async fn share_checks(&self, _wanted: bool) {}
+
+    fn roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.0.subscribe()
     }
 
-    fn leader(&self) -> Option<ServerId> {
-        self.members().pop().map(|member| member.id)
-    }
-
-    fn epoch(&self) -> u64 {
-        1
+    fn leads(&self) -> bool {
+        true
     }
 }

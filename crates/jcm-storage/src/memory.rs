@@ -6,6 +6,7 @@ mod faults;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use jcm_model::{Cluster, ClusterName, Revision, StoreId};
@@ -18,7 +19,7 @@ pub use faults::{Faults, Outcome};
 use crate::store::{OPERATIONS_KEPT_MAX, Operation};
 use crate::submission::Submission;
 use crate::tail::{Next, Tail};
-use crate::{ChangeFeed, CommitError, Feed, LoadError, Snapshot, Store};
+use crate::{ChangeFeed, CommitError, Feed, LoadError, RestoreError, Snapshot, Store};
 
 /// What the log of changes may take: more than any test writes.
 const LOG_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -35,6 +36,7 @@ struct Inner {
     state: Mutex<State>,
     /// Rises with everything that a feed may wait for.
     ticks: watch::Sender<u64>,
+    stale_since: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,11 @@ impl MemoryStore {
             log: Tail::new(Revision::ZERO, OPERATIONS_KEPT_MAX, LOG_BYTES_MAX),
             faults: faults::Orders::default(),
         };
-        let inner = Inner { state: Mutex::new(state), ticks: watch::Sender::new(0) };
+        let inner = Inner {
+            state: Mutex::new(state),
+            ticks: watch::Sender::new(0),
+            stale_since: watch::Sender::new(None),
+        };
         Self { id: StoreId(Uuid::new_v4()), inner: Arc::new(inner) }
     }
 
@@ -150,6 +156,18 @@ impl Store for MemoryStore {
         let state = self.inner.state();
         state.faults.refuse_read()?;
         Ok(state.log.head())
+    }
+
+    fn stale_since(&self) -> watch::Receiver<Option<Instant>> {
+        self.inner.stale_since.subscribe()
+    }
+
+    async fn restore(
+        &self,
+        _clusters: Vec<Arc<Cluster>>,
+        _replaces: Vec<StoreId>,
+    ) -> Result<StoreId, RestoreError> {
+        Err(RestoreError::NotRestored { reason: "this store cannot be restored yet".to_owned() })
     }
 }
 

@@ -1,10 +1,12 @@
 //! The contract of a store.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use jcm_model::{Cluster, ClusterName, Invalid, OperationId, Revision, StoreId};
 use jcm_proto::{Malformed, Transaction};
+use tokio::sync::watch;
 
 /// How many operations are remembered at most; older ones are forgotten, and so are those that are too old.
 pub const OPERATIONS_KEPT_MAX: usize = 200_000;
@@ -80,6 +82,37 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// The head as the store itself has it now, for reads that must not be served from a memory that may be behind.
     async fn head(&self) -> Result<Revision, LoadError>;
+
+    /// Since when what its feeds told may be behind the store, because the store is out of reach; `None`: it is not.
+    /// A level: it changes with every loss and return.
+    fn stale_since(&self) -> watch::Receiver<Option<Instant>>;
+
+    /// Puts other definitions in the place of all that is there, under a new identity, which it answers. Every feed is
+    /// reset. Whoever is bound to an identity in `replaces`, or to the one that is there now, may follow to the new one.
+    ///
+    /// Each cluster is as in the snapshot but for its revisions, which begin anew.
+    async fn restore(
+        &self,
+        clusters: Vec<Arc<Cluster>>,
+        replaces: Vec<StoreId>,
+    ) -> Result<StoreId, RestoreError>;
+}
+
+/// Why a store was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Nothing of it counts: what was there before is in force.
+    #[error("nothing was restored: {reason}")]
+    NotRestored {
+        /// What was tried and failed.
+        reason: String,
+    },
+    /// It may or may not be in force: the store's identity tells.
+    #[error("nobody knows whether it was restored: {reason}")]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
 }
 
 /// Why definitions could not be read.

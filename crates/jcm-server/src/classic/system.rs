@@ -38,8 +38,8 @@ struct System {
 }
 
 pub(super) async fn status(State(app): State<App>, Extension(cache): Extension<StatusCache>) -> Response {
-    let leader = app.membership.leader();
-    let members = app.membership.members();
+    let leader = app.roster().leader.clone();
+    let members = app.roster().members.clone();
     let snapshot = app.catalog.get();
     let checked = snapshot.clusters.values().filter(|cluster| cluster.is_checked());
     answer::data(System {

@@ -27,17 +27,16 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
 }
 
 pub(super) async fn servers(State(app): State<App>) -> Response {
-    let leader = app.membership.leader();
-    let row = |member: jcm_storage::Member| {
-        let role = if leader.as_ref() == Some(&member.id) { "leader" } else { "follower" };
+    let roster = app.roster();
+    let row = |member: &jcm_storage::Member| {
+        let role = if roster.leader.as_ref() == Some(&member.id) { "leader" } else { "follower" };
         json!({ "id": member.id, "advertise": member.advertise, "zone": member.zone, "role": role, "version": member.version })
     };
-    Json(json!({ "servers": app.membership.members().into_iter().map(row).collect::<Vec<_>>() }))
-        .into_response()
+    Json(json!({ "servers": roster.members.iter().map(row).collect::<Vec<_>>() })).into_response()
 }
 
 pub(super) async fn status(State(app): State<App>) -> Response {
-    let leader = app.membership.leader();
+    let leader = app.roster().leader.clone();
     let role = if leader.as_ref() == Some(&app.server) { "leader" } else { "follower" };
     let snapshot = app.catalog.get();
     Json(json!({

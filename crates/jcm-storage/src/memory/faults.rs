@@ -1,6 +1,7 @@
 //! What the memory store is told to do wrong, so that every way a store can fail has a test.
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use super::Inner;
 use crate::{CommitError, LoadError};
@@ -29,6 +30,9 @@ impl Faults {
     /// Whether the store answers at all. Feeds that are open stay open and silent.
     pub fn set_available(&self, available: bool) {
         self.order(|orders| orders.unavailable = !available);
+        if let Some(inner) = self.inner.upgrade() {
+            inner.stale_since.send_replace((!available).then(Instant::now));
+        }
     }
 
     /// The next commit whose head is right ends like this.

@@ -143,6 +143,10 @@ impl Store for EmbeddedStore {
         self.inner.id
     }
 
+    fn replaced(&self) -> Vec<StoreId> {
+        Vec::new()
+    }
+
     async fn load(&self) -> Result<Snapshot, LoadError> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {

@@ -19,6 +19,6 @@ pub mod membership;
 pub mod planted;
 
 pub use embedded::EmbeddedStore;
-pub use membership::{JoinError, Member, Membership, RingMembers, Roster, Solo};
+pub use membership::{JoinError, Member, Membership, RingMembers, Roster, Solo, Standing};
 pub use memory::MemoryStore;
 pub use store::{ChangeFeed, CommitError, Feed, LoadError, RestoreError, Snapshot, Store};

@@ -48,10 +48,33 @@ pub struct RingMembers {
     pub servers: Vec<ServerId>,
 }
 
+/// What became of a server's wish to be known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// The others do not know it: it did not ask, has left, or the store has not been reached since.
+    #[default]
+    Absent,
+    /// It was made known. It stays `Known` while the store is gone: it is made known again on its return.
+    Known,
+    /// Another server has its id, and kept it for as long as one that is dead could have. It is tried on.
+    Taken {
+        /// Where the other one is reached.
+        advertise: String,
+    },
+}
+
 /// Who the servers are, and which of them leads.
 #[async_trait]
 pub trait Membership: Send + Sync + std::fmt::Debug {
-    /// Makes this server known, and keeps it known until it leaves. Waits until it is known once.
+    /// Records that this server shall be known, until it leaves, and returns at once: also while the store cannot be
+    /// reached.
+    fn announce(&self, member: Member);
+
+    /// What became of that, as a level.
+    fn standing(&self) -> watch::Receiver<Standing>;
+
+    /// Announces this server and waits, bounded in time, until it is known once. After an error the wish is kept and
+    /// tried on, unless the server leaves.
     async fn join(&self, member: Member) -> Result<(), JoinError>;
 
     /// Makes this server unknown again, before it stops: out of the ring first. Bounded in time.
@@ -90,31 +113,47 @@ pub enum JoinError {
 
 /// A server on its own: the only member, and the leader for good.
 #[derive(Debug)]
-pub struct Solo(watch::Sender<Arc<Roster>>);
+pub struct Solo {
+    roster: watch::Sender<Arc<Roster>>,
+    standing: watch::Sender<Standing>,
+}
 
 impl Default for Solo {
     fn default() -> Self {
-        Self(watch::Sender::new(Arc::new(Roster { epoch: 1, ..Roster::default() })))
+        Self {
+            roster: watch::Sender::new(Arc::new(Roster { epoch: 1, ..Roster::default() })),
+            standing: watch::Sender::default(),
+        }
     }
 }
 
 #[async_trait]
 impl Membership for Solo {
-    async fn join(&self, member: Member) -> Result<(), JoinError> {
+    fn announce(&self, member: Member) {
         let leader = Some(member.id.clone());
         let ring = RingMembers { epoch: 0, servers: vec![member.id.clone()] };
-        self.0.send_replace(Arc::new(Roster { members: vec![member], leader, epoch: 1, ring }));
+        self.roster.send_replace(Arc::new(Roster { members: vec![member], leader, epoch: 1, ring }));
+        self.standing.send_replace(Standing::Known);
+    }
+
+    fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    async fn join(&self, member: Member) -> Result<(), JoinError> {
+        self.announce(member);
         Ok(())
     }
 
     async fn leave(&self) {
-        self.0.send_replace(Arc::new(Roster { epoch: 1, ..Roster::default() }));
+        self.roster.send_replace(Arc::new(Roster { epoch: 1, ..Roster::default() }));
+        self.standing.send_replace(Standing::Absent);
     }
 
     async fn share_checks(&self, _wanted: bool) {}
 
     fn roster(&self) -> watch::Receiver<Arc<Roster>> {
-        self.0.subscribe()
+        self.roster.subscribe()
     }
 
     fn leads(&self) -> bool {

@@ -108,6 +108,10 @@ impl Store for MemoryStore {
         self.id
     }
 
+    fn replaced(&self) -> Vec<StoreId> {
+        Vec::new()
+    }
+
     async fn load(&self) -> Result<Snapshot, LoadError> {
         let state = self.inner.state();
         state.faults.refuse_read()?;

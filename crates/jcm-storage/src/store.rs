@@ -64,8 +64,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What kind it is, as in the configuration: `embedded`, `zookeeper`, `memory`.
     fn kind(&self) -> &'static str;
 
-    /// Which store this is.
+    /// Which store this is. A restore changes it.
     fn id(&self) -> StoreId;
+
+    /// The identities whose place this store has taken, latest last: who is bound to one of them may follow to it.
+    fn replaced(&self) -> Vec<StoreId>;
 
     /// All definitions at one revision: a reader never sees half a commit.
     async fn load(&self) -> Result<Snapshot, LoadError>;

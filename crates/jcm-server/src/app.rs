@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::checker::Asker;
 use crate::measure::Metrics;
+use crate::peers::Peers;
 use crate::registry::Registry;
 use crate::subscribers::Subscribers;
 use crate::views::Views;
@@ -21,6 +22,8 @@ pub(crate) struct App {
     pub(crate) registry: Registry,
     pub(crate) views: Arc<Views>,
     pub(crate) asker: Asker,
+    #[expect(dead_code, reason = "servers are not yet introduced to one another")]
+    pub(crate) peers: Peers,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) membership: Arc<dyn Membership>,
     pub(crate) subscribers: Arc<Subscribers>,

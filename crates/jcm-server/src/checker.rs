@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::catalog::Audience;
-use crate::peers;
+use crate::peers::{self, Heard, Peers, Turned};
 use crate::snapshot::Snapshot;
 use crate::verdicts::Remembered;
 use crate::views::{Verdicts, Views};
@@ -124,6 +124,9 @@ pub(crate) struct Checker {
     definitions: mpsc::Receiver<Defined>,
     reports: mpsc::Receiver<Report>,
     questions: mpsc::Receiver<Question>,
+    /// What other servers say.
+    heard: mpsc::Receiver<Heard>,
+    turned: Turned,
     records: HashMap<TargetKey, Record>,
     keys: HashMap<ClusterName, HashMap<NodeId, TargetKey>>,
     next_key: u64,
@@ -141,6 +144,8 @@ impl Checker {
         reports: mpsc::Receiver<Report>,
         views: Arc<Views>,
         remembered: Remembered,
+        peers: &Peers,
+        heard: mpsc::Receiver<Heard>,
     ) -> (Self, Definitions, Asker) {
         let (to_checker, definitions) = mpsc::channel(CHANGES_QUEUE_MAX);
         let (asker, questions) = mpsc::channel(QUESTIONS_QUEUE_MAX);
@@ -154,6 +159,8 @@ impl Checker {
             definitions,
             reports,
             questions,
+            heard,
+            turned: peers.turned(),
             records: HashMap::new(),
             keys: HashMap::new(),
             next_key: 0,
@@ -177,6 +184,7 @@ impl Checker {
                     // Whoever asked may have gone away.
                     let _ = question.answer.send(record.map(|record| record.findings(&self.judging.server)));
                 }
+                Some(heard) = self.heard.recv() => self.learn(heard),
                 count = self.reports.recv_many(&mut reports, REPORTS_BATCH_MAX) => {
                     if count == 0 {
                         return;
@@ -353,8 +361,23 @@ impl Checker {
             turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
         }
         if !turned.is_empty() {
-            self.views.judge(turned);
+            self.publish(turned);
         }
+    }
+
+    /// Takes over what another server found, as far as it is of the definitions that are here.
+    fn learn(&self, heard: Heard) {
+        let Heard::Verdicts { store, verdicts, .. } = heard;
+        if store == self.views.snapshot().store {
+            self.publish(verdicts);
+        }
+    }
+
+    /// Verdicts reach the board first: whoever begins to follow finds there what was turned before.
+    fn publish(&self, verdicts: Verdicts) {
+        let store = self.views.snapshot().store;
+        self.views.judge(verdicts.clone());
+        self.turned.publish(store, Arc::new(verdicts));
     }
 }
 

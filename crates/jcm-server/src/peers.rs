@@ -51,6 +51,7 @@ struct Shared {
     liveness: watch::Sender<Arc<Liveness>>,
     /// Where calls go: one line for each server that is connected.
     lines: ArcSwap<BTreeMap<ServerId, Line>>,
+    turned: Turned,
 }
 
 impl Peers {
@@ -60,6 +61,7 @@ impl Peers {
             standing: watch::Sender::default(),
             liveness: watch::Sender::new(Arc::new(Liveness::new(server, std::time::Instant::now()))),
             lines: ArcSwap::default(),
+            turned: Turned::new(),
         }))
     }
 
@@ -76,6 +78,11 @@ impl Peers {
     /// The servers that can be asked now, in the order of their ids.
     pub(crate) fn connected(&self) -> Vec<ServerId> {
         self.0.lines.load().keys().cloned().collect()
+    }
+
+    /// Where the checker publishes every batch of verdicts that it took over, for all who follow.
+    pub(crate) fn turned(&self) -> Turned {
+        self.0.turned.clone()
     }
 
     /// Tells all who follow, at once, whether this server suspects itself.

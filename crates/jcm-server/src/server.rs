@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use jcm_health::engine::REPORT_QUEUE_MAX;
 use jcm_health::{Engine, TaskEngine};
-use jcm_model::TargetPolicy;
+use jcm_model::{ServerId, TargetPolicy};
 use jcm_storage::{EmbeddedStore, Member, Membership, Solo, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +26,7 @@ use crate::cli::{Cli, Command, ConfigCommand, Dev, Serve};
 use crate::config::{self, Config, Setting};
 use crate::data_dir::DataDir;
 use crate::measure::Metrics;
+use crate::peers::{Heard, Peers};
 use crate::registry::Registry;
 use crate::views::Views;
 use crate::{demo, doors, listen, verdicts};
@@ -168,7 +169,9 @@ async fn life(settings: &Settings) -> Result<()> {
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
     let verdicts_file = data_dir.file("verdicts.snapshot");
     let remembered = verdicts::load(&verdicts_file, store.id());
-    let (checker, definitions, asker) = Checker::new(judging, seam, reports, Arc::clone(&views), remembered);
+    let (peers, heard) = introduce(data_dir.server().clone());
+    let (checker, definitions, asker) =
+        Checker::new(judging, seam, reports, Arc::clone(&views), remembered, &peers, heard);
     let checking = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(checker.run(checking.clone()));
@@ -195,6 +198,7 @@ async fn life(settings: &Settings) -> Result<()> {
         registry,
         views,
         asker,
+        peers: peers.clone(),
         store,
         membership: Arc::clone(&membership),
         subscribers: Arc::default(),
@@ -215,6 +219,7 @@ async fn life(settings: &Settings) -> Result<()> {
 
     // The stop, in the order in which nobody waits for what is gone already:
     // 1. readers are told to go elsewhere; 2. no new connections, those under way finish what they asked for;
+    peers.drain();
     draining.cancel();
     tokio::time::sleep(GO_AWAY_GRACE).await;
     closing.cancel();
@@ -224,21 +229,29 @@ async fn life(settings: &Settings) -> Result<()> {
     checking.cancel();
     engine.shutdown().await;
     membership.leave().await;
-    tokio::time::timeout(TASKS_DEADLINE, async {
-        // The follower goes on until the writer has its answers.
-        while tasks.len() > 1 {
-            tasks.join_next().await;
-        }
-        following.cancel();
-        while tasks.join_next().await.is_some() {}
-    })
-    .await
-    .context("the tasks did not end in time")?;
+    tokio::time::timeout(TASKS_DEADLINE, end(tasks, following))
+        .await
+        .context("the tasks did not end in time")?;
     if let Some(demo) = demo {
         demo.stop().await;
     }
     info!("stopped");
     Ok(())
+}
+
+/// Joins the tasks. The follower goes on until the writer has its answers.
+async fn end(mut tasks: JoinSet<()>, following: CancellationToken) {
+    while tasks.len() > 1 {
+        tasks.join_next().await;
+    }
+    following.cancel();
+    while tasks.join_next().await.is_some() {}
+}
+
+/// The other servers, and what they say: nobody, and nothing.
+fn introduce(server: ServerId) -> (Peers, mpsc::Receiver<Heard>) {
+    let (_, heard) = mpsc::channel(1);
+    (Peers::nobody(server), heard)
 }
 
 /// Wakes readers of clusters whose nodes have had their time to be judged.

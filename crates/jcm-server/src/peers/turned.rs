@@ -1,6 +1,7 @@
 //! Verdicts on their way between the checker and the other servers' checkers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jcm_model::{ServerId, StoreId};
 use tokio::sync::broadcast;
@@ -16,20 +17,29 @@ pub(crate) const HEARD_QUEUE_MAX: usize = 64;
 
 /// Every batch of verdicts that the checker took over, its own and those it learned.
 #[derive(Debug, Clone)]
-pub(crate) struct Turned(broadcast::Sender<Arc<Verdicts>>);
+pub(crate) struct Turned(broadcast::Sender<Batch>);
+
+/// Verdicts that were taken over together.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    /// The store of whose definitions they are.
+    pub(super) store: StoreId,
+    pub(super) verdicts: Arc<Verdicts>,
+    pub(super) published: Instant,
+}
 
 impl Turned {
     pub(crate) fn new() -> Self {
         Self(broadcast::Sender::new(BATCHES_MAX))
     }
 
-    /// Tells all who follow.
-    pub(crate) fn publish(&self, verdicts: Arc<Verdicts>) {
+    /// Tells all who follow. What is told stands on the board already: whoever was sent all of that is not told again.
+    pub(crate) fn publish(&self, store: StoreId, verdicts: Arc<Verdicts>) {
         // Without followers nobody needs it.
-        let _ = self.0.send(verdicts);
+        let _ = self.0.send(Batch { store, verdicts, published: Instant::now() });
     }
 
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<Verdicts>> {
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Batch> {
         self.0.subscribe()
     }
 }

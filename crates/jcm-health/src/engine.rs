@@ -35,6 +35,26 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
 
     /// Stops probing this target. A probe under way is abandoned; a report under way may still arrive.
     fn remove(&self, key: TargetKey);
+
+    /// What it has done since its start. One that counts nothing has nothing to say.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+}
+
+/// What an engine has done since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Targets it has now.
+    pub targets: usize,
+    /// Probes whose outcome was reported.
+    pub rounds: u64,
+    /// Rounds thrown away because they began or ended late: a sign that this machine is starved or was paused.
+    pub late_rounds: u64,
+    /// Those of them that began late by more than their interval: whoever is that late knows nothing of its nodes.
+    pub overdue_rounds: u64,
+    /// Reported probes that failed for want of something on this machine.
+    pub local_troubles: u64,
 }
 
 /// Names a target within one engine. Chosen by the caller, who maps it back to a node.

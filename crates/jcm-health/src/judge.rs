@@ -5,6 +5,9 @@
 //! A node that comes back from down starts with an empty window, so that the failures that brought it down are not
 //! held against it twice.
 //!
+//! `fall` failures alone make nobody down: a peer that probed the node itself has to agree, or there is nobody to ask. While
+//! its opinion is still due, the node is *undecided*: the failures count, and the verdict waits for [`Judge::decide`].
+//!
 //! What is absent: the mass of failures (a checker that loses everything at once suspects itself) and the holding of
 //! nodes that flap. Both look at more than one node or at time, and belong to the owner of the judges.
 
@@ -27,17 +30,32 @@ pub struct Judge {
     successes: u8,
     /// Failures in a row seen from here, whatever peers say: decides whom to ask, never the verdict.
     own_failures: u8,
+    /// Successes in a row seen from here.
+    own_successes: u8,
+    /// Failures since a peer was last asked about a node that is down.
+    unasked: u8,
+    /// A peer reached the node when this server did not, and they have not agreed for `rise` rounds since.
+    contradicted: bool,
     verdict: Verdict,
     single_vantage: bool,
 }
 
+/// A node that is down is asked about at each so many failures: often enough that one which came back for everybody but
+/// this server is noticed, seldom enough that a thousand dead ones are no load.
+const ASK_DOWN_EVERY: u8 = 10;
+
 /// What a peer that was asked for its own probe of the node says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Opinion {
-    /// There is no well peer.
+    /// There is no well peer, or none that was asked answered in time.
     NobodyToAsk,
-    /// A peer was asked and has not answered. No answer in time is no opinion.
+    /// The same while a mass of nodes fails at once: that is rather this server's own trouble, so the node is down after
+    /// twice as many failures.
+    NobodyInMass,
+    /// A peer is asked and may still answer in time.
     Pending,
+    /// This server suspects itself: nothing bad follows from what it sees until that is settled.
+    Held,
     /// The peer's own probe failed too.
     Agrees,
     /// The peer's own probe succeeded: one vantage that reaches the node is enough.
@@ -51,8 +69,13 @@ pub struct Step {
     /// The verdict's turn, if it turned.
     pub turn: Option<Turn>,
     /// Whether a peer should probe the node before the next result is judged. First said at failure
-    /// max(1, `fall` − 1), so that the opinion is there when the last failure comes; then at every failure.
+    /// max(1, `fall` − 1), so that the opinion is there when the last failure comes; then at every failure, and where a
+    /// peer reached the node until both agree for `rise` rounds. Of a node that is down: now and then.
     pub ask_peer: bool,
+    /// There were failures enough to be down, and the verdict waits for an opinion: see [`Judge::decide`].
+    pub undecided: bool,
+    /// A node that was down on the word of this server alone is so on that of a peer now.
+    pub confirmed: bool,
 }
 
 /// A verdict that turned, with its evidence. `Display` says which threshold moved.
@@ -136,14 +159,15 @@ impl Judge {
     }
 
     /// Takes one result into account. `opinion` is what is known of a peer's view at this moment, and only matters
-    /// when the result is a failure. Local trouble changes nothing: it says nothing about the node.
+    /// when the result is a failure, or when it is [held](Opinion::Held). Local trouble changes nothing: it says nothing
+    /// about the node.
     pub fn judge(&mut self, outcome: Outcome, opinion: Opinion, check: &Check) -> Step {
         if outcome.is_local_trouble() {
-            return Step::default();
+            return Step { undecided: self.is_undecided(check), ..Step::default() };
         }
         let own_success = outcome.is_success();
         let success = own_success || opinion == Opinion::Reaches;
-        self.own_failures = if own_success { 0 } else { self.own_failures.saturating_add(1) };
+        self.see(own_success, opinion, check);
         if success {
             self.successes = self.successes.saturating_add(1);
             self.failures = 0;
@@ -152,9 +176,45 @@ impl Judge {
             self.successes = 0;
         }
         self.record(success, check);
-        let turn = self.next_verdict(check).map(|(to, cause)| self.turn(to, cause, opinion));
-        let ask_from = check.fall.saturating_sub(1).max(1);
-        Step { turn, ask_peer: u32::from(self.own_failures) >= ask_from }
+        let confirmed = !success && self.confirm(opinion);
+        let turn = self.next_verdict(opinion, check).map(|(to, cause)| self.turn(to, cause, opinion));
+        let ask_peer = self.wants_opinion(own_success, check);
+        Step { turn, ask_peer, undecided: self.is_undecided(check), confirmed }
+    }
+
+    /// Decides what the last result left undecided, now that more is known. Changes nothing otherwise, and nothing while
+    /// the opinion is still [pending](Opinion::Pending) or [held](Opinion::Held).
+    pub fn decide(&mut self, opinion: Opinion, check: &Check) -> Step {
+        if !self.is_undecided(check) {
+            return Step::default();
+        }
+        if opinion == Opinion::Reaches {
+            // The peer's probe was made for the last failure, so that one is a success after all.
+            self.window &= !1;
+            self.failures = 0;
+            self.successes = self.successes.saturating_add(1);
+            self.contradicted = true;
+        }
+        let turn = self.next_verdict(opinion, check).map(|(to, cause)| self.turn(to, cause, opinion));
+        Step { turn, undecided: self.is_undecided(check), ..Step::default() }
+    }
+
+    /// There was a time without results, as when this process was stopped: what came before and what comes after are not
+    /// in a row. The verdict and the window stay.
+    pub fn interrupt(&mut self) {
+        (self.failures, self.own_failures) = (0, 0);
+        (self.successes, self.own_successes) = (0, 0);
+    }
+
+    /// What was seen lately was this server's own trouble: none of it is held against the node. The verdict stays.
+    pub fn absolve(&mut self) {
+        self.interrupt();
+        (self.window, self.filled) = (0, 0);
+    }
+
+    /// Whether there were failures enough to be down, and the verdict waits for an opinion.
+    pub fn is_undecided(&self, check: &Check) -> bool {
+        self.verdict != Verdict::Down && u32::from(self.failures) >= check.fall.max(1)
     }
 
     /// Adapts to a changed policy. The verdict and the streaks stay; of the window, as many of the newest results as
@@ -165,20 +225,66 @@ impl Judge {
         self.filled = self.filled.min(size);
     }
 
+    /// What this server sees by itself, which decides whom to ask.
+    fn see(&mut self, own_success: bool, opinion: Opinion, check: &Check) {
+        if own_success {
+            self.own_successes = self.own_successes.saturating_add(1);
+            self.own_failures = 0;
+            self.contradicted &= u32::from(self.own_successes) < check.rise;
+        } else {
+            self.own_failures = self.own_failures.saturating_add(1);
+            self.own_successes = 0;
+            match opinion {
+                Opinion::Reaches => self.contradicted = true,
+                Opinion::Agrees => self.contradicted = false,
+                _ => {}
+            }
+        }
+    }
+
+    fn wants_opinion(&mut self, own_success: bool, check: &Check) -> bool {
+        if own_success || self.contradicted {
+            self.unasked = 0;
+            return self.contradicted;
+        }
+        if u32::from(self.own_failures) < check.fall.saturating_sub(1).max(1) {
+            return false;
+        }
+        self.unasked = if self.verdict == Verdict::Down { self.unasked.saturating_add(1) } else { 0 };
+        let due = self.unasked.is_multiple_of(ASK_DOWN_EVERY);
+        if due {
+            self.unasked = 0;
+        }
+        due || self.single_vantage
+    }
+
+    fn confirm(&mut self, opinion: Opinion) -> bool {
+        let confirmed = self.single_vantage && opinion == Opinion::Agrees;
+        self.single_vantage &= !confirmed;
+        confirmed
+    }
+
     fn record(&mut self, success: bool, check: &Check) {
         let size = window_size(check);
         self.window = ((self.window << 1) | u64::from(!success)) & mask(size);
         self.filled = self.filled.saturating_add(1).min(size);
     }
 
-    fn next_verdict(&self, check: &Check) -> Option<(Verdict, Cause)> {
+    fn next_verdict(&self, opinion: Opinion, check: &Check) -> Option<(Verdict, Cause)> {
         let (failures, successes) = (u32::from(self.failures), u32::from(self.successes));
-        let fallen = failures >= check.fall.max(1);
+        let fall = check.fall.max(1);
+        let fallen = failures >= fall;
+        let waits = match opinion {
+            Opinion::Pending | Opinion::Held => true,
+            Opinion::NobodyInMass => failures < fall.saturating_mul(2),
+            Opinion::NobodyToAsk | Opinion::Agrees | Opinion::Reaches => false,
+        };
         let (to, cause) = match self.verdict {
             Verdict::Down if successes >= check.rise.max(1) => {
                 (Verdict::Healthy, Cause::Successes { count: successes, rise: check.rise })
             }
             Verdict::Down => return None,
+            _ if fallen && waits => return None,
             _ if fallen => (Verdict::Down, Cause::Failures { count: failures, fall: check.fall }),
             Verdict::Unknown if successes > 0 => (Verdict::Healthy, Cause::FirstSuccess),
             Verdict::Unknown => return None,
@@ -189,6 +295,9 @@ impl Judge {
                 }
                 // Dividing, not multiplying, makes 3 of 10 meet 0.3 exactly: both are the double nearest to it.
                 let degraded = f64::from(failed) / f64::from(filled) >= check.degraded_at;
+                if degraded && opinion == Opinion::Held {
+                    return None;
+                }
                 let to = if degraded { Verdict::Degraded } else { Verdict::Healthy };
                 (to, Cause::Rate { failed, of: filled, degraded_at: check.degraded_at })
             }
@@ -200,8 +309,7 @@ impl Judge {
         let from = std::mem::replace(&mut self.verdict, to);
         self.single_vantage = to == Verdict::Down && opinion != Opinion::Agrees;
         if from == Verdict::Down {
-            self.window = 0;
-            self.filled = 0;
+            (self.window, self.filled) = (0, 0);
         }
         Turn { from, to, cause, single_vantage: self.single_vantage }
     }

@@ -13,8 +13,9 @@ pub mod judge;
 pub mod outcome;
 mod probe;
 
-pub use engine::task::{Stats, TaskEngine};
-pub use engine::{Engine, Report, Target, TargetKey};
+pub use engine::task::TaskEngine;
+pub use engine::{Engine, Report, Stats, Target, TargetKey};
 pub use evidence::{Evidence, Sample};
 pub use judge::{Cause, Judge, Opinion, Step, Turn};
 pub use outcome::{LocalTrouble, Malformed, Outcome, Phase};
+pub use probe::{NotProbed, OnceProber, Probed};

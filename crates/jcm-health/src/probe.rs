@@ -6,6 +6,7 @@
 mod answer;
 mod dialer;
 mod http;
+mod once;
 mod stopwatch;
 mod tcp;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use jcm_model::{Check, CheckKind};
 
 pub(crate) use dialer::{Dialer, OPENING_MAX};
+pub use once::{NotProbed, OnceProber, Probed};
 pub(crate) use stopwatch::Stopwatch;
 
 use crate::Outcome;

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::schedule::Schedule;
-use super::{Engine, Report, Target, TargetKey};
+use super::{Engine, Report, Stats, Target, TargetKey};
 use crate::probe::{Dialer, OPENING_MAX, Prober, Stopwatch};
 
 /// Probes each target in a task of its own.
@@ -29,19 +29,6 @@ pub struct TaskEngine {
     running: Mutex<Option<HashMap<TargetKey, Running>>>,
 }
 
-/// What an engine has done since its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Targets it has now.
-    pub targets: usize,
-    /// Probes whose outcome was reported.
-    pub rounds: u64,
-    /// Rounds thrown away because they began or ended late: a sign that this machine is starved or was paused.
-    pub late_rounds: u64,
-    /// Reported probes that failed for want of something on this machine.
-    pub local_troubles: u64,
-}
-
 #[derive(Debug)]
 struct Shared {
     epoch: Instant,
@@ -49,6 +36,7 @@ struct Shared {
     reports: mpsc::Sender<Report>,
     rounds: AtomicU64,
     late_rounds: AtomicU64,
+    overdue_rounds: AtomicU64,
     local_troubles: AtomicU64,
 }
 
@@ -71,6 +59,7 @@ impl TaskEngine {
             reports,
             rounds: AtomicU64::new(0),
             late_rounds: AtomicU64::new(0),
+            overdue_rounds: AtomicU64::new(0),
             local_troubles: AtomicU64::new(0),
         };
         Self {
@@ -78,16 +67,6 @@ impl TaskEngine {
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             running: Mutex::new(Some(HashMap::new())),
-        }
-    }
-
-    /// What it has done since its start.
-    pub fn stats(&self) -> Stats {
-        Stats {
-            targets: self.running().as_ref().map_or(0, HashMap::len),
-            rounds: self.shared.rounds.load(Relaxed),
-            late_rounds: self.shared.late_rounds.load(Relaxed),
-            local_troubles: self.shared.local_troubles.load(Relaxed),
         }
     }
 
@@ -145,6 +124,16 @@ impl Engine for TaskEngine {
             removed.task.abort();
         }
     }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            targets: self.running().as_ref().map_or(0, HashMap::len),
+            rounds: self.shared.rounds.load(Relaxed),
+            late_rounds: self.shared.late_rounds.load(Relaxed),
+            overdue_rounds: self.shared.overdue_rounds.load(Relaxed),
+            local_troubles: self.shared.local_troubles.load(Relaxed),
+        }
+    }
 }
 
 /// Probes one target until the task is aborted or nobody listens to its reports.
@@ -153,7 +142,8 @@ async fn run(target: Target, mut prober: Prober, shared: Arc<Shared>) {
     let mut slot = schedule.first(Instant::now());
     loop {
         sleep_until(slot).await;
-        if slot.elapsed() <= schedule.late_max() {
+        let late = slot.elapsed();
+        if late <= schedule.late_max() {
             let mut watch = Stopwatch::start(target.check.timeout, schedule.late_max());
             let outcome = prober.probe(&shared.dialer, &mut watch).await;
             let (at, latency) = (Instant::now().into_std(), watch.elapsed());
@@ -169,6 +159,7 @@ async fn run(target: Target, mut prober: Prober, shared: Arc<Shared>) {
             }
         } else {
             shared.count_late(&target);
+            shared.overdue_rounds.fetch_add(u64::from(late > target.check.interval), Relaxed);
         }
         slot = schedule.after(Instant::now());
     }

@@ -159,6 +159,9 @@ fn one_vantage_that_reaches_the_node_is_enough() {
             "it is asked again as long as it is contradicted"
         );
     }
+    // It is asked on until both agree for `rise` rounds.
+    assert!(judge.judge(GOOD, Opinion::Reaches, &check).ask_peer);
+    assert!(!judge.judge(GOOD, Opinion::Reaches, &check).ask_peer);
     // When the peer fails too, both must fail `fall` times in a row.
     assert_eq!(feed(&mut judge, "---", Opinion::Agrees, &check), "hhd");
     assert!(!judge.is_single_vantage());
@@ -167,18 +170,102 @@ fn one_vantage_that_reaches_the_node_is_enough() {
 
 #[test]
 fn down_without_an_opinion_is_flagged() {
-    for (opinion, flagged) in
-        [(Opinion::NobodyToAsk, true), (Opinion::Pending, true), (Opinion::Agrees, false)]
+    for (opinion, failures, flagged) in
+        [(Opinion::NobodyToAsk, 3, true), (Opinion::NobodyInMass, 6, true), (Opinion::Agrees, 3, false)]
     {
         let mut judge = Judge::resume(Verdict::Healthy, false);
+        for failure in 1..failures {
+            assert_eq!(
+                judge.judge(BAD, opinion, &default_policy()).turn,
+                None,
+                "failure {failure}, {opinion:?}"
+            );
+        }
         let turns: Vec<_> =
-            (0..3).filter_map(|_| judge.judge(BAD, opinion, &default_policy()).turn).collect();
+            (0..1).filter_map(|_| judge.judge(BAD, opinion, &default_policy()).turn).collect();
         let [turn] = turns[..] else { panic!("{turns:?}") };
         assert_eq!((turn.to, turn.single_vantage), (Verdict::Down, flagged), "{opinion:?}");
         assert_eq!(turn.to_string().contains("single vantage"), flagged);
         feed(&mut judge, "++", opinion, &default_policy());
         assert!(!judge.is_single_vantage(), "the flag ends with the verdict");
     }
+}
+
+#[test]
+fn a_verdict_waits_for_the_opinion_and_comes_once() {
+    let check = default_policy();
+    for (opinion, verdict) in [
+        (Opinion::Agrees, Verdict::Down),
+        (Opinion::NobodyToAsk, Verdict::Down),
+        (Opinion::NobodyInMass, Verdict::Healthy),
+        (Opinion::Reaches, Verdict::Healthy),
+        (Opinion::Pending, Verdict::Healthy),
+        (Opinion::Held, Verdict::Healthy),
+    ] {
+        let mut judge = Judge::resume(Verdict::Healthy, false);
+        assert_eq!(judge.decide(Opinion::Agrees, &check), Step::default(), "there is nothing to decide");
+        feed(&mut judge, "--", Opinion::Pending, &check);
+        assert_eq!(judge.decide(Opinion::Agrees, &check), Step::default(), "two failures are not three");
+        let step = judge.judge(BAD, Opinion::Pending, &check);
+        assert_eq!((step.turn, step.undecided), (None, true));
+        let step = judge.decide(opinion, &check);
+        assert_eq!(
+            (step.turn.is_some(), judge.verdict()),
+            (verdict == Verdict::Down, verdict),
+            "{opinion:?}"
+        );
+        assert_eq!(judge.decide(opinion, &check).turn, None, "{opinion:?} twice");
+    }
+}
+
+#[test]
+fn a_success_takes_back_what_is_undecided() {
+    let check = default_policy();
+    let mut judge = Judge::resume(Verdict::Healthy, false);
+    assert_eq!(feed(&mut judge, "----+", Opinion::Held, &check), "hhhhh");
+    assert_eq!(judge.decide(Opinion::Agrees, &check), Step::default());
+}
+
+#[test]
+fn what_is_held_is_neither_down_nor_degraded_and_not_lost() {
+    let check = default_policy();
+    let mut judge = Judge::resume(Verdict::Healthy, false);
+    assert_eq!(feed(&mut judge, "++++++--+--", Opinion::Held, &check), "hhhhhhhhhhh");
+    assert_eq!(feed(&mut judge, "+", Opinion::NobodyToAsk, &check), "g", "the level comes out once it may");
+    assert_eq!(feed(&mut judge, "---", Opinion::Held, &check), "ggg");
+    assert_eq!(judge.decide(Opinion::Agrees, &check).turn.map(|turn| turn.to), Some(Verdict::Down));
+    assert_eq!(
+        feed(&mut judge, "++", Opinion::Held, &check),
+        "dh",
+        "a node that answers is up, whoever doubts"
+    );
+}
+
+#[test]
+fn failures_on_both_sides_of_a_pause_are_not_in_a_row() {
+    let check = default_policy();
+    let mut judge = Judge::resume(Verdict::Healthy, false);
+    feed(&mut judge, "--", Opinion::NobodyToAsk, &check);
+    judge.interrupt();
+    assert_eq!(feed(&mut judge, "--", Opinion::NobodyToAsk, &check), "hh");
+    feed(&mut judge, "++", Opinion::NobodyToAsk, &check);
+    judge.absolve();
+    assert_eq!((judge.window(), judge.verdict()), ((0, 0), Verdict::Healthy));
+}
+
+#[test]
+fn a_node_that_is_down_is_asked_about_now_and_then() {
+    let check = default_policy();
+    let mut judge = Judge::resume(Verdict::Down, false);
+    let asked = (0..100).filter(|_| judge.judge(BAD, Opinion::Agrees, &check).ask_peer).count();
+    assert!((9..=11).contains(&asked), "{asked} of 100");
+    // On this server's word alone it is asked about until somebody agrees.
+    let mut judge = Judge::resume(Verdict::Down, true);
+    assert!(!judge.judge(BAD, Opinion::NobodyToAsk, &check).confirmed);
+    assert!((0..20).all(|_| judge.judge(BAD, Opinion::NobodyToAsk, &check).ask_peer));
+    let step = judge.judge(BAD, Opinion::Agrees, &check);
+    assert!(step.confirmed && step.turn.is_none() && !judge.is_single_vantage());
+    assert!(!judge.judge(BAD, Opinion::Agrees, &check).confirmed, "once");
 }
 
 #[test]
@@ -208,15 +295,18 @@ fn any_policy() -> impl Strategy<Value = Check> {
 fn any_opinion() -> impl Strategy<Value = Opinion> {
     prop_oneof![
         Just(Opinion::NobodyToAsk),
+        Just(Opinion::NobodyInMass),
         Just(Opinion::Pending),
+        Just(Opinion::Held),
         Just(Opinion::Agrees),
         Just(Opinion::Reaches)
     ]
 }
 
-/// One result, or a change of policy before it.
-fn any_history() -> impl Strategy<Value = Vec<(bool, Opinion, Option<Check>)>> {
-    vec((any::<bool>(), any_opinion(), prop::option::weighted(0.1, any_policy())), 0..300)
+/// One result; before it perhaps a change of policy, after it perhaps a decision on what it left open.
+fn any_history() -> impl Strategy<Value = Vec<(bool, Opinion, Option<Check>, Option<Opinion>)>> {
+    let decision = prop::option::weighted(0.3, any_opinion());
+    vec((any::<bool>(), any_opinion(), prop::option::weighted(0.1, any_policy()), decision), 0..300)
 }
 
 proptest! {
@@ -226,7 +316,7 @@ proptest! {
         let mut check = first;
         let mut judge = Judge::new();
         let mut since_back: Vec<bool> = Vec::new();
-        for (own, opinion, changed) in history {
+        for (own, opinion, changed, decision) in history {
             if let Some(changed) = changed {
                 // A window that shrank has forgotten what it no longer held.
                 let kept = since_back.len().min(check.window as usize).min(changed.window as usize);
@@ -258,6 +348,8 @@ proptest! {
                         let recent = &since_back[since_back.len().saturating_sub(fall)..];
                         prop_assert!(recent.iter().all(|success| !success), "down within a success of the last {}", fall);
                         prop_assert_eq!(turn.single_vantage, opinion != Opinion::Agrees);
+                        prop_assert!(!matches!(opinion, Opinion::Pending | Opinion::Held));
+                        prop_assert!(opinion != Opinion::NobodyInMass || judge.failures_in_a_row() >= 2 * check.fall);
                     }
                     (Verdict::Down, to) => {
                         prop_assert_eq!(to, Verdict::Healthy);
@@ -265,18 +357,23 @@ proptest! {
                         prop_assert_eq!(judge.window(), (0, 0));
                         since_back.clear();
                     }
-                    (_, Verdict::Degraded) => prop_assert_eq!(held, check.window, "degraded from an unfull window"),
+                    (_, Verdict::Degraded) => {
+                        prop_assert_eq!(held, check.window, "degraded from an unfull window");
+                        prop_assert_ne!(opinion, Opinion::Held);
+                    }
                     (_, to) => prop_assert_eq!(to, Verdict::Healthy),
                 }
             }
+            prop_assert_eq!(step.undecided, judge.is_undecided(&check));
+            let waits = matches!(opinion, Opinion::NobodyInMass | Opinion::Pending | Opinion::Held);
+            prop_assert!(waits || !step.undecided, "not down after `fall` failures");
             match judge.verdict() {
-                Verdict::Unknown => prop_assert!(!success && judge.failures_in_a_row() < check.fall),
+                Verdict::Unknown => prop_assert!(!success),
                 Verdict::Down => {}
                 Verdict::Healthy | Verdict::Degraded => {
-                    prop_assert!(judge.failures_in_a_row() < check.fall, "not down after `fall` failures");
                     let by_success =
                         step.turn.is_some_and(|turn| matches!(turn.cause, Cause::FirstSuccess | Cause::Successes { .. }));
-                    if held == check.window && !by_success {
+                    if held == check.window && !by_success && !step.undecided && opinion != Opinion::Held {
                         let degraded = f64::from(failed) / f64::from(held) >= check.degraded_at;
                         prop_assert_eq!(judge.verdict() == Verdict::Degraded, degraded);
                     }
@@ -284,6 +381,22 @@ proptest! {
             }
             if !since_back.is_empty() {
                 prop_assert_eq!(judge.window(), (failed, held));
+            }
+            if let Some(opinion) = decision {
+                let before = judge;
+                let decided = judge.decide(opinion, &check);
+                if !step.undecided {
+                    prop_assert_eq!((judge, decided), (before, Step::default()));
+                } else if opinion == Opinion::Reaches {
+                    *since_back.last_mut().unwrap() = true;
+                    prop_assert_ne!(judge.verdict(), Verdict::Down);
+                    prop_assert_eq!(judge.failures_in_a_row(), 0);
+                } else if matches!(opinion, Opinion::Pending | Opinion::Held) {
+                    prop_assert_eq!((judge, decided.turn), (before, None));
+                } else if opinion != Opinion::NobodyInMass {
+                    prop_assert_eq!(judge.verdict(), Verdict::Down);
+                    prop_assert_eq!(judge.is_single_vantage(), opinion == Opinion::NobodyToAsk);
+                }
             }
         }
     }

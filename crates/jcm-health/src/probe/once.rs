@@ -1,0 +1,102 @@
+//! One probe of one node, now, for whoever asks: a peer that wants a second opinion, or a person.
+//!
+//! As honest as the engine: one deadline for all of a probe, the same policy on targets, and whatever this machine is to
+//! blame for (a round that ended late, no descriptors, too much to do) is no result at all. Each probe opens a
+//! connection of its own, so that it says how the node is now and not how it was when a connection was kept.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jcm_model::{Check, CheckKind, TargetPolicy};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Dialer, Prober, Stopwatch};
+use crate::outcome::{LocalTrouble, Outcome};
+
+/// Probes nodes once, a bounded number of them at a time.
+#[derive(Debug)]
+pub struct OnceProber {
+    dialer: Dialer,
+    places: Semaphore,
+}
+
+/// What one probe came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probed {
+    /// What the node did. Never trouble of this machine.
+    pub outcome: Outcome,
+    /// How long the probe took.
+    pub latency: Duration,
+}
+
+/// Why there is no result that says anything about the node. `Display` is for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotProbed {
+    /// Nothing probes this kind of check.
+    Kind(CheckKind),
+    /// Too many probes are under way for this one to end in time.
+    Busy,
+    /// The time that was given is shorter than the policy's, and it was over.
+    CutShort,
+    /// This process was away during the probe.
+    Late,
+    /// This machine could not probe.
+    Local(LocalTrouble),
+}
+
+impl OnceProber {
+    /// Probes what `policy` permits, at most `at_once_max` nodes at a time.
+    pub fn new(policy: Arc<TargetPolicy>, at_once_max: usize) -> Self {
+        Self { dialer: Dialer::new(policy, at_once_max), places: Semaphore::new(at_once_max) }
+    }
+
+    /// Probes the node under this policy, and answers within `within` in any case. The probe itself has the policy's
+    /// timeout, from its first action on; what is left of `within` may be spent waiting for a place.
+    pub async fn probe(
+        &self,
+        address: SocketAddr,
+        check: &Arc<Check>,
+        within: Duration,
+    ) -> Result<Probed, NotProbed> {
+        let asked = Instant::now();
+        let mut prober = Prober::new(address, once(check)).ok_or(NotProbed::Kind(check.kind))?;
+        let place_by = asked + within.saturating_sub(check.timeout);
+        let place = match self.places.try_acquire() {
+            Ok(place) => Ok(place),
+            Err(_) => timeout_at(place_by, self.places.acquire()).await.map_err(|_| NotProbed::Busy)?,
+        };
+        // Places are never taken away.
+        let _place = place.map_err(|_| NotProbed::Busy)?;
+        let mut watch = Stopwatch::start(check.timeout, within);
+        let probing = timeout_at(asked + within, prober.probe(&self.dialer, &mut watch)).await;
+        match probing {
+            // Whoever was away cannot say that the time was too short, either: both are no result.
+            _ if watch.is_late() => Err(NotProbed::Late),
+            Err(_) => Err(NotProbed::CutShort),
+            Ok(Outcome::Local(trouble)) => Err(NotProbed::Local(trouble)),
+            Ok(outcome) => Ok(Probed { outcome, latency: watch.elapsed() }),
+        }
+    }
+}
+
+/// The same policy, for a connection that ends with its only probe.
+fn once(check: &Arc<Check>) -> Arc<Check> {
+    if check.fresh { Arc::clone(check) } else { Arc::new(Check { fresh: true, ..Check::clone(check) }) }
+}
+
+impl fmt::Display for NotProbed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind(kind) => write!(f, "nothing probes checks of the kind `{}`", kind.as_str()),
+            Self::Busy => f.write_str("this server has too many probes under way"),
+            Self::CutShort => f.write_str("the time for the answer was over before that of the probe"),
+            Self::Late => f.write_str("this server was late itself"),
+            Self::Local(trouble) => trouble.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotProbed {}

@@ -29,6 +29,7 @@ use jcm_model::{Cluster, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 
+use crate::restoration::{InForce, Restoration};
 use crate::submission::Submission;
 use crate::tail::Tail;
 use crate::{ChangeFeed, CommitError, LoadError, RestoreError, Snapshot, Store};
@@ -36,6 +37,7 @@ use feed::EmbeddedFeed;
 use file::DataFile;
 use reading::Quarantine;
 use retention::{Limits, Retention};
+use tables::Identity;
 use writing::Writer;
 
 /// How many of the latest commits are kept in memory: what a follower may be behind before it costs reads of the file.
@@ -53,14 +55,20 @@ pub struct EmbeddedStore {
 
 #[derive(Debug)]
 struct Inner {
-    id: StoreId,
     file: DataFile,
-    tail: Mutex<Tail>,
+    current: Mutex<Current>,
     /// The head, for feeds to wait on. It moves after `tail`.
     head: watch::Sender<Revision>,
     /// The clusters that the last load could not read.
     quarantine: Mutex<Quarantine>,
     stale_since: watch::Sender<Option<Instant>>,
+}
+
+/// What the file holds, as far as it is kept in memory.
+#[derive(Debug)]
+struct Current {
+    identity: Identity,
+    tail: Tail,
 }
 
 impl EmbeddedStore {
@@ -73,11 +81,11 @@ impl EmbeddedStore {
     }
 
     fn assemble(file: DataFile, limits: Limits) -> Result<Self, LoadError> {
-        let (id, head) = file.read(tables::identity)?;
+        let (identity, head) = file.read(tables::identity)?;
+        let tail = Tail::new(head, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX);
         let inner = Inner {
-            id,
             file,
-            tail: Mutex::new(Tail::new(head, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX)),
+            current: Mutex::new(Current { identity, tail }),
             head: watch::Sender::new(head),
             quarantine: Mutex::default(),
             stale_since: watch::Sender::new(None),
@@ -88,37 +96,49 @@ impl EmbeddedStore {
 }
 
 impl Inner {
-    fn tail(&self) -> MutexGuard<'_, Tail> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn quarantine(&self) -> MutexGuard<'_, Quarantine> {
         self.quarantine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn in_force(&self) -> InForce {
+        let current = self.current();
+        let Identity { store, replaced } = current.identity.clone();
+        InForce { store, replaced, head: current.tail.head() }
+    }
+
     /// Tells everybody about a commit that is in the file.
     fn publish(&self, submission: Submission) {
         let head = submission.transaction.last();
-        let mut tail = self.tail();
+        let mut current = self.current();
         // A reader that opened the file again meanwhile has seen it there already.
-        if tail.head() < head {
-            tail.push(submission.transaction, submission.unpacked_bytes);
+        if current.tail.head() < head {
+            current.tail.push(submission.transaction, submission.unpacked_bytes);
         }
-        drop(tail);
+        drop(current);
         self.head.send_replace(head);
     }
 
     /// Closes the file and opens it again, which is how it recovers from a failed write, and answers the head in it.
     fn reopen(&self) -> Result<Revision, LoadError> {
         self.file.reopen()?;
-        let (_, head) = self.file.read(tables::identity)?;
-        let mut tail = self.tail();
-        if tail.head() != head {
-            tail.restart(head);
-            drop(tail);
+        let (identity, head) = self.file.read(tables::identity)?;
+        self.adopt(identity, head);
+        Ok(head)
+    }
+
+    /// Takes over what was found in the file, where that is something else than what is in memory.
+    fn adopt(&self, identity: Identity, head: Revision) {
+        let mut current = self.current();
+        if current.tail.head() != head || current.identity != identity {
+            current.identity = identity;
+            current.tail.restart(head);
+            drop(current);
             self.head.send_replace(head);
         }
-        Ok(head)
     }
 
     /// Reads from the file, after opening it again where a failed write has closed it.
@@ -140,11 +160,11 @@ impl Store for EmbeddedStore {
     }
 
     fn id(&self) -> StoreId {
-        self.inner.id
+        self.inner.current().identity.store
     }
 
     fn replaced(&self) -> Vec<StoreId> {
-        Vec::new()
+        self.inner.current().identity.replaced.clone()
     }
 
     async fn load(&self) -> Result<Snapshot, LoadError> {
@@ -175,7 +195,7 @@ impl Store for EmbeddedStore {
 
     async fn head(&self) -> Result<Revision, LoadError> {
         // Nobody else writes to the file, and a commit is answered after it has moved this.
-        Ok(self.inner.tail().head())
+        Ok(self.inner.current().tail.head())
     }
 
     /// Never: whoever can read at all reads the file.
@@ -185,10 +205,18 @@ impl Store for EmbeddedStore {
 
     async fn restore(
         &self,
-        _clusters: Vec<Arc<Cluster>>,
-        _replaces: Vec<StoreId>,
+        clusters: Vec<Arc<Cluster>>,
+        replaces: Vec<StoreId>,
     ) -> Result<StoreId, RestoreError> {
-        Err(RestoreError::NotRestored { reason: "this store cannot be restored yet".to_owned() })
+        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let now = inner.in_force();
+            let restoration = Restoration::work_out(clusters, replaces, now)?;
+            writer.restore(&inner, &restoration, Instant::now())
+        })
+        .await
+        .unwrap_or_else(|reason| Err(RestoreError::Unknown { reason }))
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod store;
 
+mod restoration;
 mod submission;
 mod tail;
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 pub use faults::{Faults, Outcome};
 
+use crate::restoration::{InForce, Restoration};
 use crate::store::{OPERATIONS_KEPT_MAX, Operation};
 use crate::submission::Submission;
 use crate::tail::{Next, Tail};
@@ -27,7 +28,6 @@ const LOG_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The reference store.
 #[derive(Debug)]
 pub struct MemoryStore {
-    id: StoreId,
     inner: Arc<Inner>,
 }
 
@@ -41,6 +41,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
+    id: StoreId,
+    replaced: Vec<StoreId>,
     clusters: BTreeMap<ClusterName, Arc<Cluster>>,
     operations: VecDeque<Operation>,
     log: Tail,
@@ -53,6 +55,8 @@ impl MemoryStore {
     #[expect(clippy::new_without_default, reason = "two stores are never equal: each has a new identity")]
     pub fn new() -> Self {
         let state = State {
+            id: StoreId(Uuid::new_v4()),
+            replaced: Vec::new(),
             clusters: BTreeMap::new(),
             operations: VecDeque::new(),
             log: Tail::new(Revision::ZERO, OPERATIONS_KEPT_MAX, LOG_BYTES_MAX),
@@ -63,7 +67,7 @@ impl MemoryStore {
             ticks: watch::Sender::new(0),
             stale_since: watch::Sender::new(None),
         };
-        Self { id: StoreId(Uuid::new_v4()), inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner) }
     }
 
     /// The handle that makes it fail.
@@ -96,6 +100,14 @@ impl State {
         self.operations.drain(..forgotten);
         self.log.push(submission.transaction, submission.unpacked_bytes);
     }
+
+    fn restore(&mut self, restoration: Restoration) {
+        self.id = restoration.store;
+        self.replaced = restoration.replaced;
+        self.clusters = restoration.clusters;
+        self.operations.clear();
+        self.log.restart(restoration.head);
+    }
 }
 
 #[async_trait]
@@ -105,18 +117,18 @@ impl Store for MemoryStore {
     }
 
     fn id(&self) -> StoreId {
-        self.id
+        self.inner.state().id
     }
 
     fn replaced(&self) -> Vec<StoreId> {
-        Vec::new()
+        self.inner.state().replaced.clone()
     }
 
     async fn load(&self) -> Result<Snapshot, LoadError> {
         let state = self.inner.state();
         state.faults.refuse_read()?;
         Ok(Snapshot {
-            store: self.id,
+            store: state.id,
             revision: state.log.head(),
             clusters: state.clusters.values().cloned().collect(),
             quarantined: Vec::new(),
@@ -150,6 +162,7 @@ impl Store for MemoryStore {
         Ok(Box::new(MemoryFeed {
             inner: Arc::downgrade(&self.inner),
             ticks: self.inner.ticks.subscribe(),
+            store: state.id,
             at: from,
             resets_seen: state.faults.resets(),
             is_lost: false,
@@ -168,10 +181,21 @@ impl Store for MemoryStore {
 
     async fn restore(
         &self,
-        _clusters: Vec<Arc<Cluster>>,
-        _replaces: Vec<StoreId>,
+        clusters: Vec<Arc<Cluster>>,
+        replaces: Vec<StoreId>,
     ) -> Result<StoreId, RestoreError> {
-        Err(RestoreError::NotRestored { reason: "this store cannot be restored yet".to_owned() })
+        let mut state = self.inner.state();
+        state
+            .faults
+            .refuse_read()
+            .map_err(|error| RestoreError::NotRestored { reason: error.to_string() })?;
+        let now = InForce { store: state.id, replaced: state.replaced.clone(), head: state.log.head() };
+        let restoration = Restoration::work_out(clusters, replaces, now)?;
+        let id = restoration.store;
+        state.restore(restoration);
+        drop(state);
+        self.inner.tick();
+        Ok(id)
     }
 }
 
@@ -179,6 +203,8 @@ struct MemoryFeed {
     /// A feed does not keep the store open.
     inner: Weak<Inner>,
     ticks: watch::Receiver<u64>,
+    /// The identity it follows: under another one it has nothing to say.
+    store: StoreId,
     at: Revision,
     resets_seen: u64,
     is_lost: bool,
@@ -190,7 +216,7 @@ impl MemoryFeed {
         if state.faults.holds_feeds() {
             return None;
         }
-        if self.is_lost || self.resets_seen != state.faults.resets() {
+        if self.is_lost || self.store != state.id || self.resets_seen != state.faults.resets() {
             self.is_lost = true;
             return Some(Feed::Reset);
         }

@@ -93,7 +93,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Puts other definitions in the place of all that is there, under a new identity, which it answers. Every feed is
     /// reset. Whoever is bound to an identity in `replaces`, or to the one that is there now, may follow to the new one.
     ///
-    /// Each cluster is as in the snapshot but for its revisions, which begin anew.
+    /// Each cluster is as it is given but for its revisions and births, which begin anew above the head that was there:
+    /// no commit that was worked out before fits a head that comes after. Operations are forgotten.
     async fn restore(
         &self,
         clusters: Vec<Arc<Cluster>>,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use jcm_model::Revision;
+use jcm_model::{Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 use tracing::warn;
@@ -18,6 +18,8 @@ pub(super) struct EmbeddedFeed {
     /// A feed does not keep the store open.
     inner: Weak<Inner>,
     head: watch::Receiver<Revision>,
+    /// The identity it follows: what the file holds under another one is no continuation.
+    store: StoreId,
     /// The last revision that was handed out.
     at: Revision,
     /// Read from the file and not handed out yet.
@@ -31,6 +33,7 @@ impl EmbeddedFeed {
         Self {
             inner: Arc::downgrade(inner),
             head: inner.head.subscribe(),
+            store: inner.current().identity.store,
             at: from,
             backlog: VecDeque::new(),
             is_lost: false,
@@ -61,12 +64,19 @@ impl ChangeFeed for EmbeddedFeed {
             if self.is_lost {
                 return Some(Feed::Reset);
             }
+            // Marked as seen before looking: what happens after the look wakes the wait.
+            self.head.borrow_and_update();
+            let next = {
+                let current = inner.current();
+                if current.identity.store != self.store {
+                    drop(current);
+                    return Some(self.lose());
+                }
+                current.tail.after(self.at)
+            };
             if let Some(transaction) = self.backlog.pop_front() {
                 return Some(self.hand_out(transaction));
             }
-            // Marked as seen before looking: what happens after the look wakes the wait.
-            self.head.borrow_and_update();
-            let next = inner.tail().after(self.at);
             match next {
                 Next::Committed(transaction) => return Some(self.hand_out(transaction)),
                 Next::Gap => return Some(self.lose()),
@@ -87,6 +97,7 @@ impl ChangeFeed for EmbeddedFeed {
                             warn!(reason, "the change log cannot be read: its follower loads again");
                         }
                     }
+                    // What was read may be of a store that was restored meanwhile: the next turn looks again.
                     if self.backlog.is_empty() {
                         return Some(self.lose());
                     }

@@ -26,9 +26,8 @@ const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
 /// All definitions at one revision.
 pub(super) fn snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
-    let (store, _) = tables::identity(database)?;
     let read = database.begin_read()?;
-    let revision = Revision(tables::number(&read.open_table(tables::META)?, tables::META_HEAD)?);
+    let (identity, revision) = tables::identity_in(&read)?;
     let mut clusters = Vec::new();
     let mut quarantined = Vec::new();
     read_clusters(&read, |name, cluster| match cluster {
@@ -40,7 +39,13 @@ pub(super) fn snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
             }
         },
     })?;
-    Ok(Snapshot { store, revision, clusters, quarantined, operations: read_operations(&read)? })
+    Ok(Snapshot {
+        store: identity.store,
+        revision,
+        clusters,
+        quarantined,
+        operations: read_operations(&read)?,
+    })
 }
 
 /// Visits every cluster, or the reason why it cannot be read. Both tables are in the order of names.

@@ -61,6 +61,11 @@ impl Retention {
         Self { limits, trimmed: None, marks: VecDeque::from([(now, head)]) }
     }
 
+    /// Begins again with an empty log.
+    pub(super) fn restart(&mut self, head: Revision, now: Instant) {
+        *self = Self::new(self.limits, head, now);
+    }
+
     /// What the commit at hand shall trim, if anything. The answer is spent: the next one comes an interval later.
     pub(super) fn next_trim(&mut self, head: Revision, now: Instant) -> Option<Trim> {
         let is_early = |trimmed: Instant| now.saturating_duration_since(trimmed) < self.limits.interval;

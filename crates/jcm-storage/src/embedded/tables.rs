@@ -4,7 +4,7 @@
 //! bytes, not text: bytes that are no text are somebody's damage to report, not a reason to stop.
 
 use jcm_model::{Revision, StoreId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle};
 use uuid::Uuid;
 
 /// The format that this version writes. It refuses every later one.
@@ -39,12 +39,47 @@ pub(super) fn number(meta: &impl ReadableTable<&'static str, u128>, name: &str) 
     u64::try_from(row.value()).map_err(|_| missing())
 }
 
+/// Which store this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) store: StoreId,
+    /// The identities whose place it has taken, latest last.
+    pub(super) replaced: Vec<StoreId>,
+}
+
 /// Which store this is, and its head.
-pub(super) fn identity(database: &Database) -> Result<(StoreId, Revision), redb::Error> {
-    let meta = database.begin_read()?.open_table(META)?;
+pub(super) fn identity(database: &Database) -> Result<(Identity, Revision), redb::Error> {
+    identity_in(&database.begin_read()?)
+}
+
+/// The same, in one read with what else is looked up in it.
+pub(super) fn identity_in(read: &ReadTransaction) -> Result<(Identity, Revision), redb::Error> {
+    let meta = read.open_table(META)?;
     let missing = || redb::Error::Corrupted(format!("the meta table has no row `{META_STORE}`"));
-    let store = meta.get(META_STORE)?.ok_or_else(missing)?.value();
-    Ok((StoreId(Uuid::from_u128(store)), Revision(number(&meta, META_HEAD)?)))
+    let store = StoreId(Uuid::from_u128(meta.get(META_STORE)?.ok_or_else(missing)?.value()));
+    let mut replaced = Vec::new();
+    while let Some(row) = meta.get(replaced_row(replaced.len()).as_str())? {
+        replaced.push(StoreId(Uuid::from_u128(row.value())));
+    }
+    Ok((Identity { store, replaced }, Revision(number(&meta, META_HEAD)?)))
+}
+
+/// The row of one identity that the store has replaced.
+fn replaced_row(at: usize) -> String {
+    format!("replaced {at}")
+}
+
+/// Writes the identity of a store that was restored.
+pub(super) fn identify(
+    meta: &mut Table<'_, &'static str, u128>,
+    identity: &Identity,
+) -> Result<(), redb::Error> {
+    meta.insert(META_STORE, identity.store.0.as_u128())?;
+    // The list is never shorter than the one before, so no row of that is left over.
+    for (at, id) in identity.replaced.iter().enumerate() {
+        meta.insert(replaced_row(at).as_str(), id.0.as_u128())?;
+    }
+    Ok(())
 }
 
 /// Makes an empty database an empty store, with an identity of its own.

@@ -14,7 +14,7 @@ use super::file::DataFile;
 use super::retention::Limits;
 use super::{EmbeddedStore, TAIL_TRANSACTIONS_MAX, tables};
 use crate::submission::Submission;
-use crate::{CommitError, Feed, LoadError, Store};
+use crate::{CommitError, Feed, LoadError, RestoreError, Store};
 
 /// A disk in memory. What was written stays when it is closed.
 #[derive(Debug, Clone, Default)]
@@ -139,7 +139,7 @@ async fn commit(store: &EmbeddedStore, count: u64) {
 
 /// A commit as it would be at another time.
 fn commit_at(store: &EmbeddedStore, now: Instant) -> Result<(), CommitError> {
-    let head = store.inner.tail().head();
+    let head = store.inner.current().tail.head();
     let submission = Submission::parse(creation(head), head)?;
     store.writer.try_lock().unwrap().commit(&store.inner, submission, head, now)
 }
@@ -169,7 +169,7 @@ async fn a_full_disk_refuses_writes_loudly_and_goes_on_reading() {
     let refusal = loop {
         // What is left of the sectors in use may take some more.
         match commit_at(&store, now) {
-            Ok(()) => assert!(store.inner.tail().head() < Revision(1_000), "the disk never was full"),
+            Ok(()) => assert!(store.inner.current().tail.head() < Revision(1_000), "the disk never was full"),
             Err(error) => break error,
         }
     };
@@ -224,6 +224,32 @@ async fn a_commit_whose_sync_failed_is_told_by_the_log() {
         );
         expect_whole(&store).await;
     }
+}
+
+#[tokio::test]
+async fn a_restore_that_the_disk_refuses_leaves_the_old_or_the_new_and_says_which() {
+    let mut outcomes = HashSet::new();
+    for failing_syncs in 0..4 {
+        let disk = Disk::default();
+        let store = disk.store(Limits::default());
+        commit(&store, 5).await;
+        let old = store.id();
+        let clusters = store.load().await.unwrap().clusters[..2].to_vec();
+        disk.sectors().failing_syncs = failing_syncs;
+        let outcome = store.restore(clusters, Vec::new()).await;
+        disk.sectors().failing_syncs = 0;
+        let snapshot = store.load().await.unwrap();
+        assert_eq!(snapshot.store, store.id());
+        let is_restored = snapshot.store != old;
+        assert_eq!(snapshot.clusters.len(), if is_restored { 2 } else { 5 }, "neither the old nor the new");
+        outcomes.insert(match outcome {
+            Ok(id) => (id == snapshot.store, "done"),
+            Err(RestoreError::NotRestored { .. }) => (!is_restored, "not done"),
+            Err(RestoreError::Unknown { .. }) => (true, "unknown"),
+        });
+    }
+    assert!(outcomes.iter().all(|(is_true, _)| *is_true), "{outcomes:?}");
+    assert!(outcomes.len() > 1, "no failure was met: {outcomes:?}");
 }
 
 #[tokio::test]

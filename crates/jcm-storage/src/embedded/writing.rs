@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jcm_model::{Change, Cluster, ClusterName, Effect, Revision};
+use jcm_model::{Change, Cluster, ClusterName, Effect, Revision, StoreId};
 use jcm_proto::{record, v1};
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use tracing::{error, info, warn};
@@ -12,10 +12,13 @@ use tracing::{error, info, warn};
 use super::Inner;
 use super::reading::{Quarantine, has_nodes, header_of, node_key};
 use super::retention::{Retention, Trim};
-use super::tables::{self, CLUSTERS, LOG, META, META_HEAD, META_LOG_BYTES, META_LOG_OPERATIONS, NODES};
+use super::tables::{
+    self, CLUSTERS, Identity, LOG, META, META_HEAD, META_LOG_BYTES, META_LOG_OPERATIONS, NODES,
+};
+use crate::restoration::Restoration;
 use crate::store::chain;
 use crate::submission::Submission;
-use crate::{CommitError, LoadError};
+use crate::{CommitError, LoadError, RestoreError};
 
 /// After a failed write the file is opened again, which reads all of it after some failures: not for each of the
 /// writes that a full disk will refuse.
@@ -99,6 +102,42 @@ impl Writer {
         }
     }
 
+    /// Puts other definitions in the place of all that is there, in one transaction of the file, and answers the new
+    /// identity.
+    pub(super) fn restore(
+        &mut self,
+        inner: &Inner,
+        restoration: &Restoration,
+        now: Instant,
+    ) -> Result<StoreId, RestoreError> {
+        let not_restored = |error: &dyn std::error::Error| RestoreError::NotRestored { reason: chain(error) };
+        self.refuse_unless_ready(inner, now).map_err(|error| not_restored(&error))?;
+        let attempt = inner.file.with(|database| replace(database, restoration));
+        match attempt.map_err(|error| not_restored(&error))? {
+            Ok(()) => {}
+            Err(Failure::Refused(error)) => return Err(not_restored(&error)),
+            Err(Failure::Before(failed) | Failure::During(failed)) => {
+                let reason = format!("the store file cannot be written: {}", chain(&failed));
+                error!(reason, "a restore failed; the store file is opened again");
+                self.resting = Some((now + REST_AFTER_FAILURE, reason.clone()));
+                // The identity in the file tells what became of it, if it can be read.
+                return match inner.reopen() {
+                    Ok(_) if inner.in_force().store != restoration.store => {
+                        Err(RestoreError::NotRestored { reason })
+                    }
+                    _ => Err(RestoreError::Unknown { reason }),
+                };
+            }
+        }
+        self.resting = None;
+        self.retention.restart(restoration.head, now);
+        inner.quarantine().clear();
+        let identity = Identity { store: restoration.store, replaced: restoration.replaced.clone() };
+        inner.adopt(identity, restoration.head);
+        info!(store = %restoration.store, clusters = restoration.clusters.len(), "the store was restored");
+        Ok(restoration.store)
+    }
+
     /// After a failure writes are refused for a while; then the file has to be open again.
     fn refuse_unless_ready(&mut self, inner: &Inner, now: Instant) -> Result<(), CommitError> {
         if let Some((until, reason)) = &self.resting
@@ -153,6 +192,38 @@ fn write(
         meta.insert(META_HEAD, u128::from(submission.transaction.last().0))?;
         apply(&write, submission, quarantine)?;
         append(&write, &mut meta, submission, trim)?;
+    }
+    write.commit().map_err(|error| Failure::During(error.into()))
+}
+
+fn replace(database: &Database, restoration: &Restoration) -> Result<(), Failure> {
+    let mut write = database.begin_write()?;
+    write
+        .set_durability(Durability::Immediate)
+        .expect("only savepoints restrict durability, and none are made");
+    write.delete_table(CLUSTERS)?;
+    write.delete_table(NODES)?;
+    write.delete_table(LOG)?;
+    {
+        let mut meta = write.open_table(META)?;
+        let mut clusters = write.open_table(CLUSTERS)?;
+        let mut nodes = write.open_table(NODES)?;
+        write.open_table(LOG)?;
+        for (name, cluster) in &restoration.clusters {
+            // A header beside which the nodes lie is a cluster without them.
+            let header = Cluster { nodes: Vec::new(), ..(**cluster).clone() };
+            let header = record::encode(&v1::Cluster::from(&header));
+            clusters.insert(name.as_str().as_bytes(), header.as_slice())?;
+            for node in &cluster.nodes {
+                let row = record::encode(&v1::Node::from(node.as_ref()));
+                nodes.insert(node_key(name, &node.id), row.as_slice())?;
+            }
+        }
+        let identity = Identity { store: restoration.store, replaced: restoration.replaced.clone() };
+        tables::identify(&mut meta, &identity)?;
+        meta.insert(META_HEAD, u128::from(restoration.head.0))?;
+        meta.insert(META_LOG_OPERATIONS, 0)?;
+        meta.insert(META_LOG_BYTES, 0)?;
     }
     write.commit().map_err(|error| Failure::During(error.into()))
 }

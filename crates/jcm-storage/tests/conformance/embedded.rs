@@ -65,6 +65,26 @@ async fn a_file_that_is_opened_again_is_the_same_store() {
 }
 
 #[tokio::test]
+async fn a_restored_file_that_is_opened_again_is_the_restored_store() {
+    let files = Embedded::default();
+    let old = three_clusters(&files).await;
+    let store = files.open();
+    let first = store.id();
+    let clusters: Vec<_> = old.clusters.values().take(2).cloned().collect();
+    store.restore(clusters.clone(), Vec::new()).await.unwrap();
+    let second = store.restore(clusters, Vec::new()).await.unwrap();
+    let before = store.load().await.unwrap();
+    let replaced = store.replaced();
+    drop(store);
+    let store = files.open();
+    let after = store.load().await.unwrap();
+    assert_eq!((store.id(), after.store, after.revision), (second, second, before.revision));
+    assert_eq!((after.clusters, after.operations), (before.clusters, before.operations));
+    assert_eq!((replaced.len(), replaced[0]), (2, first));
+    assert_eq!(store.replaced(), replaced);
+}
+
+#[tokio::test]
 async fn a_file_of_a_newer_format_is_refused() {
     let files = Embedded::default();
     three_clusters(&files).await;

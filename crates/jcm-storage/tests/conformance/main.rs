@@ -11,6 +11,7 @@ mod embedded;
 mod faults;
 mod feeds;
 mod random;
+mod restores;
 mod written;
 
 /// Every check of the suite, for each of the backends.
@@ -38,6 +39,10 @@ macro_rules! conformance {
                 feeds::a_feed_ends_with_its_store
                 feeds::a_follower_far_behind_still_gets_everything
                 feeds::a_load_and_its_feed_meet_without_a_gap_under_writes
+                restores::a_restore_puts_all_of_it_in_place_under_a_new_identity
+                restores::a_restore_resets_every_feed_and_what_follows_begins_above
+                restores::a_commit_from_before_a_restore_fits_no_head_after_it
+                restores::a_restore_of_what_is_no_set_of_definitions_changes_nothing
                 random::any_history_leaves_what_its_changes_say
             );
         })+

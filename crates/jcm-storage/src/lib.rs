@@ -14,6 +14,8 @@ pub mod memory;
 
 pub mod embedded;
 
+pub mod zookeeper;
+
 pub mod membership;
 
 #[cfg(feature = "planted")]
@@ -23,3 +25,4 @@ pub use embedded::EmbeddedStore;
 pub use membership::{JoinError, Member, Membership, RingMembers, Roster, Solo, Standing};
 pub use memory::MemoryStore;
 pub use store::{ChangeFeed, CommitError, Feed, LoadError, RestoreError, Snapshot, Store};
+pub use zookeeper::{ZooKeeper, ZooKeeperStore};

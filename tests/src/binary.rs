@@ -2,8 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+/// The variable that names a directory with programs to try instead: a build with planted faults, an older version.
+pub const PROGRAMS: &str = "JCM_TESTS_PROGRAMS";
+
 /// `jcm-server`, `jcmctl`.
 pub fn program(name: &str) -> PathBuf {
+    if let Some(directory) = std::env::var_os(PROGRAMS) {
+        return existing(Path::new(&directory).join(name));
+    }
     existing(profile_directory().join(name))
 }
 

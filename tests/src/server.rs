@@ -32,6 +32,7 @@ pub struct Starter {
     data: Option<PathBuf>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    namespace: Option<String>,
 }
 
 #[derive(Debug)]
@@ -78,6 +79,13 @@ impl Starter {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// In this network namespace.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
         self
     }
 
@@ -142,7 +150,16 @@ impl Starter {
     }
 
     fn command(&self, directory: &Path) -> Command {
-        let mut command = Command::new(binary::program("jcm-server"));
+        let program = binary::program("jcm-server");
+        let mut command = match &self.namespace {
+            // It becomes the server: the pid is the server's own.
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
         match &self.mode {
             Mode::Dev { demo } => {
@@ -186,7 +203,7 @@ impl Server {
 
     fn starter(mode: Mode) -> Starter {
         let listen = format!("{}:0", loopback::next());
-        Starter { mode, listen, data: None, arguments: Vec::new(), environment: Vec::new() }
+        Starter { mode, listen, data: None, arguments: Vec::new(), environment: Vec::new(), namespace: None }
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -61,12 +61,12 @@ impl Target {
 
     /// Requests that a node has received, whatever it did with them.
     pub async fn count(&self, node: SocketAddr) -> u64 {
-        self.counts(node, "requests").await
+        self.count_of(node, "requests").await
     }
 
     /// Connections that a node has accepted.
     pub async fn connections(&self, node: SocketAddr) -> u64 {
-        self.counts(node, "connections").await
+        self.count_of(node, "connections").await
     }
 
     /// The head of the last request that a node has received.
@@ -75,7 +75,15 @@ impl Target {
         counts.ok()[node.to_string()]["last"].as_str().unwrap_or_default().to_owned()
     }
 
-    async fn counts(&self, node: SocketAddr, what: &str) -> u64 {
+    /// Requests that each node has received, all counted at one moment.
+    pub async fn counts(&self) -> Vec<(SocketAddr, u64)> {
+        let counts = self.control.get("/count").await;
+        let count =
+            |node: &SocketAddr| counts.ok()[node.to_string()]["requests"].as_u64().unwrap_or_default();
+        self.nodes.iter().map(|node| (*node, count(node))).collect()
+    }
+
+    async fn count_of(&self, node: SocketAddr, what: &str) -> u64 {
         let counts = self.control.get("/count").await;
         counts.ok()[node.to_string()][what]
             .as_u64()

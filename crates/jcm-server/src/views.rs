@@ -175,6 +175,11 @@ impl Views {
         edit.publish(None);
     }
 
+    /// The verdict that stands on a node.
+    pub(crate) fn judged(&self, cluster: &ClusterName, node: &NodeId) -> Option<Judged> {
+        self.board.load().published.get(cluster)?.state.judged(node).cloned()
+    }
+
     /// Tells the inbox of every change of the cluster, under the given key, until the answer is dropped.
     /// `None`: too many names are watched that nobody defined.
     pub(crate) fn watch(

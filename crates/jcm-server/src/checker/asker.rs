@@ -1,0 +1,61 @@
+//! Asks the checker what it knows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jcm_model::{ClusterName, NodeId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::record::Findings;
+use crate::peers;
+
+/// Questions that may wait: each is answered in microseconds.
+const QUESTIONS_QUEUE_MAX: usize = 256;
+
+/// Asks the checker what it knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    questions: mpsc::Sender<Question>,
+    owned: Arc<AtomicUsize>,
+}
+
+/// What was found of this node?
+pub(super) struct Question {
+    pub(super) cluster: ClusterName,
+    pub(super) node: NodeId,
+    pub(super) answer: oneshot::Sender<Option<Findings>>,
+}
+
+impl Asker {
+    /// The handle, and where the checker finds the questions. `owned` is how many nodes are checked here.
+    pub(super) fn new(owned: Arc<AtomicUsize>) -> (Self, mpsc::Receiver<Question>) {
+        let (questions, received) = mpsc::channel(QUESTIONS_QUEUE_MAX);
+        (Self { questions, owned }, received)
+    }
+
+    /// How many nodes are checked here.
+    pub(crate) fn owned(&self) -> usize {
+        self.owned.load(Ordering::Relaxed)
+    }
+
+    /// This server's own probes of these nodes, now, for a peer that asks: one answer for each question, in their order.
+    #[expect(dead_code, clippy::unused_async, reason = "servers are not yet introduced to one another")]
+    pub(crate) async fn probe(
+        &self,
+        questions: Vec<peers::Question>,
+        _within: Duration,
+    ) -> Vec<peers::Answer> {
+        questions
+            .iter()
+            .map(|_| peers::Answer::nothing("this server does not probe for others yet"))
+            .collect()
+    }
+
+    /// What was found of a node lately; `None` when it is not checked here.
+    pub(crate) async fn findings(&self, cluster: &ClusterName, node: &NodeId) -> Option<Findings> {
+        let (answer, result) = oneshot::channel();
+        self.questions.send(Question { cluster: cluster.clone(), node: node.clone(), answer }).await.ok()?;
+        result.await.ok().flatten()
+    }
+}

@@ -1,0 +1,126 @@
+//! The records of all nodes that are checked here, and the engine that probes them.
+//!
+//! Invariant: the engine has a target for each record and no other. One whose node is still reached and asked in the
+//! same way is not touched, so that neither its connection nor its place in the schedule is lost.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jcm_health::{Engine, Report, Target, TargetKey};
+use jcm_model::{Cluster, ClusterName, Judged, Node, NodeId};
+
+use super::record::Record;
+
+/// The records of all nodes that are checked here.
+pub(super) struct Records {
+    engine: Arc<dyn Engine>,
+    by_key: HashMap<TargetKey, Record>,
+    keys: HashMap<ClusterName, HashMap<NodeId, TargetKey>>,
+    next_key: u64,
+}
+
+impl Records {
+    pub(super) fn new(engine: Arc<dyn Engine>) -> Self {
+        Self { engine, by_key: HashMap::new(), keys: HashMap::new(), next_key: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn get(&self, cluster: &ClusterName, node: &NodeId) -> Option<&Record> {
+        self.by_key.get(self.keys.get(cluster)?.get(node)?)
+    }
+
+    /// The record that a report is about, unless that was of an earlier form of the target.
+    pub(super) fn reported(&mut self, report: &Report) -> Option<&mut Record> {
+        self.by_key.get_mut(&report.key).filter(|record| record.generation == report.generation)
+    }
+
+    /// Clusters of which some node is checked here.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
+        self.keys.keys()
+    }
+
+    /// Nodes of a cluster that are checked here.
+    pub(super) fn nodes(&self, cluster: &ClusterName) -> impl Iterator<Item = &NodeId> {
+        self.keys.get(cluster).into_iter().flat_map(HashMap::keys)
+    }
+
+    /// Checks the node from now on, as it is defined now. `held` is asked for the verdict that stands, where the node
+    /// in this form was not checked here before.
+    pub(super) fn keep(&mut self, cluster: &Cluster, node: &Node, held: impl FnOnce() -> Option<Judged>) {
+        let port = node.port(cluster.check.port.as_deref()).filter(|_| cluster.is_checked());
+        let Some(port) = port else {
+            self.forget(&cluster.name, &node.id);
+            return;
+        };
+        let birth = cluster.birth(node);
+        let key = match self.keys.get(&cluster.name).and_then(|keys| keys.get(&node.id)) {
+            Some(key) => *key,
+            None => self.add(cluster, node),
+        };
+        let record = self.by_key.get_mut(&key).expect("every key has its record");
+        let is_new = record.generation == 0 || record.birth != birth;
+        if !is_new && Arc::ptr_eq(&record.check, &cluster.check) {
+            return;
+        }
+        if is_new {
+            record.begin(birth);
+            if let Some(held) = held().filter(|held| held.birth == birth) {
+                record.resume(&held);
+            }
+        } else if *record.check != *cluster.check {
+            record.judge.repolicy(&cluster.check);
+        }
+        let same_target = !is_new && *record.check == *cluster.check;
+        record.check = Arc::clone(&cluster.check);
+        if same_target {
+            return;
+        }
+        record.generation += 1;
+        self.engine.set(Target {
+            key,
+            address: SocketAddr::new(node.address, port),
+            check: Arc::clone(&cluster.check),
+            generation: record.generation,
+        });
+    }
+
+    /// Checks the node no longer.
+    pub(super) fn forget(&mut self, cluster: &ClusterName, node: &NodeId) {
+        let Some(keys) = self.keys.get_mut(cluster) else {
+            return;
+        };
+        if let Some(key) = keys.remove(node) {
+            self.engine.remove(key);
+            self.by_key.remove(&key);
+        }
+        if keys.is_empty() {
+            self.keys.remove(cluster);
+        }
+    }
+
+    /// Checks no node of the cluster any longer.
+    pub(super) fn forget_cluster(&mut self, cluster: &ClusterName) {
+        for key in self.keys.remove(cluster).into_iter().flat_map(HashMap::into_values) {
+            self.engine.remove(key);
+            self.by_key.remove(&key);
+        }
+    }
+
+    fn add(&mut self, cluster: &Cluster, node: &Node) -> TargetKey {
+        self.next_key += 1;
+        let key = TargetKey(self.next_key);
+        let record = Record::new(
+            cluster.name.clone(),
+            node.id.clone(),
+            cluster.birth(node),
+            Arc::clone(&cluster.check),
+        );
+        self.by_key.insert(key, record);
+        self.keys.entry(cluster.name.clone()).or_default().insert(node.id.clone(), key);
+        key
+    }
+}

@@ -25,4 +25,4 @@ pub use embedded::EmbeddedStore;
 pub use membership::{JoinError, Member, Membership, RingMembers, Roster, Solo, Standing};
 pub use memory::MemoryStore;
 pub use store::{ChangeFeed, CommitError, Feed, LoadError, RestoreError, Snapshot, Store};
-pub use zookeeper::{ZooKeeper, ZooKeeperStore};
+pub use zookeeper::{ZooKeeper, ZooKeeperMembership, ZooKeeperStore};

@@ -4,13 +4,20 @@
 //! also shuts down.
 
 mod config;
-#[expect(dead_code, reason = "the store and the membership ask")]
+#[expect(dead_code, reason = "the store asks")]
 mod session;
 
 #[expect(dead_code, reason = "the store reads and writes there")]
 mod layout;
 
 mod store;
+
+mod election;
+mod lease;
+mod plan;
+mod reading;
+
+mod membership;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +26,9 @@ use jcm_model::Invalid;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::Store;
 pub use config::Config;
+pub use membership::ZooKeeperMembership;
 use session::Session;
 pub use store::ZooKeeperStore;
 
@@ -31,6 +40,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 pub struct ZooKeeper {
     session: Session,
     store: Arc<ZooKeeperStore>,
+    membership: Arc<ZooKeeperMembership>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Without a shutdown the tasks end when this goes.
@@ -45,14 +55,28 @@ impl ZooKeeper {
         config.check()?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let session_timeout = config.session_timeout;
         let session = session::keep(config, &tasks, stop.clone());
         let store = Arc::new(ZooKeeperStore::new(session.clone()));
-        Ok(Self { session, store, tasks, _stop_when_dropped: stop.clone().drop_guard(), stop })
+        let bound = Arc::clone(&store);
+        let recognise = Arc::new(move |_identity: Option<&[u8]>| {
+            let store = bound.id();
+            (!store.0.is_nil()).then_some(store)
+        });
+        let membership =
+            ZooKeeperMembership::keep(session.clone(), recognise, session_timeout, &tasks, stop.clone());
+        let membership = Arc::new(membership);
+        Ok(Self { session, store, membership, tasks, _stop_when_dropped: stop.clone().drop_guard(), stop })
     }
 
     /// The store. One has to be bound to it first: see [`ZooKeeperStore::open`].
     pub fn store(&self) -> Arc<ZooKeeperStore> {
         Arc::clone(&self.store)
+    }
+
+    /// The servers. They are followed once the store is bound, and only while the ensemble holds that store.
+    pub fn membership(&self) -> Arc<ZooKeeperMembership> {
+        Arc::clone(&self.membership)
     }
 
     /// The one session, for whatever else is kept in the ensemble.

@@ -9,6 +9,8 @@
 mod keeper;
 mod look;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Nodes to check: one process of the example `target` behind as many addresses as asked for.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// A process with real HTTP nodes. Ends with its owner.
 #[derive(Debug)]
 pub struct Target {
+    place: Option<(String, IpAddr)>,
     child: Child,
     nodes: Vec<SocketAddr>,
     control: Client,
@@ -31,14 +32,23 @@ impl Target {
 
     /// Nodes at these addresses; port 0 is any.
     pub async fn at(listen: &[SocketAddr]) -> Self {
-        let (child, ready) = spawn(listen).await;
+        Self::start_at(listen, None).await
+    }
+
+    /// Nodes in this network namespace, at these addresses of it, told how to behave at another address of it.
+    pub async fn within(namespace: &str, listen: &[SocketAddr], control: IpAddr) -> Self {
+        Self::start_at(listen, Some((namespace.to_owned(), control))).await
+    }
+
+    async fn start_at(listen: &[SocketAddr], place: Option<(String, IpAddr)>) -> Self {
+        let (child, ready) = spawn(listen, place.as_ref()).await;
         let nodes = ready["listening"]
             .as_array()
             .expect("the target tells its addresses")
             .iter()
             .map(|address| address.as_str().and_then(|text| text.parse().ok()).expect("an address"))
             .collect();
-        Self { child, nodes, control: control(&ready) }
+        Self { place, child, nodes, control: control(&ready) }
     }
 
     pub fn nodes(&self) -> &[SocketAddr] {
@@ -101,7 +111,7 @@ impl Target {
 
     /// A killed process comes back at the same addresses, all healthy.
     pub async fn revive(&mut self) {
-        let (child, ready) = spawn(&self.nodes).await;
+        let (child, ready) = spawn(&self.nodes, self.place.as_ref()).await;
         self.child = child;
         self.control = control(&ready);
     }
@@ -131,9 +141,18 @@ pub fn definition(node: SocketAddr) -> Value {
     json!({ "address": node.ip().to_string(), "ports": { "http": node.port() } })
 }
 
-async fn spawn(listen: &[SocketAddr]) -> (Child, Value) {
-    let mut command = Command::new(binary::example("target"));
-    command.args(["--control", "127.0.0.1:0"]);
+async fn spawn(listen: &[SocketAddr], place: Option<&(String, IpAddr)>) -> (Child, Value) {
+    let program = binary::example("target");
+    let mut command = match place {
+        Some((namespace, _)) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    let control = place.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |(_, address)| *address);
+    command.args(["--control", &SocketAddr::from((control, 0)).to_string()]);
     for address in listen {
         command.args(["--listen", &address.to_string()]);
     }

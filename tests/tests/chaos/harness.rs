@@ -1,8 +1,9 @@
 //! The harness itself: a fault that does not bite would let every row pass.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use jcm_tests::{Client, Ensemble, Proxy, Server, eventually};
+use jcm_tests::{Client, Ensemble, Network, Proxy, Server, Target, eventually, network};
 use reqwest::Method;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -52,4 +53,30 @@ async fn a_proxy_cuts_holds_and_heals() {
         .await;
     }
     assert!(proxy.connections() >= 2);
+}
+
+#[tokio::test]
+async fn hosts_of_a_network_are_cut_from_one_another_and_healed() {
+    if !network::isolated("harness::hosts_of_a_network_are_cut_from_one_another_and_healed").await {
+        return;
+    }
+    let network = Network::of(&["a", "b"]).await;
+    let node = SocketAddr::from((network.address("b"), 8080));
+    let _target = Target::within("b", &[node], network.address("b").into()).await;
+    let reaches = async |host: &str| {
+        // The shell's own redirection: a bare Debian has no client for it.
+        let connect = format!("exec 3<>/dev/tcp/{}/{}", node.ip(), node.port());
+        let mut command = tokio::process::Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{host}")).args(["timeout", "1", "bash", "-c", &connect]);
+        command.status().await.expect("run nsenter").success()
+    };
+    assert!(reaches("a").await);
+    network.cut("a", "b").await;
+    assert!(!reaches("a").await);
+    assert!(answers(&Client::new(&format!("http://{node}"))).await, "the test itself still reaches it");
+    network.heal().await;
+    assert!(reaches("a").await);
+    network.lose(1.0).await;
+    assert!(!reaches("a").await);
+    assert!(network.dropped().await > 0);
 }

@@ -1,3 +1,21 @@
 //! Several servers, a real ZooKeeper and real faults: one test a row of the fault matrix.
+//!
+//! `scripts/chaos` runs them one at a time and shows their results as a table.
 
 mod harness;
+
+mod load;
+mod lookout;
+mod programs;
+mod row;
+mod scene;
+
+mod rows {
+    mod network;
+    mod nodes;
+    mod servers;
+    mod store;
+    mod subscribers;
+    mod wires;
+    mod writes;
+}

@@ -1,0 +1,127 @@
+//! Writers against one another, and against answers that are lost.
+
+use std::time::Duration;
+
+use jcm_tests::Proxy;
+use serde_json::json;
+
+use crate::load::{Load, Plan, Work};
+use crate::row::Row;
+use crate::scene::{self, Wires, is_short};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_15_too_large() {
+    let mut row = Row::begin(
+        "15",
+        "writes over 1 MiB, and 10,000 names",
+        "refused before ZooKeeper sees them; ZooKeeper disconnects 0; other writes unharmed",
+    );
+    let (zookeeper, wires, group) = Wires::three().await;
+    let load = Load::start(group.clients(), Plan::usual()).await;
+    load.more(20).await;
+    let before: u64 = (0..3).map(|server| wires.connections(server)).sum();
+    let (mut accepted, mut refused) = (0, 0);
+    for server in 0..3 {
+        let client = group.client(server);
+        // What does not get smaller by packing.
+        let labels: Vec<_> =
+            (0..20_000_u64).map(|n| (format!("k{n}"), json!(noise(n, server as u64)))).collect();
+        let large = json!({ "nodes": [], "properties": serde_json::Map::from_iter(labels) });
+        let answer = client.put_cluster("large", &large).await;
+        accepted += usize::from(matches!(answer.status, 200 | 201));
+        refused += usize::from(matches!(answer.status, 400 | 413 | 422));
+    }
+    row.figure("accepted", accepted);
+    row.traffic("refused", refused, 3);
+    let names = if is_short() { 2_000 } else { 10_000 };
+    for first in (0..names).step_by(500) {
+        let clusters: Vec<_> =
+            (first..first + 500).map(|n| json!({ "name": format!("name-{n}"), "nodes": [] })).collect();
+        let body = jcm_tests::api::apply_body(&json!(clusters));
+        scene::insist(&group.clients(), reqwest::Method::POST, "/v1/apply", &body).await;
+    }
+    load.more(50).await;
+    row.converged(&group).await;
+    let after: u64 = (0..3).map(|server| wires.connections(server)).sum();
+    row.none("disconnects", usize::try_from(after - before).unwrap_or(usize::MAX));
+    let refused = zookeeper.numbers().filter(|member| zookeeper.log(*member).contains("Len error")).count();
+    row.none("members_that_cut", refused);
+    load.stop().await.judge(&mut row, 50);
+    row.end();
+}
+
+fn noise(seed: u64, salt: u64) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (salt + 1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        format!("{state:016x}")
+    };
+    [next(), next(), next(), next(), next(), next(), next(), next()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_43_writers_against_one_another() {
+    let mut row = Row::begin(
+        "43",
+        "32 writers at all servers, one cluster, while the leader stumbles for 0.6 s again and again",
+        "linearizable; lost updates 0",
+    );
+    let (_zookeeper, group) = scene::three().await;
+    let plan = Plan {
+        clusters: vec![("one".to_owned(), Work::Conditional), ("all".to_owned(), Work::Nodes)],
+        writers: 32,
+        pace: Duration::from_millis(150),
+        read_pace: Duration::from_millis(200),
+        repeat: true,
+    };
+    let load = Load::start(group.clients(), plan).await;
+    load.more(100).await;
+    for _ in 0..if is_short() { 5 } else { 20 } {
+        let leader = group.leader().await;
+        group.server(leader).signal("STOP").await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        group.server(leader).signal("CONT").await;
+        load.more(40).await;
+    }
+    row.converged(&group).await;
+    let done = load.stop().await;
+    done.judge(&mut row, 300);
+    row.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_44_retried_after_a_lost_answer() {
+    let mut row = Row::begin(
+        "44",
+        "ZooKeeper's answers to the leader are lost, then the connection; clients and servers retry",
+        "applied once: doubles 0",
+    );
+    let (_zookeeper, wires, group) = Wires::three().await;
+    let plan = Plan {
+        clusters: vec![("value".to_owned(), Work::Property), ("other".to_owned(), Work::Property)],
+        writers: 12,
+        pace: Duration::from_millis(60),
+        read_pace: Duration::from_millis(40),
+        repeat: true,
+    };
+    let load = Load::start(group.clients(), plan).await;
+    load.more(100).await;
+    for round in 0..if is_short() { 6 } else { 20_u64 } {
+        let leader = group.leader().await;
+        wires.each(leader, Proxy::deafen);
+        tokio::time::sleep(Duration::from_millis(300 + round * 130 % 900)).await;
+        // What was lost stays lost.
+        wires.each(leader, Proxy::cut);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        wires.each(leader, Proxy::heal);
+        load.more(40).await;
+    }
+    row.converged(&group).await;
+    let done = load.stop().await;
+    let lost = done.attempts.iter().filter(|attempt| !attempt.is_acknowledged()).count();
+    row.figure("answers_not_ok", lost);
+    done.judge(&mut row, 200);
+    row.end();
+}

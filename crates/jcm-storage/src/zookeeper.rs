@@ -12,11 +12,6 @@ mod layout;
 
 mod store;
 
-mod election;
-mod lease;
-mod plan;
-mod reading;
-
 mod membership;
 
 use std::sync::Arc;

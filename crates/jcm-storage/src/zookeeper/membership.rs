@@ -6,6 +6,12 @@
 //!
 //! Invariant: nothing is done in an ensemble that does not hold the store to which this server is bound.
 
+mod election;
+mod lease;
+mod reading;
+
+mod plan;
+
 mod keeper;
 mod look;
 mod steps;
@@ -22,10 +28,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::layout;
-use super::lease::Lease;
-use super::plan::Wish;
 use super::session::{Line, Session};
 use crate::{JoinError, Member, Membership, Roster, Standing};
+use lease::Lease;
+use plan::Wish;
 
 /// Its version is the epoch; its data says who leads.
 pub(super) const EPOCH: &str = "/epoch";

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use zookeeper_client as zk;
 
-use super::super::election::Leader;
-use super::super::lease::Lease;
-use super::super::plan::{Plan, Wish, plan};
 use super::super::session::{CallError, Contact, Line, Session};
+use super::election::Leader;
+use super::lease::Lease;
 use super::look::{Hint, Look, Looker, Sight};
+use super::plan::{Plan, Wish, plan};
 use super::{GHOST_SLACK, Recognise, Shared, steps};
 use crate::{Roster, Standing};
 

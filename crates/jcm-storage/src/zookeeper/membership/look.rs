@@ -8,10 +8,10 @@ use jcm_model::{ServerId, StoreId};
 use tracing::warn;
 use zookeeper_client as zk;
 
-use super::super::election::{Epoch, Queue};
 use super::super::layout;
-use super::super::reading::{Reading, Registration, decode_leader, decode_member};
 use super::super::session::{CallError, Session};
+use super::election::{Epoch, Queue};
+use super::reading::{Reading, Registration, decode_leader, decode_member};
 use super::{ELECTION, EPOCH, RING, Recognise, SERVERS, place};
 use crate::RingMembers;
 use crate::store::chain;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use zookeeper_client as zk;
 
-use super::super::election::Candidate;
-use super::super::plan::Step;
-use super::super::reading::{encode_leader, encode_member};
 use super::super::session::{CallError, Session};
+use super::election::Candidate;
+use super::plan::Step;
+use super::reading::{encode_leader, encode_member};
 use super::{ELECTION, EPOCH, RING, SERVERS, place};
 use crate::Member;
 

@@ -15,10 +15,10 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use zookeeper_client as zk;
 
-use super::super::election::Candidate;
-use super::super::reading::encode_member;
 use super::super::session::{self, Contact, Line, Session};
 use super::super::{Config, layout};
+use super::election::Candidate;
+use super::reading::encode_member;
 use super::{ELECTION, EPOCH, RING, Recognise, SERVERS, ZooKeeperMembership, place};
 use crate::{JoinError, Member, Membership, Roster, Standing};
 

@@ -22,7 +22,6 @@ pub(crate) struct App {
     pub(crate) registry: Registry,
     pub(crate) views: Arc<Views>,
     pub(crate) asker: Asker,
-    #[expect(dead_code, reason = "servers are not yet introduced to one another")]
     pub(crate) peers: Peers,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) membership: Arc<dyn Membership>,

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::app::App;
 use crate::http::Problem;
-use crate::{classic, discovery, http};
+use crate::{classic, discovery, http, peers};
 use drained::Drained;
 
 /// Total time of a request that waits for nothing but this server: body, write and answer.
@@ -22,6 +22,7 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(40);
 pub(crate) fn router(app: App) -> Router {
     let prompt = http::routes().merge(classic::routes()).layer(middleware::from_fn(deadline));
     let waiting = http::waiting_routes();
+    let between_servers = peers::routes(&app.peers, &app.asker, &app.registry);
     prompt
         .merge(waiting)
         .fallback(unknown_path)
@@ -29,6 +30,7 @@ pub(crate) fn router(app: App) -> Router {
         .layer(middleware::map_request(drain))
         // A watch is read for as long as it lives: there is nothing to drain.
         .merge(discovery::routes())
+        .merge(between_servers)
         .layer(middleware::from_fn(measure))
         .with_state(app)
 }

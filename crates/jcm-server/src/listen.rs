@@ -5,11 +5,13 @@
 
 mod socket;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::server::TcpConnectInfo;
 use tracing::{debug, info, warn};
 
 use socket::Socket;
@@ -109,6 +112,24 @@ pub(crate) fn raise_descriptor_limit() {
     }
 }
 
+/// The router, told who is at the other end.
+struct Known {
+    router: TowerToHyperService<Router>,
+    peer: SocketAddr,
+}
+
+impl hyper::service::Service<hyper::Request<Incoming>> for Known {
+    type Response = axum::response::Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as hyper::service::Service<hyper::Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
+        let peer = TcpConnectInfo { local_addr: None, remote_addr: Some(self.peer) };
+        request.extensions_mut().insert(peer);
+        self.router.call(request)
+    }
+}
+
 async fn connection(mut socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
     let first = tokio::select! {
         () = stop.cancelled() => return,
@@ -120,7 +141,7 @@ async fn connection(mut socket: TcpStream, peer: SocketAddr, router: Router, sto
     };
     let is_http2 = first == HTTP2_PREFACE;
     let io = TokioIo::new(Socket::new(first, socket));
-    let service = TowerToHyperService::new(router);
+    let service = Known { router: TowerToHyperService::new(router), peer };
     let ended = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder

@@ -57,6 +57,31 @@ impl Metrics {
         describe_gauge!("jcm_nodes_checked", "Nodes that this server checks");
         describe_gauge!("jcm_subscribers", "Streams of subscribers that are open");
         describe_gauge!("jcm_clusters_quarantined", "Clusters that cannot be read from the store");
+        describe_gauge!("jcm_peers_connected", "Other servers that are heard and can be asked");
+        describe_gauge!("jcm_peers_relayed", "Other servers that are followed by way of another one");
+        describe_gauge!("jcm_peer_silence_seconds", "Time since anybody heard the server");
+        describe_counter!("jcm_peers_refused_total", "Calls of servers that do not know the peer token");
+        describe_counter!(
+            "jcm_peer_verdict_batches_total",
+            "Messages with verdicts from and to other servers"
+        );
+        describe_counter!(
+            "jcm_peer_verdict_batches_missed_total",
+            "Messages with verdicts that the checker had no room for"
+        );
+        describe_counter!(
+            "jcm_peer_verdicts_unreadable_total",
+            "Verdicts of other servers that could not be read"
+        );
+        describe_counter!(
+            "jcm_peer_followers_behind_total",
+            "Times that a server which follows was sent everything again"
+        );
+        describe_counter!("jcm_peer_repairs_total", "Times that verdicts out of step were asked for again");
+        describe_histogram!(
+            "jcm_peer_lag_seconds",
+            "Time from a verdict's publication to its way to another server"
+        );
         describe_histogram!("jcm_check_seconds", "Time of one probe");
         describe_histogram!(
             "jcm_http_request_seconds",

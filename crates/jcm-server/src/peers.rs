@@ -7,30 +7,57 @@
 //! Absent on purpose: what follows from all this. The checker decides who checks what and which verdict stands, the
 //! registry who writes.
 
+mod connection;
 mod error;
+mod follow;
+mod keeper;
 mod line;
 mod liveness;
+mod parcel;
 mod question;
+mod relay;
+mod service;
+mod stock;
+#[cfg(test)]
+mod tests;
 mod token;
 mod turned;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jcm_model::{ClusterName, NodeId, ServerId};
 use jcm_proto::v1;
-use tokio::sync::watch;
+use jcm_storage::Roster;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::checker::Findings;
 use crate::registry::{Write, WriteError, Written};
+use crate::views::Views;
 pub(crate) use error::PeerError;
+pub(crate) use keeper::Keeper;
 use line::Line;
 pub(crate) use liveness::{Liveness, SILENT_AFTER};
 pub(crate) use question::{Answer, Question, Said};
+pub(crate) use service::routes;
+use stock::Stock;
 pub(crate) use token::Token;
-pub(crate) use turned::{Heard, Turned};
+pub(crate) use turned::{HEARD_QUEUE_MAX, Heard, Turned};
+
+/// How often every server says that it lives, at least.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// How often every server tells the digests of what it holds: what went missing is found within two of them.
+const DIGESTS_PAUSE: Duration = Duration::from_secs(10);
+
+/// Servers that one message may name: far more than one group has.
+const SERVERS_MAX: usize = 1024;
+
+/// Questions in one call: with the longest names they stay far below what a message may hold.
+const QUESTIONS_MAX: usize = 4096;
 
 /// How this server stands, as it tells its peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,22 +74,55 @@ pub(crate) struct Peers(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    server: ServerId,
     standing: watch::Sender<Standing>,
     liveness: watch::Sender<Arc<Liveness>>,
     /// Where calls go: one line for each server that is connected.
     lines: ArcSwap<BTreeMap<ServerId, Line>>,
     turned: Turned,
+    digests_pause: Duration,
+    /// Cancelled when the streams of those who follow shall end.
+    hanging_up: CancellationToken,
+    /// What those who come in need; nobody does to a server on its own.
+    door: Option<Door>,
+}
+
+#[derive(Debug)]
+struct Door {
+    stock: Arc<Stock>,
+    token: Option<Token>,
 }
 
 impl Peers {
     /// A server on its own: nobody is heard, nobody can be asked.
     pub(crate) fn nobody(server: ServerId) -> Self {
-        Self(Arc::new(Shared {
-            standing: watch::Sender::default(),
-            liveness: watch::Sender::new(Arc::new(Liveness::new(server, std::time::Instant::now()))),
-            lines: ArcSwap::default(),
-            turned: Turned::new(),
-        }))
+        Self(Arc::new(Shared::new(server, DIGESTS_PAUSE, None)))
+    }
+
+    /// A server among others: the handle, the task that keeps the connections to all members, and what they say, for the
+    /// checker.
+    pub(crate) fn new(
+        server: ServerId,
+        token: Option<Token>,
+        views: Arc<Views>,
+        roster: watch::Receiver<Arc<Roster>>,
+    ) -> (Self, Keeper, mpsc::Receiver<Heard>) {
+        Self::with_digests_every(DIGESTS_PAUSE, server, token, views, roster)
+    }
+
+    fn with_digests_every(
+        pause: Duration,
+        server: ServerId,
+        token: Option<Token>,
+        views: Arc<Views>,
+        roster: watch::Receiver<Arc<Roster>>,
+    ) -> (Self, Keeper, mpsc::Receiver<Heard>) {
+        let stock = Arc::new(Stock::new(views));
+        let door = Door { stock: Arc::clone(&stock), token: token.clone() };
+        let shared = Arc::new(Shared::new(server, pause, Some(door)));
+        let (checker, heard) = mpsc::channel(HEARD_QUEUE_MAX);
+        let keeper = Keeper::new(Arc::clone(&shared), stock, token, roster, checker);
+        (Self(shared), keeper, heard)
     }
 
     /// Who is heard, as a level. It changes at least twice a second while there are others.
@@ -99,6 +159,11 @@ impl Peers {
         self.0.standing.send_modify(|standing| standing.draining = true);
     }
 
+    /// Ends the streams of all who follow, so that their connections can be closed.
+    pub(crate) fn hang_up(&self) {
+        self.0.hanging_up.cancel();
+    }
+
     /// How this server stands.
     pub(crate) fn standing(&self) -> Standing {
         *self.0.standing.borrow()
@@ -113,6 +178,10 @@ impl Peers {
         within: Duration,
     ) -> Result<Vec<Answer>, PeerError> {
         let count = questions.len();
+        if count > QUESTIONS_MAX {
+            let reason = format!("{count} questions, the limit is {QUESTIONS_MAX}");
+            return Err(PeerError::NotSent { server: to.clone(), reason });
+        }
         let request = v1::ProbeRequest {
             questions: questions.iter().map(Into::into).collect(),
             within_ms: millis(within),
@@ -160,6 +229,22 @@ impl Peers {
     fn line(&self, to: &ServerId) -> Result<Line, PeerError> {
         let not_connected = || PeerError::NotConnected { server: to.clone() };
         self.0.lines.load().get(to).cloned().ok_or_else(not_connected)
+    }
+}
+
+impl Shared {
+    fn new(server: ServerId, digests_pause: Duration, door: Option<Door>) -> Self {
+        let liveness = Liveness::new(server.clone(), Instant::now());
+        Self {
+            server,
+            standing: watch::Sender::default(),
+            liveness: watch::Sender::new(Arc::new(liveness)),
+            lines: ArcSwap::default(),
+            turned: Turned::new(),
+            digests_pause,
+            hanging_up: CancellationToken::new(),
+            door,
+        }
     }
 }
 

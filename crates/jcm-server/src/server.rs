@@ -26,7 +26,7 @@ use crate::cli::{Cli, Command, ConfigCommand, Dev, Serve};
 use crate::config::{self, Config, Setting};
 use crate::data_dir::DataDir;
 use crate::measure::Metrics;
-use crate::peers::{Heard, Peers};
+use crate::peers::{Heard, Keeper, Peers, Token};
 use crate::registry::Registry;
 use crate::views::Views;
 use crate::{demo, doors, listen, verdicts};
@@ -169,12 +169,16 @@ async fn life(settings: &Settings) -> Result<()> {
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
     let verdicts_file = data_dir.file("verdicts.snapshot");
     let remembered = verdicts::load(&verdicts_file, store.id());
-    let (peers, heard) = introduce(data_dir.server().clone());
+    let (peers, keeper, heard) =
+        introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref())?;
     let (checker, definitions, asker) =
         Checker::new(judging, seam, reports, Arc::clone(&views), remembered, &peers, heard);
     let checking = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(checker.run(checking.clone()));
+    if let Some(keeper) = keeper {
+        tasks.spawn(keeper.run(checking.clone()));
+    }
 
     // 6. Definitions: everything is loaded before anybody is answered.
     let (catalog, follower) = Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await?;
@@ -222,6 +226,7 @@ async fn life(settings: &Settings) -> Result<()> {
     peers.drain();
     draining.cancel();
     tokio::time::sleep(GO_AWAY_GRACE).await;
+    peers.hang_up();
     closing.cancel();
     serving.await.context("the listener failed")?;
     // 3. writes that were accepted are committed; 4. checks stop; 5. the memory stops last, because writes wait for it.
@@ -248,10 +253,22 @@ async fn end(mut tasks: JoinSet<()>, following: CancellationToken) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// The other servers, and what they say: nobody, and nothing.
-fn introduce(server: ServerId) -> (Peers, mpsc::Receiver<Heard>) {
-    let (_, heard) = mpsc::channel(1);
-    (Peers::nobody(server), heard)
+/// The other servers, the task that keeps the connections to them, and what they say. A store of its own makes a server
+/// the only one.
+fn introduce(
+    config: &Config,
+    server: &ServerId,
+    store: &dyn Store,
+    views: &Arc<Views>,
+    membership: &dyn Membership,
+) -> Result<(Peers, Option<Keeper>, mpsc::Receiver<Heard>)> {
+    if store.kind() == "embedded" {
+        let (_, heard) = mpsc::channel(1);
+        return Ok((Peers::nobody(server.clone()), None, heard));
+    }
+    let token = config.server.peer_token_file.as_deref().map(Token::load).transpose()?;
+    let (peers, keeper, heard) = Peers::new(server.clone(), token, Arc::clone(views), membership.roster());
+    Ok((peers, Some(keeper), heard))
 }
 
 /// Wakes readers of clusters whose nodes have had their time to be judged.

@@ -40,7 +40,7 @@ impl Asker {
     }
 
     /// This server's own probes of these nodes, now, for a peer that asks: one answer for each question, in their order.
-    #[expect(dead_code, clippy::unused_async, reason = "servers are not yet introduced to one another")]
+    #[expect(clippy::unused_async, reason = "it will wait for probes")]
     pub(crate) async fn probe(
         &self,
         questions: Vec<peers::Question>,

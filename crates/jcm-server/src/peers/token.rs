@@ -6,7 +6,8 @@
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -19,6 +20,9 @@ const TOKEN_BYTES_MIN: usize = 16;
 
 /// Longest token: what fits a header well.
 const TOKEN_BYTES_MAX: usize = 1024;
+
+/// A refusal is told once in this time.
+const TELL_PAUSE: Duration = Duration::from_mins(1);
 
 /// The secret by which servers know each other.
 #[derive(Clone)]
@@ -57,7 +61,7 @@ impl Token {
         Self::parse(token).ok_or_else(|| TokenError::NotText { path: path.to_owned() })
     }
 
-    fn parse(token: &[u8]) -> Option<Self> {
+    pub(super) fn parse(token: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(token).ok()?;
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return None;
@@ -89,11 +93,31 @@ impl Interceptor for Bearer {
 
 /// Lets calls of peers in: all of them where there is no token, else those that carry it.
 #[derive(Debug, Clone)]
-pub(super) struct Guard(pub(super) Option<Token>);
+pub(super) struct Guard {
+    token: Option<Token>,
+    /// When a refusal was last told. A server with another token comes again every second.
+    told: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Guard {
+    pub(super) fn new(token: Option<Token>) -> Self {
+        Self { token, told: Arc::default() }
+    }
+
+    fn is_to_be_told(&self) -> bool {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_PAUSE);
+        if is_due {
+            *told = Some(now);
+        }
+        is_due
+    }
+}
 
 impl Interceptor for Guard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(Token(expected)) = &self.0 else {
+        let Some(Token(expected)) = &self.token else {
             return Ok(request);
         };
         let given = request.metadata().get("authorization");
@@ -102,7 +126,10 @@ impl Interceptor for Guard {
             return Ok(request);
         }
         let problem = if given.is_some() { "another peer token" } else { "no peer token" };
-        warn!(peer = ?request.remote_addr(), problem, "a server was refused");
+        if self.is_to_be_told() {
+            let from = request.remote_addr().map(|address| address.to_string());
+            warn!(from, problem, "a server was refused: it does not know the peer token");
+        }
         metrics::counter!("jcm_peers_refused_total").increment(1);
         Err(Status::unauthenticated(format!(
             "{problem}: servers of one group have the same token in `server.peer_token_file`"

@@ -4,10 +4,15 @@
 //! ends: see [`isolated`]. The test itself stands at the bridge and reaches every host whatever is cut between them.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
+use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::process::Command;
+
+use crate::eventually;
 
 /// Set for the process that runs inside the outer namespace.
 const ISOLATED: &str = "JCM_TESTS_ISOLATED";
@@ -15,6 +20,10 @@ const BRIDGE: &str = "jcm0";
 /// A block for documentation: it exists nowhere else, so nothing can be meant by mistake.
 const HOSTS: [u8; 3] = [198, 51, 100];
 const FIRST_HOST: u8 = 10;
+const UNUSED_PORT: u16 = 9;
+const UP_DEADLINE: Duration = Duration::from_secs(20);
+/// Between hosts of one machine.
+const FIRST_ANSWER: Duration = Duration::from_millis(300);
 
 /// Hosts that see one another. They end with the outer namespace.
 #[derive(Debug)]
@@ -65,6 +74,17 @@ impl Network {
             network.inside(host, &["ip", "link", "set", "lo", "up"]).await;
             network.add_address(host, address).await;
             network.inside(host, &["ip", "link", "set", "eth0", "up"]).await;
+        }
+        for address in network.hosts.values() {
+            // A link that has just been made swallows the first packets. Nobody listens there: refused is reached.
+            eventually(UP_DEADLINE, &format!("{address} is reached"), async || {
+                let reached = TcpStream::connect((*address, UNUSED_PORT));
+                match tokio::time::timeout(FIRST_ANSWER, reached).await {
+                    Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
         }
         network
     }

@@ -7,6 +7,11 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::eventually;
+
+/// A busy machine gives every thread its turn long before.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
 /// How a program ended and what it said.
 #[derive(Debug)]
 pub struct Exit {
@@ -84,4 +89,13 @@ pub async fn signal(pid: u32, name: &str) {
         .await
         .expect("every Unix has a shell");
     assert!(sent.success(), "send {name} to {pid}: {sent}");
+    if name == "STOP" {
+        // Its threads stop one after another, some of them in the middle of an answer.
+        eventually(STOP_DEADLINE, "the process has stopped", async || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or("gone").to_owned();
+            if state.contains("T (stopped)") { Ok(()) } else { Err(state) }
+        })
+        .await;
+    }
 }

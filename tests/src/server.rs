@@ -263,6 +263,18 @@ impl Server {
         process::signal(self.pid(), name).await;
     }
 
+    /// Starts a killed server again, and answers whether it listens within the deadline. If not, it is ended.
+    pub async fn restarts_within(&mut self, deadline: Duration) -> bool {
+        match tokio::time::timeout(deadline, self.starter.spawn(self.directory.path())).await {
+            Ok(Ok((child, _, stdout))) => {
+                self.child = child;
+                self.stdout = stdout;
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
     /// The same address and the same data once more. A server that still runs is killed before.
     pub async fn restart(&mut self) {
         if self.is_running() {

@@ -214,6 +214,42 @@ impl Ensemble {
         self.start_all().await;
     }
 
+    /// Stops a member for most of each round, for so many rounds: it serves, slowly, as one on a busy machine does.
+    pub async fn stumble(&self, member: usize, stopped: Duration, running: Duration, rounds: usize) {
+        for _ in 0..rounds {
+            self.pause(member).await;
+            tokio::time::sleep(stopped).await;
+            self.resume(member).await;
+            tokio::time::sleep(running).await;
+        }
+    }
+
+    /// Runs a command of ZooKeeper's own shell, as an operator would, and answers what it said.
+    pub async fn shell(&self, command: &[&str]) -> String {
+        let jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
+        let mut shell = Command::new("java");
+        shell.args([
+            "-cp",
+            jars,
+            "org.apache.zookeeper.ZooKeeperMain",
+            "-server",
+            &self.address(1).to_string(),
+        ]);
+        let output = shell.args(command).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(START_DEADLINE, output)
+            .await
+            .unwrap_or_else(|_| panic!("ZooKeeper's shell did not end: {command:?}"))
+            .expect("run ZooKeeper's shell");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+        said
+    }
+
+    /// How many sessions all members have given up so far, by their logs.
+    pub fn expiries(&self) -> usize {
+        self.numbers().map(|member| self.log(member).matches("Expiring session").count()).sum()
+    }
+
     /// What the member has written to its log.
     pub fn log(&self, member: usize) -> String {
         let file = self.directory.path().join(member.to_string()).join("zookeeper.log");

@@ -80,3 +80,31 @@ async fn hosts_of_a_network_are_cut_from_one_another_and_healed() {
     assert!(!reaches("a").await);
     assert!(network.dropped().await > 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_and_a_look_out_see_nothing_wrong_in_one_server_that_is_killed_and_comes_back() {
+    let mut server = Server::dev().start().await;
+    let target = Target::start(3).await;
+    server.client().put_cluster("checked", &crate::lookout::checked(&target)).await.ok();
+    crate::lookout::all_healthy(&[server.client()], "checked").await;
+    let lookout = crate::lookout::Lookout::start(vec![server.client()], &["checked"]);
+    let load = crate::load::Load::start(vec![server.client()], crate::load::Plan::usual()).await;
+    load.more(50).await;
+    let killed = std::time::Instant::now();
+    server.kill_9().await;
+    server.restart().await;
+    load.more(50).await;
+    let broken = target.nodes()[1];
+    let at = lookout.now();
+    lookout.broken(broken);
+    target.behave_at(broken, "refuse").await;
+    lookout.until(&[0], broken, "down", at).await;
+    let done = load.stop().await;
+    assert!(done.acknowledged() >= 100);
+    assert!(done.gap(&[0], killed, std::time::Instant::now()) > Duration::ZERO);
+    let wrong: Vec<_> = done.histories.iter().flat_map(|(_, history)| history.violations()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let (history, looks) = lookout.stop().await;
+    assert_eq!(history.violations(), [], "a node is broken, the others are well");
+    assert!(looks[&0].0 > 10);
+}

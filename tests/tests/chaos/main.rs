@@ -11,6 +11,7 @@ mod row;
 mod scene;
 
 mod rows {
+    mod disk;
     mod network;
     mod nodes;
     mod servers;

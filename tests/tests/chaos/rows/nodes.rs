@@ -10,6 +10,9 @@ use crate::programs::Programs;
 use crate::row::Row;
 use crate::scene::{self, PATIENCE, is_short};
 
+/// A process has descriptors for its nodes and for the connections of their checks.
+const PER_TARGET: usize = 1_000;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_30_every_node_fails() {
     let mut row = Row::begin("30", "every node of a cluster fails", "panic list, flagged; empty pushes 0");
@@ -94,6 +97,65 @@ async fn verdicts_write_nothing_to_zookeeper() {
     let after = zookeeper.transactions().await;
     row.traffic("turns", turns, nodes * 4);
     row.none("transactions", usize::try_from(after - before).unwrap_or(usize::MAX));
+    row.converged(&group).await;
+    row.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_31_ten_thousand_nodes_fail() {
+    let mut row = Row::begin(
+        "31",
+        "10,000 nodes answer 500 at once (short: 1,000)",
+        "all verdicts <= detection + 5 s; ZooKeeper writes 0",
+    );
+    let interval = Duration::from_secs(5);
+    let (zookeeper, group) = scene::three().await;
+    let mut targets = Vec::new();
+    for number in 0..if is_short() { 1 } else { 10 } {
+        let target = Target::start(PER_TARGET).await;
+        let check = json!({ "kind": "http", "interval": "5s", "timeout": "2s", "fall": 2, "rise": 1 });
+        let cluster = json!({ "check": check, "nodes": target.definitions() });
+        group.client(0).put_cluster(&format!("tenth-{number}"), &cluster).await.ok();
+        targets.push(target);
+    }
+    let all = async |verdict: &str| {
+        for part in 0..targets.len() {
+            for client in group.clients() {
+                eventually(
+                    Duration::from_mins(2),
+                    &format!("all of part {part} are {verdict}"),
+                    async || {
+                        let view = client.view(&format!("tenth-{part}")).await;
+                        let nodes = view.body["nodes"].as_array().cloned().unwrap_or_default();
+                        let others = nodes.iter().filter(|node| node["verdict"] != verdict).count();
+                        if view.status == 200 && others == 0 {
+                            Ok(())
+                        } else {
+                            Err(format!("{others} are not"))
+                        }
+                    },
+                )
+                .await;
+            }
+        }
+    };
+    all("healthy").await;
+    tokio::time::sleep(INTERVAL * 5).await;
+    let before = zookeeper.transactions().await;
+    for target in &targets {
+        target.behave("error500").await;
+    }
+    let at = Instant::now();
+    all("down").await;
+    let detection = interval * 2 + Duration::from_secs(2);
+    row.time_within("all_down_s", at.elapsed(), detection + Duration::from_secs(5));
+    let after = zookeeper.transactions().await;
+    row.none("transactions", usize::try_from(after - before).unwrap_or(usize::MAX));
+    for target in &targets {
+        target.behave("ok").await;
+    }
+    all("healthy").await;
+    row.traffic("nodes", targets.len() * PER_TARGET, 1_000);
     row.converged(&group).await;
     row.end();
 }

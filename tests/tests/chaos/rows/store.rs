@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jcm_tests::{Ensemble, Group};
 use serde_json::json;
 
-use crate::load::{Done, Load, Plan};
+use crate::load::{Attempt, Done, Load, Plan};
 use crate::lookout::{DETECTION, INTERVAL, Lookout};
 use crate::programs::Programs;
 use crate::row::Row;
@@ -258,5 +258,82 @@ async fn row_12_zookeeper_wiped() {
     let emptied = programs.clusters().filter(|cluster| cluster.nodes().len() != 3).count();
     row.none("programs_emptied", emptied);
     row.violations("subscribers_wrong", &programs.stop().await);
+    row.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_16_zookeeper_overloaded() {
+    let mut row = Row::begin(
+        "16",
+        "ZooKeeper's leader runs 20 % of the time, under writes, for 20 s",
+        "bounded in flight; an answer <= 2 s for each operation; pings not starved: expiries 0",
+    );
+    let (zookeeper, group) = scene::three().await;
+    let load = Load::start(group.clients(), Plan { writers: 30, ..Plan::usual() }).await;
+    load.more(100).await;
+    let (expired, leader) = (zookeeper.expiries(), group.leader().await);
+    let begun = Instant::now();
+    let slow = zookeeper.leader().await;
+    zookeeper.stumble(slow, Duration::from_millis(400), Duration::from_millis(100), 40).await;
+    let end = Instant::now();
+    load.more(50).await;
+    row.none("expiries", zookeeper.expiries() - expired);
+    row.require("leader-changed", group.leader().await == leader, "another server leads");
+    row.converged(&group).await;
+    let done = load.stop().await;
+    let during = done.attempts.iter().filter(|attempt| attempt.begun > begun && attempt.ended < end);
+    let slowest = during.clone().map(Attempt::took).max().unwrap_or_default();
+    row.traffic("attempts", during.count(), 100);
+    row.time_within("slowest_answer_s", slowest, REFUSED_WITHIN);
+    done.judge(&mut row, 150);
+    row.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_18_alien_bytes_in_zookeeper() {
+    let mut row = Row::begin(
+        "18",
+        "garbage in one cluster's znode, and alien znodes beside it; a server restarts on that",
+        "that cluster quarantined, others served: affected = 1",
+    );
+    let (zookeeper, mut group) = scene::three().await;
+    for name in ["first", "struck", "last"] {
+        scene::followed(&group, name).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tree = zookeeper.shell(&["ls", "-R", "/jcm"]).await;
+    let of = |name: &str| {
+        tree.lines().find(|line| line.contains("/clusters/") && line.ends_with(name)).map(str::to_owned)
+    };
+    let struck = of("/struck").unwrap_or_else(|| panic!("no znode of it in {tree}"));
+    zookeeper.shell(&["set", &struck, "garbage-that-nobody-wrote"]).await;
+    let (bucket, _) = struck.rsplit_once('/').expect("a path");
+    zookeeper.shell(&["create", &format!("{bucket}/%zz-alien"), "x"]).await;
+    let restarted = group.follower().await;
+    // Without what it knew: all it has is what ZooKeeper says.
+    group.server_mut(restarted).restart().await;
+    let client = group.client(restarted);
+    let mut affected = 0;
+    for name in ["first", "struck", "last"] {
+        let view = client.view(name).await;
+        affected += usize::from(view.status != 200 || view.node_ids().len() != 3);
+        row.require("absent", view.status != 404, format!("{name} is called absent: {view}"));
+        row.require("emptied", view.status != 200 || view.node_ids().len() == 3, view.to_string());
+    }
+    row.figure("affected", affected);
+    row.require("affected", affected <= 1, affected.to_string());
+    let log = group.server(restarted).log();
+    row.require(
+        "no-alarm",
+        log.contains("struck") && (log.contains("WARN") || log.contains("ERROR")),
+        "nothing in its log",
+    );
+    let revision = scene::mark(&group.clients(), "first", "written").await;
+    row.require("others-not-writable", scene::comes_to(&client, revision, PATIENCE).await.is_some(), "no");
+    // Healed as an operator would: the cluster is written anew.
+    zookeeper.shell(&["delete", &format!("{bucket}/%zz-alien")]).await;
+    group.client(scene::others(&group, restarted)[0]).delete_cluster("struck").await;
+    scene::followed(&group, "struck").await;
+    row.converged(&group).await;
     row.end();
 }

@@ -1,13 +1,17 @@
 //! Writers against one another, and against answers that are lost.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use jcm_tests::Proxy;
+use jcm_tests::{Proxy, group};
 use serde_json::json;
 
 use crate::load::{Load, Plan, Work};
 use crate::row::Row;
 use crate::scene::{self, Wires, is_short};
+
+/// Over which the registrations of row 17 are spread.
+const CLUSTERS: usize = 50;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_15_too_large() {
@@ -123,5 +127,66 @@ async fn row_44_retried_after_a_lost_answer() {
     let lost = done.attempts.iter().filter(|attempt| !attempt.is_acknowledged()).count();
     row.figure("answers_not_ok", lost);
     done.judge(&mut row, 200);
+    row.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_17_many_registrations() {
+    let mut row = Row::begin(
+        "17",
+        "10,000 registrations, as fast as they are taken, wanted within 10 s (short: 2,000)",
+        "batched; 429 beyond the queue; lost 0; elections 0",
+    );
+    let count = if is_short() { 2_000 } else { 10_000 };
+    let (_zookeeper, group) = scene::three().await;
+    for cluster in 0..CLUSTERS {
+        group.client(0).put_cluster(&format!("many-{cluster}"), &json!({ "nodes": [] })).await.ok();
+    }
+    let leader = group.leader().await;
+    let begun = Instant::now();
+    let clients = Arc::new(group.clients());
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..200 {
+        let clients = Arc::clone(&clients);
+        writers.spawn(async move {
+            let mut busy = 0;
+            for number in (writer..count).step_by(200) {
+                let node = json!({ "address": format!("10.1.{}.{}", number / 250, number % 250 + 1), "ports": { "http": 80 } });
+                let path = format!("/v1/clusters/many-{}/nodes", number % CLUSTERS);
+                let mut client = writer % 3;
+                // Under one key until it is acknowledged, as a client that registers itself does.
+                loop {
+                    let request = clients[client].request(reqwest::Method::POST, &path);
+                    let request = request.header("idempotency-key", format!("many-{number}")).json(&node);
+                    match clients[client].try_send(request.timeout(Duration::from_secs(10))).await {
+                        Ok(answer) if matches!(answer.status, 200 | 201) => break,
+                        Ok(answer) if answer.status == 429 => busy += 1,
+                        Ok(answer) if matches!(answer.status, 503 | 504) => client = (client + 1) % 3,
+                        Ok(answer) => panic!("a registration is refused: {answer}"),
+                        Err(_) => client = (client + 1) % 3,
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+            busy
+        });
+    }
+    let mut busy = 0;
+    while let Some(ended) = writers.join_next().await {
+        busy += ended.expect("a writer does not panic");
+    }
+    let took = begun.elapsed();
+    row.time("took_s", took);
+    row.figure("answers_429", busy);
+    row.converged(&group).await;
+    let mut there = 0;
+    for cluster in 0..CLUSTERS {
+        let path = format!("/v1/clusters/many-{cluster}?consistent=true");
+        there += group::answer(&group.client(1), &path).await.expect("a read")["nodes"]
+            .as_array()
+            .map_or(0, Vec::len);
+    }
+    row.none("lost", count - there);
+    row.require("election", group.leader().await == leader, "another server leads");
     row.end();
 }

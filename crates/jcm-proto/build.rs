@@ -4,7 +4,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = "../../proto";
     println!("cargo:rerun-if-changed={root}");
     let files = protox::compile(
-        ["jcm/v1/definitions.proto", "jcm/v1/store.proto", "jcm/v1/discovery.proto", "jcm/v1/peer.proto"],
+        [
+            "jcm/v1/definitions.proto",
+            "jcm/v1/store.proto",
+            "jcm/v1/discovery.proto",
+            "jcm/v1/peer.proto",
+            "jcm/v1/registry.proto",
+        ],
         [root],
     )?;
     tonic_prost_build::configure()

@@ -177,6 +177,18 @@ impl TryFrom<v1::Node> for Node {
     type Error = Malformed;
 
     fn try_from(message: v1::Node) -> Result<Self, Malformed> {
+        let birth = Revision(message.birth);
+        let id = NodeId::parse(&message.id)?;
+        let spec = NodeSpec::try_from(message)?;
+        Ok(Self { id, address: spec.address, ports: spec.ports, attributes: spec.attributes, birth })
+    }
+}
+
+/// A node as somebody writes it: the id may be empty, the birth says nothing.
+impl TryFrom<v1::Node> for NodeSpec {
+    type Error = Malformed;
+
+    fn try_from(message: v1::Node) -> Result<Self, Malformed> {
         let address = match <[u8; 4]>::try_from(message.address.as_slice()) {
             Ok(v4) => IpAddr::from(v4),
             Err(_) => IpAddr::from(
@@ -184,9 +196,9 @@ impl TryFrom<v1::Node> for Node {
                     .map_err(|_| Invalid::at("address", "4 or 16 bytes"))?,
             ),
         };
-        let id = NodeId::parse(&message.id)?;
+        let id = if message.id.is_empty() { None } else { Some(NodeId::parse(&message.id)?) };
         let raw = RawNode {
-            id: Some(id.clone()),
+            id,
             address: address.to_string(),
             ports: Pairs::new(message.ports.into_iter().map(|(name, port)| (name, i64::from(port))))?,
             weight: message.weight.map(i64::from),
@@ -196,14 +208,31 @@ impl TryFrom<v1::Node> for Node {
             draining: message.draining,
             labels: Pairs::new(message.labels)?,
         };
-        let spec = NodeSpec::try_from(raw)?;
-        Ok(Self {
-            id,
-            address: spec.address,
-            ports: spec.ports,
-            attributes: spec.attributes,
-            birth: Revision(message.birth),
-        })
+        Ok(Self::try_from(raw)?)
+    }
+}
+
+/// A cluster as somebody writes it.
+impl TryFrom<v1::ClusterSpec> for ClusterSpec {
+    type Error = Malformed;
+
+    fn try_from(message: v1::ClusterSpec) -> Result<Self, Malformed> {
+        let header = Header::try_from(message.header.unwrap_or_default())?;
+        let node = |(at, node): (usize, v1::Node)| {
+            NodeSpec::try_from(node).map_err(|error| error.within(&format!("nodes[{at}]")))
+        };
+        let nodes = message.nodes.map(|list| list.nodes.into_iter().enumerate().map(node).collect());
+        let raw = RawCluster {
+            name: if message.name.is_empty() { None } else { Some(ClusterName::parse(&message.name)?) },
+            online: header.online,
+            check: header.check,
+            protection: header.panic_below.map(|share| RawProtection { panic_below: Some(share) }),
+            properties: Pairs::new(
+                header.properties.iter().map(|(key, value)| (key.to_owned(), value.to_string())),
+            )?,
+            nodes: nodes.transpose()?,
+        };
+        Ok(Self::try_from(raw)?)
     }
 }
 

@@ -47,3 +47,14 @@ pub enum Malformed {
     #[error("{0}")]
     Shape(&'static str),
 }
+
+impl Malformed {
+    /// The same, said of a part of the message.
+    #[must_use]
+    pub fn within(self, place: &str) -> Self {
+        match self {
+            Self::Value(invalid) => Self::Value(invalid.within(place)),
+            other => other,
+        }
+    }
+}

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::snapshot::Snapshot;
 use crate::views::Views;
-pub(crate) use operations::{Known, Operations};
+pub(crate) use operations::{Known, OPERATIONS_KEPT_FOR, Operations};
 
 /// How long to wait before asking a store again that did not answer.
 const RELOAD_PAUSE: Duration = Duration::from_millis(500);

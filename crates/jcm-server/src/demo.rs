@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use jcm_model::{ClusterName, ClusterSpec, Mutation, OperationId, Precondition};
+use jcm_model::{ClusterName, ClusterSpec, Mutation, Precondition};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -34,7 +34,7 @@ pub(crate) async fn start(registry: &Registry) -> Result<Demo> {
     for _ in 0..NODES {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a demo node could not be started")?;
         demo.addresses.push(listener.local_addr().context("a demo node has no address")?);
-        demo.servers.push(tokio::spawn(listen::serve(listener, node(), stop.clone())));
+        demo.servers.push(tokio::spawn(listen::serve(listener, node(), registry.pulse(), stop.clone())));
     }
     let nodes: Vec<_> = demo
         .addresses
@@ -48,9 +48,7 @@ pub(crate) async fn start(registry: &Registry) -> Result<Demo> {
         mutation: Mutation::PutCluster(spec),
         precondition: Precondition::default(),
     };
-    let operation = OperationId(uuid::Uuid::now_v7());
-    let write =
-        Write { operation, fingerprint: 0, principal: "demo".to_owned(), wishes: vec![wish], prune: false };
+    let write = Write::new("demo", None, vec![wish], false);
     registry.write(write).await.context("the demo cluster could not be registered")?;
     Ok(demo)
 }

@@ -12,11 +12,11 @@ use axum::response::{IntoResponse, Response};
 
 use crate::app::App;
 use crate::http::Problem;
-use crate::{classic, discovery, http, peers};
+use crate::{classic, discovery, grpc, http, peers};
 use drained::Drained;
 
 /// Total time of a request that waits for nothing but this server: body, write and answer.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(40);
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(40);
 
 /// All routes of the port, gRPC included.
 pub(crate) fn router(app: App) -> Router {
@@ -30,6 +30,7 @@ pub(crate) fn router(app: App) -> Router {
         .layer(middleware::map_request(drain))
         // A watch is read for as long as it lives: there is nothing to drain.
         .merge(discovery::routes())
+        .merge(grpc::routes(app.clone()))
         .merge(between_servers)
         .layer(middleware::from_fn(measure))
         .with_state(app)

@@ -18,7 +18,6 @@ use axum::routing::{get, patch, post};
 use crate::app::App;
 pub(crate) use body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, decode as decode_body, read as read_body};
 pub(crate) use problem::Problem;
-pub(crate) use request::PRINCIPAL;
 
 /// What is answered as soon as it is known.
 pub(crate) fn routes() -> Router<App> {

@@ -12,12 +12,15 @@ mod classic;
 mod cli;
 mod config;
 mod data_dir;
+mod definitions;
 mod demo;
 mod discovery;
 mod doors;
+mod grpc;
 mod http;
 mod listen;
 mod measure;
+mod pause;
 #[expect(dead_code, reason = "nobody asks the other servers yet")]
 #[cfg_attr(not(test), expect(unused_imports, reason = "nobody asks the other servers yet"))]
 mod peers;

@@ -1,28 +1,28 @@
 //! The port: connections in, each with deadlines and caps, HTTP/1 and HTTP/2 on one socket.
 //!
 //! A client that sends nothing, or too slowly, is cut: the first bytes, the headers and the body each have their time.
-//! Which protocol a connection speaks is seen from its first bytes, so that HTTP/2 without TLS needs no upgrade.
+//! Which protocol a connection speaks is seen from its first bytes, so that HTTP/2 without TLS needs no upgrade. After
+//! a pause of this process every connection is closed unread, also those that were not accepted yet: see [`Pulse`].
 
+mod admission;
 mod socket;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpConnectInfo;
 use tracing::{debug, info, warn};
 
+use crate::pause::Pulse;
+use admission::Admission;
 use socket::Socket;
 
 /// Time for the first bytes of a connection.
@@ -48,19 +48,31 @@ const DESCRIPTORS_RESERVED: u64 = 1_500;
 /// How long connections may go on after the streams were told to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(6);
 
+/// Connections that may be waiting to be accepted: more than the system keeps.
+const BACKLOG_MAX: usize = 8 * 1024;
+
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Accepts connections until told to stop, then lets those under way finish.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, router: Router, pulse: Pulse, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(connections_max()));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
+    let mut stretch = pulse.stretch();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            () = pulse.over(stretch) => {
+                stretch = pulse.stretch();
+                refuse_backlog(&listener);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
+        if pulse.is_over(stretch) {
+            continue;
+        }
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -76,12 +88,16 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         };
         // Small answers must not wait for an acknowledgement of the ones before.
         let _ = socket.set_nodelay(true);
-        let (router, stop, cut) = (router.clone(), stop.clone(), cut.clone());
+        let (service, stop, cut) =
+            (Admission::new(router.clone(), peer, pulse.clone(), stretch), stop.clone(), cut.clone());
+        let pulse = pulse.clone();
         metrics::counter!("jcm_connections_total").increment(1);
         connections.spawn(async move {
             tokio::select! {
+                biased;
                 () = cut.cancelled() => {}
-                () = connection(socket, peer, router, stop) => {}
+                () = pulse.over(stretch) => debug!(%peer, "connection closed: it is from before a pause"),
+                () = connection(socket, peer, service, stop) => {}
             }
             drop(permit);
         });
@@ -92,6 +108,18 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         info!(open = connections.len(), "connections are cut that did not finish in time");
         cut.cancel();
         connections.wait().await;
+    }
+}
+
+/// Closes the connections that were made while nobody accepted: what they have sent is from before now. Asked of the
+/// system itself, since the runtime may not know of them yet.
+fn refuse_backlog(listener: &TcpListener) {
+    let mut count = 0;
+    while count < BACKLOG_MAX && rustix::net::accept(listener).is_ok() {
+        count += 1;
+    }
+    if count > 0 {
+        info!(count, "connections are closed that were made during a pause");
     }
 }
 
@@ -112,25 +140,7 @@ pub(crate) fn raise_descriptor_limit() {
     }
 }
 
-/// The router, told who is at the other end.
-struct Known {
-    router: TowerToHyperService<Router>,
-    peer: SocketAddr,
-}
-
-impl hyper::service::Service<hyper::Request<Incoming>> for Known {
-    type Response = axum::response::Response;
-    type Error = Infallible;
-    type Future = <TowerToHyperService<Router> as hyper::service::Service<hyper::Request<Incoming>>>::Future;
-
-    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
-        let peer = TcpConnectInfo { local_addr: None, remote_addr: Some(self.peer) };
-        request.extensions_mut().insert(peer);
-        self.router.call(request)
-    }
-}
-
-async fn connection(mut socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Admission, stop: CancellationToken) {
     let first = tokio::select! {
         () = stop.cancelled() => return,
         first = tokio::time::timeout(FIRST_BYTES_DEADLINE, first_bytes(&mut socket)) => first,
@@ -141,7 +151,6 @@ async fn connection(mut socket: TcpStream, peer: SocketAddr, router: Router, sto
     };
     let is_http2 = first == HTTP2_PREFACE;
     let io = TokioIo::new(Socket::new(first, socket));
-    let service = Known { router: TowerToHyperService::new(router), peer };
     let ended = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder

@@ -27,7 +27,7 @@ use crate::config::{self, Config, Setting};
 use crate::data_dir::DataDir;
 use crate::measure::Metrics;
 use crate::peers::{Heard, Keeper, Peers, Token};
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::views::Views;
 use crate::{demo, doors, listen, verdicts};
 
@@ -123,6 +123,7 @@ fn serve(settings: &Settings) -> Result<()> {
     result
 }
 
+#[expect(clippy::too_many_lines, reason = "one numbered list of steps, in their order")]
 async fn life(settings: &Settings) -> Result<()> {
     let config = &settings.config;
     // 1. The signals: from here on a stop is a drain.
@@ -166,11 +167,11 @@ async fn life(settings: &Settings) -> Result<()> {
     let metrics = Arc::new(Metrics::start(Arc::clone(&engine))?);
     let views = Arc::new(Views::new(uuid::Uuid::new_v4().as_u64_pair().0));
     let judging = Judging { server: data_dir.server().clone(), incarnation: data_dir.incarnation() };
-    let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
     let verdicts_file = data_dir.file("verdicts.snapshot");
     let remembered = verdicts::load(&verdicts_file, store.id());
     let (peers, keeper, heard) =
         introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref())?;
+    let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
     let (checker, definitions, asker) =
         Checker::new(judging, seam, reports, Arc::clone(&views), remembered, &peers, heard);
     let checking = CancellationToken::new();
@@ -182,12 +183,17 @@ async fn life(settings: &Settings) -> Result<()> {
 
     // 6. Definitions: everything is loaded before anybody is answered.
     let (catalog, follower) = Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await?;
-    let following = CancellationToken::new();
+    let (following, writing) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(follower.run(following.clone()));
-    let (registry, writer) =
-        Registry::new(Arc::clone(&catalog), Arc::clone(&store), Arc::clone(&membership), targets);
-    let writing = CancellationToken::new();
+    let (registry, writer) = Registry::new(registry::Parts {
+        catalog: Arc::clone(&catalog),
+        store: Arc::clone(&store),
+        membership: Arc::clone(&membership),
+        targets,
+        others: Arc::new(peers.clone()),
+    });
     tasks.spawn(writer.run(writing.clone()));
+    tasks.spawn(registry.pulse().run(checking.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
     tasks.spawn(Arc::clone(&metrics).upkeep(checking.clone()));
     tasks.spawn(verdicts::keep(verdicts_file, Arc::clone(&views), checking.clone()));
@@ -199,7 +205,7 @@ async fn life(settings: &Settings) -> Result<()> {
     let app = App {
         server: data_dir.server().clone(),
         catalog,
-        registry,
+        registry: registry.clone(),
         views,
         asker,
         peers: peers.clone(),
@@ -209,9 +215,9 @@ async fn life(settings: &Settings) -> Result<()> {
         metrics: Arc::clone(&metrics),
         draining: CancellationToken::new(),
     };
-    let draining = app.draining.clone();
-    let closing = CancellationToken::new();
-    let serving = tokio::spawn(listen::serve(listener, doors::router(app), closing.clone()));
+    let (draining, closing) = (app.draining.clone(), CancellationToken::new());
+    let serving =
+        tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing.clone()));
     info!(server = %data_dir.server(), incarnation = data_dir.incarnation(), listen = %bound, advertise, "serving");
     announce(bound, settings.hints, demo.as_ref())?;
 
@@ -230,13 +236,13 @@ async fn life(settings: &Settings) -> Result<()> {
     closing.cancel();
     serving.await.context("the listener failed")?;
     // 3. writes that were accepted are committed; 4. checks stop; 5. the memory stops last, because writes wait for it.
+    registry.finished().await;
     writing.cancel();
     checking.cancel();
     engine.shutdown().await;
     membership.leave().await;
-    tokio::time::timeout(TASKS_DEADLINE, end(tasks, following))
-        .await
-        .context("the tasks did not end in time")?;
+    let ended = tokio::time::timeout(TASKS_DEADLINE, end(tasks, following)).await;
+    ended.context("the tasks did not end in time")?;
     if let Some(demo) = demo {
         demo.stop().await;
     }

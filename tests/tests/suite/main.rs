@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_requests;
 mod conditions;
 mod definitions;
+mod grpc;
 mod nodes;
 
 mod fleet;

@@ -7,7 +7,7 @@ use jcm_model::{OperationId, Revision};
 use jcm_storage::store::OPERATIONS_KEPT_MAX;
 
 /// How long an operation is remembered: far longer than any client retries. Measured by the monotonic clock.
-const KEPT_FOR: Duration = Duration::from_mins(10);
+pub(crate) const OPERATIONS_KEPT_FOR: Duration = Duration::from_mins(10);
 
 /// What became of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,8 @@ impl Operations {
             self.by_age.push_back((id, now));
         }
         while self.by_age.front().is_some_and(|(_, at)| {
-            self.by_age.len() > OPERATIONS_KEPT_MAX || now.saturating_duration_since(*at) > KEPT_FOR
+            self.by_age.len() > OPERATIONS_KEPT_MAX
+                || now.saturating_duration_since(*at) > OPERATIONS_KEPT_FOR
         }) {
             if let Some((id, _)) = self.by_age.pop_front() {
                 self.known.remove(&id);
@@ -69,9 +70,9 @@ mod tests {
         let id = |n: u128| OperationId(uuid::Uuid::from_u128(n));
         let known = |n| Known { fingerprint: n, revision: Revision(n), created: false };
         operations.note(id(1), known(1), start);
-        operations.note(id(2), known(2), start + KEPT_FOR);
+        operations.note(id(2), known(2), start + OPERATIONS_KEPT_FOR);
         assert_eq!(operations.get(id(1)), Some(known(1)));
-        operations.note(id(3), known(3), start + KEPT_FOR + Duration::from_millis(1));
+        operations.note(id(3), known(3), start + OPERATIONS_KEPT_FOR + Duration::from_millis(1));
         assert_eq!(operations.get(id(1)), None);
         assert_eq!(operations.get(id(2)), Some(known(2)));
     }

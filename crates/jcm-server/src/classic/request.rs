@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use jcm_model::{Cluster, ClusterName, Mutation, OperationId, Precondition};
+use jcm_model::{Cluster, ClusterName, Mutation, Precondition};
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
 
 use super::answer::Failure;
 use crate::app::App;
-use crate::http::{PRINCIPAL, Problem, decode_body, read_body};
+use crate::definitions::PRINCIPAL;
+use crate::http::{Problem, decode_body, read_body};
 use crate::registry::{Wish, Write, WriteError, Written};
 
 /// The cluster named in the path.
@@ -51,13 +51,7 @@ pub(super) async fn write(
     mutation: Mutation,
     precondition: Precondition,
 ) -> Result<Written, WriteError> {
-    let write = Write {
-        operation: OperationId(Uuid::now_v7()),
-        // It tells apart what comes under one operation id, and nothing else ever comes under this one.
-        fingerprint: 0,
-        principal: PRINCIPAL.to_owned(),
-        wishes: vec![Wish { cluster: cluster.clone(), mutation, precondition }],
-        prune: false,
-    };
+    let wish = Wish { cluster: cluster.clone(), mutation, precondition };
+    let write = Write::new(PRINCIPAL, None, vec![wish], false);
     app.registry.write(write).await
 }

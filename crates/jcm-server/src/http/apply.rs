@@ -1,25 +1,20 @@
 //! Many clusters in one atomic write.
 
-use std::collections::HashMap;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Json, Response};
-use jcm_model::invalid::quoted;
-use jcm_model::{ClusterName, ClusterSpec, Mutation, Precondition};
+use jcm_model::{ClusterSpec, Precondition};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Problem;
 use super::body::{BULK_BODY_BYTES_MAX, decode, read, refuse_unless_json};
-use super::clusters::dry_run;
-use super::request::{PRINCIPAL, Params, WriteParams, operation, precondition};
+use super::clusters::tried;
+use super::request::{Params, WriteParams, precondition, terms};
 use crate::app::App;
-use crate::registry::{Wish, Write, WriteError};
-
-/// Most clusters of one request.
-const CLUSTERS_MAX: usize = 10_000;
+use crate::definitions::{self, Done};
+use crate::registry::Written;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,57 +49,12 @@ pub(super) async fn post(
     }
     let bytes = read(body, BULK_BODY_BYTES_MAX).await?;
     let Object(request) = decode(&bytes)?;
-    let only_look = params.dry_run || request.dry_run;
-    let names = names(&request)?;
-    let (operation, fingerprint) = operation(&headers, &[b"POST", b"apply", &bytes])?;
-    let wish = |(cluster, spec): (ClusterName, ClusterSpec)| Wish {
-        cluster,
-        mutation: Mutation::PutCluster(spec),
-        precondition: Precondition::default(),
-    };
-    let wishes = names.into_iter().zip(request.clusters).map(wish).collect();
-    let write =
-        Write { operation, fingerprint, principal: PRINCIPAL.to_owned(), wishes, prune: request.prune };
-    // A refusal speaks of one cluster's fields: say which cluster that was.
-    let refused = |error: WriteError| match error {
-        WriteError::Refused { index, refusal: jcm_model::Refusal::Invalid(invalid) } => {
-            Problem::from(invalid.within(&format!("clusters[{index}]")))
+    let mut terms = terms(&headers, &params)?;
+    terms.dry_run |= request.dry_run;
+    Ok(match definitions::apply(&app, request.clusters, request.prune, terms).await? {
+        Done::Tried(outcomes) => tried(&outcomes),
+        Done::Written(Written { revision, operation, outcomes, .. }) => {
+            Json(json!({ "revision": revision, "operation": operation, "results": outcomes })).into_response()
         }
-        error => error.into(),
-    };
-    if only_look {
-        return Ok(dry_run(&app.registry.try_out(&write).map_err(refused)?));
-    }
-    let written = app.registry.write(write).await.map_err(refused)?;
-    let answer =
-        json!({ "revision": written.revision, "operation": written.operation, "results": written.outcomes });
-    Ok(Json(answer).into_response())
-}
-
-fn names(request: &Request) -> Result<Vec<ClusterName>, Problem> {
-    if request.clusters.is_empty() {
-        return Err(
-            Problem::invalid("clusters: the list is empty: send at least one").with("field", "clusters")
-        );
-    }
-    if request.clusters.len() > CLUSTERS_MAX {
-        let detail = format!("clusters: {} entries, the limit is {CLUSTERS_MAX}", request.clusters.len());
-        return Err(Problem::invalid(detail).with("field", "clusters"));
-    }
-    let mut seen = HashMap::new();
-    let mut names = Vec::with_capacity(request.clusters.len());
-    for (index, spec) in request.clusters.iter().enumerate() {
-        let Some(name) = &spec.name else {
-            return Err(Problem::invalid(format!(
-                "clusters[{index}].name: every cluster of this request needs its name"
-            )));
-        };
-        if let Some(first) = seen.insert(name, index) {
-            let detail =
-                format!("clusters[{index}].name: {} stands at {first} already", quoted(name.as_str()));
-            return Err(Problem::invalid(detail));
-        }
-        names.push(name.clone());
-    }
-    Ok(names)
+    })
 }

@@ -38,16 +38,11 @@ async fn collect(mut body: Body, limit_bytes: usize) -> Result<Bytes, Problem> {
             frame.map_err(|error| Problem::invalid(format!("the body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if collected.len() + data.len() > limit_bytes {
-            return Err(too_large(limit_bytes));
+            return Err(Problem::too_large(limit_bytes));
         }
         collected.extend_from_slice(&data);
     }
     Ok(collected.freeze())
-}
-
-fn too_large(limit_bytes: usize) -> Problem {
-    let detail = format!("the body is larger than the limit of {limit_bytes} bytes for this request");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail).with("limit_bytes", limit_bytes)
 }
 
 /// Refuses a body that says it is something other than JSON. Nothing said is taken for JSON.

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::Problem;
 use super::body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, decode, read, refuse_unless_json};
-use super::clusters::write;
-use super::request::{InCluster, InNode, Params, WriteParams};
+use super::clusters::done;
+use super::request::{InCluster, InNode, Params, WriteParams, terms};
 use crate::app::App;
+use crate::definitions;
 
 pub(super) async fn post(
     State(app): State<App>,
@@ -25,10 +26,7 @@ pub(super) async fn post(
     // Decided by the first character, so that an error is about the entry and not about "no variant matched".
     let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let nodes: Vec<NodeSpec> = if is_list { decode(&bytes)? } else { vec![decode(&bytes)?] };
-    if nodes.is_empty() {
-        return Err(Problem::invalid("the list of nodes is empty: send at least one"));
-    }
-    write(&app, &headers, &params, "POST", &bytes, &cluster, Mutation::PutNodes(nodes)).await
+    Ok(done(definitions::put_nodes(&app, &cluster, nodes, terms(&headers, &params)?).await?))
 }
 
 pub(super) async fn patch(
@@ -41,7 +39,8 @@ pub(super) async fn patch(
     refuse_unless_json(&headers)?;
     let bytes = read(body, BODY_BYTES_MAX).await?;
     let patch: Value = decode(&bytes)?;
-    write(&app, &headers, &params, "PATCH", &bytes, &cluster, Mutation::PatchNode(node, patch)).await
+    let mutation = Mutation::PatchNode(node, patch);
+    Ok(done(definitions::change(&app, &cluster, mutation, terms(&headers, &params)?).await?))
 }
 
 pub(super) async fn delete(
@@ -50,5 +49,6 @@ pub(super) async fn delete(
     Params(params): Params<WriteParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    write(&app, &headers, &params, "DELETE", &[], &cluster, Mutation::DeleteNodes(vec![node])).await
+    let mutation = Mutation::DeleteNodes(vec![node]);
+    Ok(done(definitions::change(&app, &cluster, mutation, terms(&headers, &params)?).await?))
 }

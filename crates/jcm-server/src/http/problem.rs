@@ -40,12 +40,27 @@ impl Problem {
         )
     }
 
+    pub(crate) fn too_large(limit_bytes: usize) -> Self {
+        let detail = format!("the body is larger than the limit of {limit_bytes} bytes for this request");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail).with("limit_bytes", limit_bytes)
+    }
+
     pub(crate) fn not_loaded(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_LOADED", detail)
     }
 
     pub(crate) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The stable code.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The facts beside the text.
+    pub(crate) fn more(&self) -> &Map<String, Value> {
+        &self.more
     }
 
     pub(crate) fn detail(&self) -> &str {

@@ -1,28 +1,15 @@
-//! The parts of a request that several handlers read: names in the path, conditions, the operation, waiting.
-
-use std::time::Duration;
+//! The parts of a request that several handlers read: names in the path, conditions, what a write comes with.
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use jcm_model::{ClusterName, NodeId, OperationId, Precondition, Revision};
+use axum::http::{HeaderMap, HeaderValue, header};
+use jcm_model::{ClusterName, NodeId, Precondition, Revision};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::Problem;
-use crate::app::App;
-
-/// Longest wait for `min_revision` and `consistent`.
-const CATCH_UP_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Longest idempotency key.
-const KEY_BYTES_MAX: usize = 256;
-
-/// Who asks. Without tokens there is one principal.
-pub(crate) const PRINCIPAL: &str = "anonymous";
+use crate::definitions::{Freshness, Terms};
 
 /// The cluster named in the path.
 pub(super) struct InCluster(pub(super) ClusterName);
@@ -81,32 +68,15 @@ pub(super) struct WriteParams {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadParams {
-    pub(super) min_revision: Option<u64>,
+    min_revision: Option<u64>,
     #[serde(default)]
-    pub(super) consistent: bool,
+    consistent: bool,
 }
 
-/// Waits until this server's memory is as new as the reader asks for.
-pub(super) async fn caught_up(app: &App, min_revision: Option<u64>, consistent: bool) -> Result<(), Problem> {
-    let mut wanted = Revision(min_revision.unwrap_or(0));
-    if consistent {
-        let unavailable =
-            |reason: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", reason);
-        let head = tokio::time::timeout(CATCH_UP_DEADLINE, app.store.head()).await;
-        let head = head.map_err(|_| {
-            unavailable(format!("the store did not answer within {} s", CATCH_UP_DEADLINE.as_secs()))
-        })?;
-        wanted = wanted.max(head.map_err(|error| unavailable(error.to_string()))?);
+impl ReadParams {
+    pub(super) fn freshness(&self) -> Freshness {
+        Freshness { min_revision: self.min_revision, consistent: self.consistent }
     }
-    if tokio::time::timeout(CATCH_UP_DEADLINE, app.catalog.reached(wanted)).await.is_err() {
-        let have = app.catalog.get().revision;
-        let detail = format!(
-            "this server is at revision {have} and did not reach {wanted} within {} s",
-            CATCH_UP_DEADLINE.as_secs()
-        );
-        return Err(Problem::not_loaded(detail).with("revision", have.0));
-    }
-    Ok(())
 }
 
 /// The conditions `If-Match: 42` and `If-None-Match: *`.
@@ -147,30 +117,13 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem>
     Ok(precondition)
 }
 
-/// The operation of a write, and the digest of what it asks for.
-pub(super) fn operation(headers: &HeaderMap, parts: &[&[u8]]) -> Result<(OperationId, u64), Problem> {
-    let mut hasher = Xxh3::new();
-    for part in parts.iter().copied().chain(
-        [header::IF_MATCH, header::IF_NONE_MATCH]
-            .iter()
-            .filter_map(|name| Some(headers.get(name)?.as_bytes())),
-    ) {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
+/// What a write comes with: conditions and key from its headers.
+pub(super) fn terms(headers: &HeaderMap, params: &WriteParams) -> Result<Terms, Problem> {
+    let precondition = precondition(headers)?;
     if headers.get_all("idempotency-key").iter().count() > 1 {
         return Err(Problem::invalid("`Idempotency-Key` stands there twice"));
     }
-    let id = match headers.get("idempotency-key") {
-        None => OperationId(Uuid::now_v7()),
-        Some(key) => match key.to_str() {
-            Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => OperationId::from_key(PRINCIPAL, key),
-            _ => {
-                return Err(Problem::invalid(format!(
-                    "`Idempotency-Key` is refused: 1 to {KEY_BYTES_MAX} visible ASCII characters"
-                )));
-            }
-        },
-    };
-    Ok((id, hasher.digest()))
+    let key = headers.get("idempotency-key").map(|key| key.to_str().map(str::to_owned)).transpose();
+    let key = key.map_err(|_| Problem::invalid("`Idempotency-Key` is refused: visible ASCII characters"))?;
+    Ok(Terms { precondition, key, dry_run: params.dry_run })
 }

@@ -10,9 +10,10 @@ use jcm_model::{ClusterName, Node, NodeId, Revision};
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
-use super::request::{InCluster, Params, caught_up};
+use super::request::{InCluster, Params};
 use super::view::fetch;
 use crate::app::App;
+use crate::definitions::{Freshness, caught_up};
 
 /// Most nodes of one answer.
 const NODES_MAX: usize = 1000;
@@ -62,7 +63,8 @@ pub(super) async fn get(
     InCluster(name): InCluster,
     Params(params): Params<ResolveParams>,
 ) -> Result<Response, Problem> {
-    caught_up(&app, params.min_revision, params.consistent).await?;
+    let ResolveParams { min_revision, consistent, .. } = params;
+    caught_up(&app, Freshness { min_revision, consistent }).await?;
     let count = params.n.unwrap_or(1);
     if count == 0 || count > NODES_MAX {
         return Err(

@@ -1,5 +1,7 @@
 //! How this server is: liveness, readiness, metrics, members, and what became of an operation.
 
+use std::time::Duration;
+
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
@@ -9,6 +11,7 @@ use uuid::Uuid;
 
 use super::Problem;
 use crate::app::App;
+use crate::registry::Fate;
 
 pub(super) async fn livez() -> &'static str {
     "ok\n"
@@ -36,8 +39,11 @@ pub(super) async fn servers(State(app): State<App>) -> Response {
 }
 
 pub(super) async fn status(State(app): State<App>) -> Response {
-    let leader = app.roster().leader.clone();
-    let role = if leader.as_ref() == Some(&app.server) { "leader" } else { "follower" };
+    let roster = app.roster();
+    let leader = &roster.leader;
+    let stale_for = app.registry.stale_since().map_or(Duration::ZERO, |since| since.elapsed());
+    // Its own role by what it can be sure of; the others' word for it may be late.
+    let role = if app.membership.leads() { "leader" } else { "follower" };
     let snapshot = app.catalog.get();
     Json(json!({
         "server": app.server,
@@ -49,8 +55,9 @@ pub(super) async fn status(State(app): State<App>) -> Response {
             "id": snapshot.store,
             "state": if app.registry.is_store_available() { "ok" } else { "unavailable" },
             "revision": snapshot.revision,
-            "stale_for_ms": 0,
+            "stale_for_ms": u64::try_from(stale_for.as_millis()).unwrap_or(u64::MAX),
         },
+        "epoch": roster.epoch,
         "clusters": snapshot.clusters.len(),
         "nodes_owned": app.asker.owned(),
         "subscribers": app.subscribers.count(),
@@ -58,18 +65,17 @@ pub(super) async fn status(State(app): State<App>) -> Response {
     .into_response()
 }
 
-/// What became of an operation. Everything this server's memory holds was applied; what it does not hold was, on a
-/// single server, either forgotten or never applied, and those two cannot be told apart by id alone.
+/// What became of an operation, as far as this server can find out.
 pub(super) async fn operation(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
     let refused = |_| {
         Problem::invalid("an operation id is what a write answered as `operation`").with("field", "operation")
     };
     let id = OperationId(Uuid::parse_str(&id).map_err(refused)?);
-    let known = app.catalog.operations().get(id);
-    Ok(match known {
-        Some(known) => {
-            Json(json!({ "operation": id, "state": "applied", "revision": known.revision })).into_response()
-        }
-        None => Json(json!({ "operation": id, "state": "unknown", "revision": null })).into_response(),
-    })
+    let (state, revision) = match app.registry.fate(id).await {
+        Fate::Applied(revision) => ("applied", Some(revision)),
+        Fate::NotApplied => ("not_applied", None),
+        Fate::Unknown => ("unknown", None),
+        Fate::Forgotten => ("forgotten", None),
+    };
+    Ok(Json(json!({ "operation": id, "state": state, "revision": revision })).into_response())
 }

@@ -12,8 +12,9 @@ use jcm_proto::token::Token;
 use serde::Deserialize;
 
 use super::Problem;
-use super::request::{InCluster, Params, caught_up};
+use super::request::{InCluster, Params};
 use crate::app::App;
+use crate::definitions::{Freshness, caught_up};
 use crate::views::{Answer, Inbox, Published};
 
 /// Longest wait for news: below the minute at which proxies give up.
@@ -34,7 +35,8 @@ pub(super) async fn get(
     InCluster(name): InCluster,
     Params(params): Params<ViewParams>,
 ) -> Result<Response, Problem> {
-    caught_up(&app, params.min_revision, params.consistent).await?;
+    let ViewParams { min_revision, consistent, .. } = params;
+    caught_up(&app, Freshness { min_revision, consistent }).await?;
     let wait =
         params.wait.as_deref().map(duration::parse).transpose().map_err(|error| error.within("wait"))?;
     let token = params.token.as_deref().map(Token::from_text).transpose();

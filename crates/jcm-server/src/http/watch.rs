@@ -20,6 +20,7 @@ use super::Problem;
 use super::request::Params;
 use super::view::too_many;
 use crate::app::App;
+use crate::definitions::{Freshness, caught_up};
 use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
 use crate::views::{Event, EventKind, Held, Inbox, Watching};
 
@@ -33,6 +34,9 @@ const CHUNKS_MAX: usize = 2;
 #[serde(deny_unknown_fields)]
 pub(super) struct WatchParams {
     clusters: String,
+    min_revision: Option<u64>,
+    #[serde(default)]
+    consistent: bool,
 }
 
 pub(super) async fn get(
@@ -41,6 +45,8 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let names = names(&params.clusters)?;
+    let WatchParams { min_revision, consistent, .. } = params;
+    caught_up(&app, Freshness { min_revision, consistent }).await?;
     let resume = match headers.get("last-event-id") {
         Some(id) => Resume::from_text(id.as_bytes()).map_err(|error| {
             Problem::invalid(format!("`Last-Event-ID`: {error}; leave it out to start anew"))

@@ -5,16 +5,17 @@ use axum::response::{IntoResponse, Json, Response};
 use serde_json::json;
 
 use super::Problem;
-use super::request::{InNode, Params, ReadParams, caught_up};
+use super::request::{InNode, Params, ReadParams};
 use super::view::fetch;
 use crate::app::App;
+use crate::definitions::caught_up;
 
 pub(super) async fn get(
     State(app): State<App>,
     InNode(name, id): InNode,
     Params(params): Params<ReadParams>,
 ) -> Result<Response, Problem> {
-    caught_up(&app, params.min_revision, params.consistent).await?;
+    caught_up(&app, params.freshness()).await?;
     let published = fetch(&app, &name)?;
     let cluster = published.state.cluster();
     let Ok(at) = cluster.position(&id) else {

@@ -446,8 +446,12 @@ async fn odd_answers_cost_the_rest_nothing() {
     let address = listener.local_addr().unwrap();
     let service = v1::peers_server::PeersServer::new(Odd(events));
     let router = axum::Router::new().route_service("/jcm.v1.Peers/{method}", service);
-    let serving =
-        tokio::spawn(crate::listen::serve(listener, router, tokio_util::sync::CancellationToken::new()));
+    let serving = tokio::spawn(crate::listen::serve(
+        listener,
+        router,
+        s1.registry.pulse(),
+        tokio_util::sync::CancellationToken::new(),
+    ));
     s1.introduce(&[("s2", address)]);
     until("the one that can be read is taken over", || s1.board(0).len() == 1).await;
     assert!(s1.board(0)[&node(0)].verdict == Verdict::Healthy, "what is of another store was taken over");

@@ -32,6 +32,17 @@ pub(crate) enum Action {
     Deleted,
 }
 
+impl Action {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
 /// The state that the batch leads to, as far as it was worked out.
 pub(super) struct Draft<'a> {
     base: &'a Snapshot,

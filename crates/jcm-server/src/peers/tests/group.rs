@@ -24,7 +24,7 @@ use super::super::{Heard, Liveness, Peers, Token, routes};
 use crate::catalog::Catalog;
 use crate::checker::{Checker, Judging};
 use crate::listen;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::verdicts::Remembered;
 use crate::views::{Answer, Verdicts, Views};
 
@@ -105,7 +105,13 @@ impl Server {
         let (catalog, follower) =
             Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await.unwrap();
         let membership: Arc<dyn Membership> = Arc::new(Solo::default());
-        let (registry, writer) = Registry::new(catalog, store, membership, targets);
+        let (registry, writer) = Registry::new(registry::Parts {
+            catalog,
+            store,
+            membership,
+            targets,
+            others: Arc::new(peers.clone()),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = routes(&peers, &asker, &registry);
@@ -114,7 +120,7 @@ impl Server {
         tasks.spawn(follower.run(CancellationToken::new()));
         tasks.spawn(writer.run(CancellationToken::new()));
         tasks.spawn(keeper.run(keeping.clone()));
-        tasks.spawn(listen::serve(listener, router, CancellationToken::new()));
+        tasks.spawn(listen::serve(listener, router, registry.pulse(), CancellationToken::new()));
         tasks.spawn(learn(heard, Arc::clone(&views), peers.clone()));
         let sequence = AtomicU64::new(0);
         Self { id: id(name), address, peers, views, roster, registry, sequence, keeping, _tasks: tasks }

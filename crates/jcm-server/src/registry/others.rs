@@ -1,0 +1,30 @@
+//! The other servers, as far as a write needs them: a seam, so that forwarding is tried without a network.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use jcm_model::ServerId;
+
+use super::write::{Answer, Write};
+use crate::peers::{PeerError, Peers};
+
+/// The other servers, as far as a write needs them.
+#[tonic::async_trait]
+pub(crate) trait Others: Send + Sync + Debug {
+    /// The servers that can be asked now.
+    fn connected(&self) -> Vec<ServerId>;
+
+    /// Lets the server carry the write out by itself. Unless the error says that nothing was done, it may have been.
+    async fn forward(&self, to: &ServerId, write: &Write, within: Duration) -> Result<Answer, PeerError>;
+}
+
+#[tonic::async_trait]
+impl Others for Peers {
+    fn connected(&self) -> Vec<ServerId> {
+        Peers::connected(self)
+    }
+
+    async fn forward(&self, to: &ServerId, write: &Write, within: Duration) -> Result<Answer, PeerError> {
+        Peers::forward(self, to, write, within).await
+    }
+}

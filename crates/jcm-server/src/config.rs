@@ -136,7 +136,7 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "server.peer_token_file",
-        allowed: "the path of a file with the token that servers know each other by (there is only one server in this version)",
+        allowed: "the path of a file with the token that servers know each other by, the same on all of them and readable by its owner alone",
         default: "none",
         set: |config, text| {
             (!text.is_empty()).then(|| config.server.peer_token_file = Some(PathBuf::from(text)))

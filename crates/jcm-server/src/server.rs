@@ -273,6 +273,9 @@ fn introduce(
         return Ok((Peers::nobody(server.clone()), None, heard));
     }
     let token = config.server.peer_token_file.as_deref().map(Token::load).transpose()?;
+    if token.is_none() && !config.server.listen.ip().is_loopback() {
+        warn!("INSECURE: no server.peer_token_file, whoever reaches this port may speak as a server");
+    }
     let (peers, keeper, heard) = Peers::new(server.clone(), token, Arc::clone(views), membership.roster());
     Ok((peers, Some(keeper), heard))
 }

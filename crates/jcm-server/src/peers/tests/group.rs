@@ -29,7 +29,7 @@ use crate::verdicts::Remembered;
 use crate::views::{Answer, Verdicts, Views};
 
 /// A wait that takes as long hangs.
-const HANG: Duration = Duration::from_mins(1);
+pub(super) const HANG: Duration = Duration::from_mins(1);
 
 pub(super) const DIGESTS_PAUSE: Duration = Duration::from_millis(200);
 

@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::group::HANG;
+
 pub(super) struct Raw {
     pub(super) requests: mpsc::Sender<v1::FollowRequest>,
     stream: Streaming<v1::FollowResponse>,
@@ -36,7 +38,8 @@ impl Raw {
     }
 
     pub(super) async fn event(&mut self) -> Result<Event, Status> {
-        match self.stream.message().await? {
+        let message = tokio::time::timeout(HANG, self.stream.message()).await;
+        match message.expect("the stream is not silent")? {
             Some(message) => Ok(message.event.unwrap()),
             None => Err(Status::ok("it ended")),
         }

@@ -14,3 +14,17 @@ static PLANTED: LazyLock<Vec<String>> = LazyLock::new(|| {
 pub fn is_planted(fault: &str) -> bool {
     PLANTED.iter().any(|planted| planted == fault)
 }
+
+/// The same operations on another head, as if they had never been submitted.
+pub(crate) fn renumbered(
+    transaction: &jcm_proto::Transaction,
+    head: jcm_model::Revision,
+) -> jcm_proto::Transaction {
+    let mut again = transaction.clone();
+    let mut due = head;
+    for entry in &mut again.entries {
+        due = due.next();
+        entry.change.revision = due;
+    }
+    again
+}

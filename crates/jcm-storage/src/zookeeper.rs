@@ -4,12 +4,23 @@
 //! also shuts down.
 
 mod config;
-#[expect(dead_code, reason = "the store asks")]
 mod session;
 
-#[expect(dead_code, reason = "the store reads and writes there")]
 mod layout;
+mod stored;
 
+mod fetch;
+mod identity;
+
+mod loading;
+mod mirror;
+
+mod draft;
+
+mod commit;
+mod feed;
+mod follow;
+mod inner;
 mod store;
 
 mod membership;
@@ -18,13 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jcm_model::Invalid;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Store;
 pub use config::Config;
+use inner::Inner;
 pub use membership::ZooKeeperMembership;
-use session::Session;
 pub use store::ZooKeeperStore;
 
 /// How long shutting down waits for what is under way: a session that is not closed by then ends by its timeout.
@@ -33,13 +43,10 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 /// A connection with an ensemble, for as long as it is not shut down, through every loss of it.
 #[derive(Debug)]
 pub struct ZooKeeper {
-    session: Session,
     store: Arc<ZooKeeperStore>,
     membership: Arc<ZooKeeperMembership>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// Without a shutdown the tasks end when this goes.
-    _stop_when_dropped: DropGuard,
 }
 
 impl ZooKeeper {
@@ -51,17 +58,18 @@ impl ZooKeeper {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let session_timeout = config.session_timeout;
+        let root = if config.root == "/" { String::new() } else { config.root.clone() };
         let session = session::keep(config, &tasks, stop.clone());
-        let store = Arc::new(ZooKeeperStore::new(session.clone()));
-        let bound = Arc::clone(&store);
-        let recognise = Arc::new(move |_identity: Option<&[u8]>| {
-            let store = bound.id();
-            (!store.0.is_nil()).then_some(store)
-        });
+        let inner = Arc::new(Inner::new(session.clone(), &root));
+        tasks.spawn(follow::follow(Arc::clone(&inner), stop.clone()));
+        let judge = Arc::clone(&inner);
+        let recognise = Arc::new(move |identity: Option<&[u8]>| judge.recognises(identity));
         let membership =
             ZooKeeperMembership::keep(session.clone(), recognise, session_timeout, &tasks, stop.clone());
-        let membership = Arc::new(membership);
-        Ok(Self { session, store, membership, tasks, _stop_when_dropped: stop.clone().drop_guard(), stop })
+        // Without a shutdown the tasks end when whoever uses them is gone.
+        let alive = Arc::new(stop.clone().drop_guard());
+        let store = Arc::new(ZooKeeperStore::new(inner, tasks.clone(), alive));
+        Ok(Self { store, membership: Arc::new(membership), tasks, stop })
     }
 
     /// The store. One has to be bound to it first: see [`ZooKeeperStore::open`].
@@ -72,12 +80,6 @@ impl ZooKeeper {
     /// The servers. They are followed once the store is bound, and only while the ensemble holds that store.
     pub fn membership(&self) -> Arc<ZooKeeperMembership> {
         Arc::clone(&self.membership)
-    }
-
-    /// The one session, for whatever else is kept in the ensemble.
-    #[expect(dead_code, reason = "the membership takes it")]
-    pub(crate) fn session(&self) -> &Session {
-        &self.session
     }
 
     /// Ends every task, then the session, so that ZooKeeper forgets this server at once. Bounded in time.

@@ -13,8 +13,7 @@ mod keeper;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -105,23 +104,16 @@ struct Inner {
     contact: watch::Receiver<Contact>,
     in_flight: Semaphore,
     is_digest: bool,
-    /// What `confirmed` counts from.
-    start: Instant,
-    /// Microseconds from `start` to the sending of the latest request that was answered, plus one; 0: none was.
-    confirmed_micros: AtomicU64,
 }
 
 /// Begins to keep a session.
 pub(super) fn keep(config: Config, tasks: &TaskTracker, stop: CancellationToken) -> Session {
-    let start = Instant::now();
-    let contact = Contact { session: 0, connection: 0, line: Line::Down { since: start } };
+    let contact = Contact { session: 0, connection: 0, line: Line::Down { since: Instant::now() } };
     let (sender, receiver) = watch::channel(contact);
     let session = Session(Arc::new(Inner {
         contact: receiver,
         in_flight: Semaphore::new(IN_FLIGHT_MAX),
         is_digest: config.digest.is_some(),
-        start,
-        confirmed_micros: AtomicU64::new(0),
     }));
     tasks.spawn(keeper::run(config, sender, stop));
     session
@@ -136,12 +128,6 @@ impl Session {
     /// Who may do what with the znodes that are made: with a digest only who has it.
     pub(crate) fn acls(&self) -> zk::Acls<'static> {
         acls(self.0.is_digest)
-    }
-
-    /// When the latest request was sent that ZooKeeper answered: until then this process was certainly heard.
-    pub(crate) fn confirmed(&self) -> Option<Instant> {
-        let micros = self.0.confirmed_micros.load(Ordering::Acquire).checked_sub(1)?;
-        Some(self.0.start + Duration::from_micros(micros))
     }
 
     /// Asks ZooKeeper one thing: waits for a connection where there is none, then for the answer, all of it until the
@@ -163,14 +149,8 @@ impl Session {
         };
         let sent = Instant::now();
         match tokio::time::timeout_at(until, work(client)).await {
-            Ok(Ok(done)) => {
-                self.confirm(sent);
-                Ok(done)
-            }
-            Ok(Err(error)) if error.is_answer() => {
-                self.confirm(sent);
-                Err(CallError::Refused(error))
-            }
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) if error.is_answer() => Err(CallError::Refused(error)),
             Ok(Err(error)) => Err(CallError::Unknown { reason: chain(&error) }),
             Err(_) => Err(CallError::Unknown {
                 reason: format!("no answer came within {} ms", sent.elapsed().as_millis()),
@@ -193,12 +173,6 @@ impl Session {
             Line::Up(_) => format!("{IN_FLIGHT_MAX} requests before it wait for an answer"),
             Line::Down { since } => format!("no connection for {} ms", since.elapsed().as_millis()),
         }
-    }
-
-    fn confirm(&self, sent: Instant) {
-        let micros = sent.saturating_duration_since(self.0.start).as_micros();
-        let micros = u64::try_from(micros).unwrap_or(u64::MAX - 1).saturating_add(1);
-        self.0.confirmed_micros.fetch_max(micros, Ordering::AcqRel);
     }
 }
 

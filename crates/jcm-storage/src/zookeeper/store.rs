@@ -1,4 +1,4 @@
-//! The store in ZooKeeper.
+//! The store in ZooKeeper, as the contract has it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,22 +7,26 @@ use async_trait::async_trait;
 use jcm_model::{Cluster, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
-use uuid::Uuid;
+use tokio_util::sync::DropGuard;
+use tokio_util::task::TaskTracker;
 
-use super::session::Session;
+use super::feed::ZooKeeperFeed;
+use super::fetch::{self, REQUEST_PATIENCE};
+use super::inner::Inner;
 use crate::{ChangeFeed, CommitError, LoadError, RestoreError, Snapshot, Store};
 
 /// The store in ZooKeeper.
 #[derive(Debug)]
 pub struct ZooKeeperStore {
-    #[expect(dead_code, reason = "nothing is asked of it yet")]
-    session: Session,
-    stale_since: watch::Sender<Option<Instant>>,
+    pub(super) inner: Arc<Inner>,
+    tasks: TaskTracker,
+    /// The tasks end with the last of those who hold it.
+    _alive: Arc<DropGuard>,
 }
 
 impl ZooKeeperStore {
-    pub(super) fn new(session: Session) -> Self {
-        Self { session, stale_since: watch::Sender::new(Some(Instant::now())) }
+    pub(super) fn new(inner: Arc<Inner>, tasks: TaskTracker, alive: Arc<DropGuard>) -> Self {
+        Self { inner, tasks, _alive: alive }
     }
 
     /// Finds out which store this is, and binds to it. `expected` is the one whose definitions this server holds.
@@ -31,13 +35,11 @@ impl ZooKeeperStore {
     /// that is empty, or holds another store that did not take the place of the expected one.
     ///
     /// `Unavailable`: ZooKeeper does not answer. What is expected is kept, and `load` does this again.
-    #[expect(clippy::unused_async, reason = "nothing is asked of it yet")]
-    pub async fn open(&self, _expected: Option<StoreId>) -> Result<StoreId, LoadError> {
-        Err(LoadError::Unavailable { reason: NOT_YET.to_owned() })
+    pub async fn open(&self, expected: Option<StoreId>) -> Result<StoreId, LoadError> {
+        self.inner.expect(expected);
+        Ok(self.inner.recognise().await?.identity.store)
     }
 }
-
-const NOT_YET: &str = "the store in ZooKeeper is not there yet";
 
 #[async_trait]
 impl Store for ZooKeeperStore {
@@ -46,31 +48,40 @@ impl Store for ZooKeeperStore {
     }
 
     fn id(&self) -> StoreId {
-        StoreId(Uuid::nil())
+        self.inner.id()
     }
 
     fn replaced(&self) -> Vec<StoreId> {
-        Vec::new()
+        let state = self.inner.state();
+        state.bound.as_ref().map(|bound| bound.identity.replaces.clone()).unwrap_or_default()
     }
 
     async fn load(&self) -> Result<Snapshot, LoadError> {
-        Err(LoadError::Unavailable { reason: NOT_YET.to_owned() })
+        self.inner.load().await
     }
 
-    async fn commit(&self, _transaction: Arc<Transaction>, _expected: Revision) -> Result<(), CommitError> {
-        Err(CommitError::Unavailable { reason: NOT_YET.to_owned() })
+    /// In a task of its own, so that it goes on when nobody waits for it.
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError> {
+        let inner = Arc::clone(&self.inner);
+        let commit = self.tasks.spawn(async move { inner.commit(transaction, expected).await });
+        commit.await.unwrap_or_else(|error| Err(CommitError::Unknown { reason: error.to_string() }))
     }
 
-    async fn changes(&self, _from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
-        Err(LoadError::Unavailable { reason: NOT_YET.to_owned() })
+    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
+        if self.inner.state().held.is_none() {
+            return Err(LoadError::Unavailable { reason: "its definitions are not loaded yet".to_owned() });
+        }
+        Ok(Box::new(ZooKeeperFeed::new(&self.inner, from)))
     }
 
     async fn head(&self) -> Result<Revision, LoadError> {
-        Err(LoadError::Unavailable { reason: NOT_YET.to_owned() })
+        let bound = self.inner.recognise().await?;
+        fetch::sync(&self.inner.session, Instant::now() + REQUEST_PATIENCE).await?;
+        Ok(self.inner.read_head(&bound).await?.revision)
     }
 
     fn stale_since(&self) -> watch::Receiver<Option<Instant>> {
-        self.stale_since.subscribe()
+        self.inner.stale_since.subscribe()
     }
 
     async fn restore(
@@ -78,6 +89,6 @@ impl Store for ZooKeeperStore {
         _clusters: Vec<Arc<Cluster>>,
         _replaces: Vec<StoreId>,
     ) -> Result<StoreId, RestoreError> {
-        Err(RestoreError::NotRestored { reason: NOT_YET.to_owned() })
+        Err(RestoreError::NotRestored { reason: "this store cannot be restored yet".to_owned() })
     }
 }

@@ -78,7 +78,7 @@ pub(crate) async fn operations_come_back_oldest_first(backend: &impl Backend) {
 }
 
 /// A cluster whose nodes do not pack: their labels look like noise.
-fn noisy_cluster(nodes: u32) -> Mutation {
+pub(crate) fn noisy_cluster(nodes: u32) -> Mutation {
     let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
     let mut word = || {
         noise ^= noise << 13;

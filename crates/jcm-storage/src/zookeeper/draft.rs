@@ -1,0 +1,143 @@
+//! A transaction worked out into writes of znodes. Pure.
+//!
+//! A cluster of many nodes is cut into chunks, and only those are written in which a node changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jcm_model::{Cluster, ClusterName, Effect};
+use jcm_proto::Transaction;
+
+use super::layout::{Layout, chunk, chunk_of, chunks_for};
+use super::mirror::{Before, quarantined};
+use super::stored::{encode_chunk, encode_cluster};
+use crate::CommitError;
+
+/// What one request may take. ZooKeeper cuts the connection, and with it all others in flight, at 1,048,575 bytes; what
+/// it adds to a request before it passes it on is well below the difference.
+pub(super) const REQUEST_BYTES_MAX: usize = 1_000_000;
+/// What an operation takes beside its path and its data: headers, lengths, the access list.
+const OPERATION_BYTES: usize = 128;
+
+/// One write of a znode.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    Create { path: String, data: Vec<u8> },
+    Set { path: String, data: Vec<u8> },
+    Delete { path: String },
+}
+
+impl Write {
+    fn size_bytes(&self) -> usize {
+        OPERATION_BYTES
+            + match self {
+                Self::Create { path, data } | Self::Set { path, data } => path.len() + data.len(),
+                Self::Delete { path } => path.len(),
+            }
+    }
+}
+
+/// A transaction worked out.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) writes: Vec<Write>,
+    /// The clusters as they are after it.
+    pub(super) after: Vec<(ClusterName, Option<Arc<Cluster>>)>,
+}
+
+impl Draft {
+    /// Refuses what is too large for one request, together with a root of that many bytes before each path.
+    pub(super) fn refuse_oversized(&self, root_bytes: usize) -> Result<(), CommitError> {
+        let size_bytes: usize = self.writes.iter().map(|write| write.size_bytes() + root_bytes).sum();
+        if size_bytes > REQUEST_BYTES_MAX {
+            return Err(CommitError::TooLarge { size_bytes, limit_bytes: REQUEST_BYTES_MAX });
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of one cluster.
+struct Touched {
+    now: Option<Arc<Cluster>>,
+    /// Whether nothing of what was there is kept.
+    is_new: bool,
+    /// The chunks in which a node changed.
+    chunks: BTreeSet<u32>,
+}
+
+/// Works a transaction out on what it touches.
+pub(super) fn draft(
+    layout: &Layout,
+    transaction: &Transaction,
+    excerpt: &BTreeMap<ClusterName, Before>,
+) -> Result<Draft, CommitError> {
+    let mut touched: BTreeMap<&ClusterName, Touched> = BTreeMap::new();
+    for entry in &transaction.entries {
+        let change = &entry.change;
+        let before = excerpt.get(&change.cluster).unwrap_or(&Before::Absent);
+        let touched = touched.entry(&change.cluster).or_insert_with(|| Touched {
+            now: if let Before::There(cluster) = before { Some(Arc::clone(cluster)) } else { None },
+            is_new: false,
+            chunks: BTreeSet::new(),
+        });
+        match &change.effect {
+            Effect::Deleted => touched.is_new = true,
+            Effect::Updated { created, put, removed, .. } => {
+                if let Before::Quarantined(unreadable) = before
+                    && !touched.is_new
+                {
+                    return Err(quarantined(&change.cluster, &unreadable.reason));
+                }
+                touched.is_new |= created;
+                touched.chunks.extend(put.iter().map(|node| chunk_of(&node.id)));
+                touched.chunks.extend(removed.iter().map(chunk_of));
+            }
+        }
+        touched.now = change.apply(touched.now.as_ref());
+    }
+    let mut draft = Draft { writes: Vec::new(), after: Vec::new() };
+    for (name, touched) in touched {
+        let before = excerpt.get(name).unwrap_or(&Before::Absent);
+        write_cluster(&mut draft.writes, &layout.cluster(name), before, &touched);
+        draft.after.push((name.clone(), touched.now));
+    }
+    Ok(draft)
+}
+
+fn write_cluster(writes: &mut Vec<Write>, path: &str, before: &Before, touched: &Touched) {
+    let chunks_before = match before {
+        Before::There(cluster) => chunks_for(cluster.nodes.len()),
+        Before::Absent | Before::Quarantined(_) => 0,
+    };
+    let chunks_now = touched.now.as_ref().map_or(0, |cluster| chunks_for(cluster.nodes.len()));
+    // Children go before their parent.
+    for gone in chunks_now..chunks_before {
+        writes.push(Write::Delete { path: chunk(path, gone) });
+    }
+    if let Before::Quarantined(unreadable) = before {
+        writes.extend(
+            unreadable.children.iter().map(|child| Write::Delete { path: format!("{path}/{child}") }),
+        );
+        writes.push(Write::Delete { path: path.to_owned() });
+    }
+    let is_there = matches!(before, Before::There(_));
+    let Some(cluster) = &touched.now else {
+        if is_there {
+            writes.push(Write::Delete { path: path.to_owned() });
+        }
+        return;
+    };
+    let (path_of_it, data) = (path.to_owned(), encode_cluster(cluster));
+    writes.push(if is_there {
+        Write::Set { path: path_of_it, data }
+    } else {
+        Write::Create { path: path_of_it, data }
+    });
+    for number in 0..chunks_now {
+        if number >= chunks_before {
+            writes.push(Write::Create { path: chunk(path, number), data: encode_chunk(cluster, number) });
+        } else if touched.is_new || touched.chunks.contains(&number) {
+            writes.push(Write::Set { path: chunk(path, number), data: encode_chunk(cluster, number) });
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! What the store knows, and how it comes to know what others wrote.
+//!
+//! Invariant: `held` is one state: the definitions, the tail of the log and the head belong together, and move forward
+//! only. Whatever tears them apart (a gap, another store) drops all three, and every feed is reset.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use jcm_model::{Cluster, ClusterName, Revision, StoreId};
+use jcm_proto::Transaction;
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+use zookeeper_client as zk;
+
+use super::fetch::{self, LogError, REQUEST_PATIENCE, ReadError};
+use super::identity::{Verdict, judge, make};
+use super::layout::Layout;
+use super::loading::{self, Loaded};
+use super::mirror::Mirror;
+use super::session::{CallError, Session};
+use super::stored::{Head, Identity};
+use crate::store::{Operation, chain};
+use crate::tail::Tail;
+use crate::{LoadError, Snapshot};
+
+/// How many of the latest commits are kept in memory: what a follower may be behind before it costs reads.
+const TAIL_TRANSACTIONS_MAX: usize = 1024;
+/// What their records may add up to; in memory they take a few times as much.
+const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Transactions that are taken at a time when many are missing.
+const STEP_TRANSACTIONS_MAX: usize = 64;
+/// How often the identity is asked for while somebody else makes it.
+const RECOGNITIONS_MAX: usize = 5;
+
+/// What the store knows.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) session: Session,
+    state: Mutex<State>,
+    /// Rises with everything that a feed may wait for.
+    ticks: watch::Sender<u64>,
+    pub(super) stale_since: watch::Sender<Option<Instant>>,
+    /// Asks the follower to look now.
+    pub(super) hint: Notify,
+    /// Whoever holds it takes what others wrote: one at a time.
+    looking: tokio::sync::Mutex<()>,
+    /// Whoever holds it commits: two at a time would be worked out on the same head, and one refused.
+    pub(super) writer: tokio::sync::Mutex<()>,
+    pub(super) root_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Whether somebody said which store is expected: nothing is bound or made before.
+    pub(super) is_open: bool,
+    /// The store whose definitions this server holds. `None`: it holds none.
+    expected: Option<StoreId>,
+    pub(super) bound: Option<Bound>,
+    /// Why the ensemble is not the one that this server is bound to.
+    alien: Option<String>,
+    /// Why what the ensemble holds cannot be followed.
+    rewound: Option<String>,
+    pub(super) held: Option<Held>,
+    pub(super) resets: u64,
+}
+
+/// The store that was recognised.
+#[derive(Debug, Clone)]
+pub(super) struct Bound {
+    pub(super) identity: Identity,
+    /// The version of the identity's znode: a commit is conditional on it too.
+    pub(super) version: i32,
+    pub(super) layout: Layout,
+}
+
+/// What was loaded, and followed since.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) tail: Tail,
+    pub(super) mirror: Mirror,
+    pub(super) head: Head,
+}
+
+impl State {
+    /// Why nothing may be written or followed.
+    pub(super) fn refusal(&self) -> Option<&String> {
+        self.alien.as_ref().or(self.rewound.as_ref())
+    }
+
+    /// Drops what is held: every feed is reset.
+    fn drop_held(&mut self) {
+        self.held = None;
+        self.resets += 1;
+    }
+}
+
+impl Held {
+    /// Takes the next transaction; `false`: it is not the next one. One that is there already is left alone.
+    fn take(&mut self, transaction: &Arc<Transaction>, size_bytes: usize) -> bool {
+        if transaction.last() <= self.tail.head() {
+            return true;
+        }
+        if transaction.first() != self.tail.head().next() {
+            return false;
+        }
+        self.mirror.take(transaction);
+        self.tail.push(Arc::clone(transaction), size_bytes);
+        true
+    }
+
+    /// Notes where the log ends. A reading that was overtaken is left alone: versions wrap, and are near each other.
+    pub(super) fn note_head(&mut self, head: Head) {
+        if head.version.wrapping_sub(self.head.version) > 0 {
+            self.head = head;
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn new(session: Session, root: &str) -> Self {
+        Self {
+            session,
+            state: Mutex::default(),
+            ticks: watch::Sender::new(0),
+            stale_since: watch::Sender::new(Some(Instant::now())),
+            hint: Notify::new(),
+            looking: tokio::sync::Mutex::default(),
+            writer: tokio::sync::Mutex::default(),
+            root_bytes: root.len(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ticks(&self) -> watch::Receiver<u64> {
+        self.ticks.subscribe()
+    }
+
+    fn tick(&self) {
+        self.ticks.send_modify(|ticks| *ticks += 1);
+    }
+
+    pub(super) fn expect(&self, expected: Option<StoreId>) {
+        let mut state = self.state();
+        state.expected = expected;
+        state.is_open = true;
+        drop(state);
+        self.hint.notify_one();
+    }
+
+    pub(super) fn id(&self) -> StoreId {
+        let state = self.state();
+        let bound = state.bound.as_ref().map(|bound| bound.identity.store);
+        bound.or(state.expected).unwrap_or(StoreId(uuid::Uuid::nil()))
+    }
+
+    /// Which store an identity is of, if that is ours or took its place. `None`: it is not, or nothing is bound yet.
+    pub(super) fn recognises(&self, identity: Option<&[u8]>) -> Option<StoreId> {
+        let identity = Identity::decode(identity?).ok()?;
+        let state = self.state();
+        let ours = state.bound.as_ref().map(|bound| bound.identity.store).or(state.expected)?;
+        (identity.store == ours || identity.replaces.contains(&ours)).then_some(identity.store)
+    }
+
+    /// Finds out which store is there, and binds to it.
+    pub(super) async fn recognise(&self) -> Result<Bound, LoadError> {
+        for _ in 0..RECOGNITIONS_MAX {
+            let found = fetch::identity(&self.session).await?;
+            let verdict = {
+                let state = self.state();
+                judge(state.bound.as_ref().map(|bound| bound.identity.store).or(state.expected), found)
+            };
+            match verdict {
+                Verdict::Ours { identity, version } => return Ok(self.bind(identity, version)),
+                Verdict::Alien(reason) => {
+                    let mut state = self.state();
+                    if state.alien.as_ref() != Some(&reason) {
+                        error!(reason, "the ZooKeeper ensemble is not the one that this server is bound to");
+                        state.alien = Some(reason.clone());
+                    }
+                    return Err(LoadError::Unusable { reason });
+                }
+                Verdict::Make => match make(&self.session).await {
+                    // Whoever made it, this server or another: it is there to be read.
+                    Ok(()) => {}
+                    Err(CallError::Refused(error))
+                        if zk::Error::from(error.clone()) == zk::Error::NodeExists => {}
+                    Err(error) => return Err(LoadError::Unavailable { reason: chain(&error) }),
+                },
+            }
+        }
+        Err(LoadError::Unavailable { reason: "the identity of the store changes all the time".to_owned() })
+    }
+
+    fn bind(&self, identity: Identity, version: i32) -> Bound {
+        let mut state = self.state();
+        if state.alien.take().is_some() {
+            info!(store = %identity.store, "the ZooKeeper ensemble is the right one again");
+        }
+        let layout = Layout::of(identity.store);
+        let before = state.bound.replace(Bound { identity, version, layout });
+        let bound = state.bound.clone().expect("it was set just now");
+        if let Some(before) = before
+            && before.identity.store != bound.identity.store
+        {
+            warn!(before = %before.identity.store, now = %bound.identity.store, "the store was restored");
+            state.drop_held();
+            state.rewound = None;
+            drop(state);
+            self.tick();
+        }
+        bound
+    }
+
+    /// Reads all definitions, and goes on from there.
+    pub(super) async fn load(&self) -> Result<Snapshot, LoadError> {
+        let bound = self.recognise().await?;
+        let Loaded { head, mirror, operations } = loading::load(&self.session, &bound.layout).await?;
+        let snapshot = snapshot(bound.identity.store, head.revision, &mirror, operations);
+        if let Some(reason) = self.state().refusal() {
+            return Err(LoadError::Unusable { reason: reason.clone() });
+        }
+        let _one = self.looking.lock().await;
+        {
+            let mut state = self.state();
+            if state.bound.as_ref().is_none_or(|now| now.identity.store != bound.identity.store) {
+                return Err(LoadError::Unavailable { reason: "the store was restored meanwhile".to_owned() });
+            }
+            if state.held.is_none() {
+                let tail = Tail::new(head.revision, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX);
+                state.held = Some(Held { tail, mirror, head });
+                return Ok(snapshot);
+            }
+        }
+        // What is followed may be behind what was just read: a feed from there must find its place.
+        self.catch_up(&bound, head).await?;
+        Ok(snapshot)
+    }
+
+    /// Reads the head as it is now, and takes what is missing. The watch fires when the head moves on.
+    pub(super) async fn look(&self, bound: &Bound) -> Result<zk::OneshotWatcher, LoadError> {
+        let _one = self.looking.lock().await;
+        let floor = self.state().held.as_ref().map(|held| held.head.clone());
+        let (head, watch) = fetch::watched_head(&self.session, &bound.layout).await?;
+        let head = self.readable(bound, head).await?;
+        if let Some(floor) = floor {
+            self.refuse_rewound(&floor, &head)?;
+        }
+        self.catch_up(bound, head).await?;
+        Ok(watch)
+    }
+
+    /// The head as it is now.
+    pub(super) async fn read_head(&self, bound: &Bound) -> Result<Head, LoadError> {
+        let head = fetch::head(&self.session, &bound.layout, Instant::now() + REQUEST_PATIENCE).await?;
+        self.readable(bound, head).await
+    }
+
+    async fn readable(&self, bound: &Bound, head: Option<Result<Head, String>>) -> Result<Head, LoadError> {
+        match head {
+            Some(Ok(head)) => Ok(head),
+            Some(Err(reason)) => {
+                Err(LoadError::Unusable { reason: format!("its head cannot be read: {reason}") })
+            }
+            None => {
+                // The identity says why.
+                self.recognise().await?;
+                Err(LoadError::Unusable { reason: format!("`{}` is not there", bound.layout.head()) })
+            }
+        }
+    }
+
+    /// What was there before it was asked cannot be gone: the ensemble lost writes, as by an old copy of its data.
+    fn refuse_rewound(&self, floor: &Head, head: &Head) -> Result<(), LoadError> {
+        let mut state = self.state();
+        if head.version.wrapping_sub(floor.version) >= 0 && head.revision >= floor.revision {
+            state.rewound = None;
+            return Ok(());
+        }
+        let reason = format!(
+            "its head was at {} and is at {}: the ensemble lost writes; restore a snapshot",
+            floor.revision, head.revision
+        );
+        if state.rewound.as_ref() != Some(&reason) {
+            error!(reason, "the ZooKeeper ensemble went back");
+            state.rewound = Some(reason.clone());
+        }
+        Err(LoadError::Unusable { reason })
+    }
+
+    /// Takes what is missing up to a head.
+    async fn catch_up(&self, bound: &Bound, head: Head) -> Result<(), LoadError> {
+        let mut at = {
+            let mut state = self.state();
+            let Some(held) = &mut state.held else { return Ok(()) };
+            if head.revision <= held.tail.head() {
+                held.note_head(head);
+                return Ok(());
+            }
+            held.tail.head()
+        };
+        while at < head.revision {
+            let ends = if let Some(ends) = head.since(at) {
+                ends.to_vec()
+            } else {
+                let max = STEP_TRANSACTIONS_MAX;
+                fetch::ends(&self.session, &bound.layout, at, head.revision, max).await?
+            };
+            let step = &ends[..ends.len().min(STEP_TRANSACTIONS_MAX)];
+            let transactions = match fetch::transactions(&self.session, &bound.layout, at, step).await {
+                Ok(transactions) => transactions,
+                Err(LogError::Read(error)) => return Err(error.into()),
+                Err(gap @ LogError::Gap { .. }) => {
+                    self.lose(&chain(&gap));
+                    return Ok(());
+                }
+            };
+            let Some((last, _)) = transactions.last() else {
+                self.lose(&format!("nothing follows {at}, and the head is at {}", head.revision));
+                return Ok(());
+            };
+            at = last.last();
+            if !self.take_all(transactions, &head) {
+                self.lose("what follows does not join what is there");
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes transactions in order. `false`: one is not the next. With the last one the head is known, in the same step:
+    /// whoever hears of it may commit on it.
+    fn take_all(&self, transactions: Vec<(Transaction, usize)>, head: &Head) -> bool {
+        let mut state = self.state();
+        let Some(held) = &mut state.held else { return true };
+        let mut fits = true;
+        for (transaction, size_bytes) in transactions {
+            fits &= held.take(&Arc::new(transaction), size_bytes);
+        }
+        if held.tail.head() == head.revision {
+            held.note_head(head.clone());
+        }
+        drop(state);
+        self.tick();
+        fits
+    }
+
+    /// What is held cannot be followed any further: whoever follows it has to load again.
+    pub(super) fn lose(&self, reason: &str) {
+        warn!(reason, "the change log cannot be followed without a gap: definitions are loaded again");
+        self.state().drop_held();
+        self.tick();
+    }
+
+    /// Takes what was just committed from here, unless the follower was faster.
+    pub(super) fn publish(&self, committed: Committed) {
+        let mut state = self.state();
+        let Some(held) = &mut state.held else { return };
+        if held.tail.head() == committed.expected {
+            held.mirror.install(committed.after);
+            held.tail.push(committed.transaction, committed.size_bytes);
+        }
+        held.note_head(committed.head);
+        drop(state);
+        self.tick();
+    }
+
+    /// Some of the transactions after a revision, in order.
+    pub(super) async fn log_after(&self, at: Revision) -> Result<Vec<Arc<Transaction>>, LogError> {
+        let (layout, until) = {
+            let state = self.state();
+            match (&state.bound, &state.held, state.refusal()) {
+                (Some(bound), Some(held), None) => (bound.layout.clone(), held.tail.head()),
+                _ => return Err(ReadError::NotOurs.into()),
+            }
+        };
+        let ends = fetch::ends(&self.session, &layout, at, until, STEP_TRANSACTIONS_MAX).await?;
+        let transactions = fetch::transactions(&self.session, &layout, at, &ends).await?;
+        Ok(transactions.into_iter().map(|(transaction, _)| Arc::new(transaction)).collect())
+    }
+
+    /// What feeds tell may be behind, since then at the latest.
+    pub(super) fn set_stale(&self, since: Instant) {
+        self.stale_since.send_if_modified(|stale| {
+            let is_new = stale.is_none();
+            stale.get_or_insert(since);
+            is_new
+        });
+    }
+
+    /// What feeds tell is what is there.
+    pub(super) fn set_fresh(&self) {
+        self.stale_since.send_if_modified(|stale| stale.take().is_some());
+    }
+}
+
+/// What was committed from here.
+pub(super) struct Committed {
+    pub(super) expected: Revision,
+    pub(super) transaction: Arc<Transaction>,
+    pub(super) size_bytes: usize,
+    pub(super) head: Head,
+    pub(super) after: Vec<(ClusterName, Option<Arc<Cluster>>)>,
+}
+
+fn snapshot(store: StoreId, revision: Revision, mirror: &Mirror, operations: Vec<Operation>) -> Snapshot {
+    let quarantined = mirror.quarantine.iter().map(|(name, found)| (name.clone(), found.reason.clone()));
+    Snapshot {
+        store,
+        revision,
+        clusters: mirror.clusters.values().cloned().collect(),
+        quarantined: quarantined.collect(),
+        operations,
+    }
+}

@@ -1,0 +1,99 @@
+//! The definitions as the store last knew them, so that a commit needs to read nothing.
+//!
+//! It holds what the tail of the change log led to, and shares the clusters with whoever loaded or followed them. Pure:
+//! it changes with transactions alone, in their order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jcm_model::{Change, Cluster, ClusterName, Effect};
+use jcm_proto::Transaction;
+
+use crate::CommitError;
+
+/// The definitions.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    pub(super) clusters: HashMap<ClusterName, Arc<Cluster>>,
+    /// Clusters whose bytes cannot be read.
+    pub(super) quarantine: HashMap<ClusterName, Quarantined>,
+}
+
+/// A cluster whose bytes cannot be read.
+#[derive(Debug, Clone)]
+pub(super) struct Quarantined {
+    pub(super) reason: String,
+    /// The names of the znodes below it, for its deletion.
+    pub(super) children: Vec<String>,
+}
+
+/// What is known of a cluster that a transaction touches.
+#[derive(Debug, Clone)]
+pub(super) enum Before {
+    Absent,
+    There(Arc<Cluster>),
+    Quarantined(Quarantined),
+}
+
+impl Mirror {
+    /// What a transaction touches, as it is now.
+    pub(super) fn excerpt(&self, transaction: &Transaction) -> BTreeMap<ClusterName, Before> {
+        let mut excerpt = BTreeMap::new();
+        for entry in &transaction.entries {
+            let name = &entry.change.cluster;
+            excerpt.entry(name.clone()).or_insert_with(|| self.before(name));
+        }
+        excerpt
+    }
+
+    fn before(&self, name: &ClusterName) -> Before {
+        if let Some(quarantined) = self.quarantine.get(name) {
+            return Before::Quarantined(quarantined.clone());
+        }
+        self.clusters.get(name).map_or(Before::Absent, |cluster| Before::There(Arc::clone(cluster)))
+    }
+
+    /// Takes what somebody committed. What is there of it already stays.
+    pub(super) fn take(&mut self, transaction: &Transaction) {
+        for entry in &transaction.entries {
+            self.apply(&entry.change);
+        }
+    }
+
+    /// Takes what was worked out already.
+    pub(super) fn install(&mut self, after: Vec<(ClusterName, Option<Arc<Cluster>>)>) {
+        for (name, cluster) in after {
+            self.quarantine.remove(&name);
+            match cluster {
+                Some(cluster) => self.clusters.insert(name, cluster),
+                None => self.clusters.remove(&name),
+            };
+        }
+    }
+
+    fn apply(&mut self, change: &Change) {
+        let name = &change.cluster;
+        if self.quarantine.contains_key(name) {
+            if matches!(change.effect, Effect::Deleted) {
+                self.quarantine.remove(name);
+            }
+            return;
+        }
+        let before = self.clusters.get(name);
+        // An update of what is not there: it was read after its deletion, which is to follow.
+        if before.is_none() && !matches!(change.effect, Effect::Updated { created: true, .. }) {
+            return;
+        }
+        match change.apply(before) {
+            Some(cluster) => self.clusters.insert(name.clone(), cluster),
+            None => self.clusters.remove(name),
+        };
+    }
+}
+
+/// A commit that touches what nobody can read was worked out by somebody who believed that it is not there.
+pub(super) fn quarantined(name: &ClusterName, reason: &str) -> CommitError {
+    CommitError::Refused {
+        reason: format!("cluster `{name}` cannot be read and is left alone: {reason}; nothing was submitted"),
+    }
+}

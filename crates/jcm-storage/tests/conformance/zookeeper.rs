@@ -1,0 +1,512 @@
+//! What only a store in ZooKeeper can get wrong: several servers, lost answers, lost sessions, alien bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jcm_model::{Mutation, Revision, StoreId};
+use jcm_proto::{record, v1};
+use jcm_storage::zookeeper::Config;
+use jcm_storage::{CommitError, LoadError, Store, ZooKeeper};
+use serde_json::json;
+use zookeeper_client as zk;
+
+use crate::backends::{PATIENCE, expect_reset, range, step};
+use crate::commits::{catch_up, noisy_cluster};
+use crate::ensemble::{Ensemble, Fault, Wire, open};
+use crate::written::{Expected, cluster, creation, name, node, put_nodes, transaction};
+
+/// A store over a wire, another beside it, and what both hold.
+struct Pair {
+    wire: Wire,
+    near: ZooKeeper,
+    far: ZooKeeper,
+    expected: Expected,
+    config: Config,
+    ensemble: Ensemble,
+}
+
+impl Pair {
+    async fn new(session_timeout: Duration) -> Self {
+        let ensemble = Ensemble::default();
+        let wire = Wire::to(&ensemble.hosts).await;
+        let config = Config { session_timeout, ..ensemble.config() };
+        let far = open(&config, None).await;
+        let mut expected = Expected::default();
+        expected.commit(far.store().as_ref(), &[("shared", cluster(json!({})))]).await;
+        let near = open(&Config { hosts: wire.hosts.clone(), ..config.clone() }, None).await;
+        Self { wire, near, far, expected, config, ensemble }
+    }
+
+    /// Commits over the wire.
+    async fn commit(&mut self, number: u32) -> Result<(), CommitError> {
+        let head = self.expected.head;
+        let before = self.expected.clone();
+        let change = self.expected.change("shared", &put_nodes([number]));
+        let outcome = self.near.store().commit(transaction(vec![change]), head).await;
+        if outcome.is_err() {
+            self.expected = before;
+        }
+        outcome
+    }
+
+    /// Commits beside the wire.
+    async fn commit_far(&mut self, number: u32) {
+        // Not before that server knows what was committed over the wire.
+        self.far.store().load().await.unwrap();
+        self.expected.commit(self.far.store().as_ref(), &[("shared", put_nodes([number]))]).await;
+    }
+
+    async fn expect_all(&self) {
+        self.expected.expect_in(self.far.store().as_ref()).await;
+        self.expected.expect_in(self.near.store().as_ref()).await;
+    }
+}
+
+const SESSION: Duration = Duration::from_secs(6);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_writers_on_two_servers_lose_no_update() {
+    const WRITERS: u32 = 8;
+    const COMMITS: u32 = 10;
+    let pair = Pair::new(SESSION).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let store = if writer % 2 == 0 { pair.near.store() } else { pair.far.store() };
+        let mut mine = pair.expected.clone();
+        let mut feed = store.changes(mine.head).await.unwrap();
+        writers.spawn(async move {
+            for commit in 0..COMMITS {
+                loop {
+                    let head = mine.head;
+                    // Of different sizes: the names of their records differ.
+                    let mut draft = mine.clone();
+                    let number = 1 + writer * COMMITS + commit;
+                    let mut changes = vec![draft.change("shared", &put_nodes([number]))];
+                    if writer % 3 == 0 {
+                        changes.push(draft.change("shared", &put_nodes([10_000 + number])));
+                    }
+                    match store.commit(transaction(changes), head).await {
+                        Ok(()) => break,
+                        Err(CommitError::Conflict { found, .. }) => {
+                            catch_up(&mut mine, &mut feed, found).await;
+                        }
+                        Err(error) => panic!("writer {writer}: {error:?}"),
+                    }
+                }
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    let last = pair.far.store().head().await.unwrap();
+    for store in [pair.near.store(), pair.far.store()] {
+        let mut heard = pair.expected.clone();
+        let mut feed = store.changes(heard.head).await.unwrap();
+        catch_up(&mut heard, &mut feed, last).await;
+        assert_eq!(heard.clusters[&name("shared")].nodes.len(), 80 + 30, "an update was lost");
+        heard.expect_in(store.as_ref()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_is_found_and_is_there_once() {
+    let mut pair = Pair::new(SESSION).await;
+    let mut feed = pair.near.store().changes(pair.expected.head).await.unwrap();
+    for number in 1..=3 {
+        pair.wire.set_fault(Fault::LoseAnswer);
+        pair.commit(number).await.unwrap();
+        assert!(pair.wire.has_bitten(), "no answer was lost");
+        let due = pair.expected.head.0;
+        assert_eq!(range(&mut feed).await, (due, due));
+    }
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_arrives_is_said_to_be_nowhere_and_the_next_one_is_taken() {
+    let mut pair = Pair::new(SESSION).await;
+    pair.wire.set_fault(Fault::LoseRequest);
+    let lost = pair.commit(1).await.unwrap_err();
+    assert!(matches!(lost, CommitError::Unavailable { .. }), "{lost:?}");
+    pair.expect_all().await;
+    pair.commit(2).await.unwrap();
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_said_to_be_nowhere_does_not_arrive_later() {
+    let mut pair = Pair::new(SESSION).await;
+    pair.wire.set_fault(Fault::HoldRequest);
+    let lost = pair.commit(1).await.unwrap_err();
+    assert!(matches!(lost, CommitError::Unavailable { .. }), "{lost:?}");
+    pair.wire.deliver();
+    pair.commit(2).await.unwrap();
+    pair.commit_far(3).await;
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_while_others_win_is_a_conflict() {
+    let mut pair = Pair::new(SESSION).await;
+    let head = pair.expected.head;
+    let late = pair.expected.clone().change("shared", &put_nodes([1]));
+    pair.commit_far(2).await;
+    // The server over the wire has not heard of it, and its request is lost.
+    pair.wire.set_fault(Fault::LoseRequest);
+    let outcome = pair.near.store().commit(transaction(vec![late]), head).await.unwrap_err();
+    assert!(matches!(outcome, CommitError::Conflict { .. }), "{outcome:?}");
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_lost_and_comes_back_misses_nothing() {
+    let mut pair = Pair::new(SESSION).await;
+    let mut feed = pair.near.store().changes(pair.expected.head).await.unwrap();
+    let mut heard = pair.expected.clone();
+    for round in 0..3 {
+        let mut stale = pair.near.store().stale_since();
+        pair.wire.set_open(false);
+        tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_some)).await.unwrap().unwrap();
+        for number in 1..=5 {
+            pair.commit_far(round * 5 + number).await;
+        }
+        pair.wire.set_open(true);
+        catch_up(&mut heard, &mut feed, pair.expected.head).await;
+        tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_none)).await.unwrap().unwrap();
+    }
+    assert_eq!(heard.clusters, pair.expected.clusters);
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_expires_is_followed_by_another_and_nothing_is_missed() {
+    let mut pair = Pair::new(Duration::from_secs(1)).await;
+    let mut feed = pair.near.store().changes(pair.expected.head).await.unwrap();
+    let mut heard = pair.expected.clone();
+    pair.wire.set_open(false);
+    for number in 1..=40 {
+        pair.commit_far(number).await;
+    }
+    // Longer than any session of a second lives; what is waited for is not a state that could be asked for.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    pair.commit_far(41).await;
+    pair.wire.set_open(true);
+    catch_up(&mut heard, &mut feed, pair.expected.head).await;
+    pair.commit(42).await.unwrap();
+    pair.commit_far(43).await;
+    catch_up(&mut heard, &mut feed, pair.expected.head).await;
+    assert_eq!(heard.clusters, pair.expected.clusters);
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_refuses_writes_in_time_and_ends_by_itself() {
+    let mut pair = Pair::new(SESSION).await;
+    pair.wire.set_open(false);
+    let mut stale = pair.near.store().stale_since();
+    tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_some)).await.unwrap().unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(2), pair.commit(1)).await;
+    assert!(matches!(refused, Ok(Err(CommitError::Unavailable { .. }))), "{refused:?}");
+    pair.wire.set_open(true);
+    tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_none)).await.unwrap().unwrap();
+    pair.commit(2).await.unwrap();
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_for_one_request_never_reaches_zookeeper() {
+    let mut pair = Pair::new(SESSION).await;
+    let before = pair.wire.connections();
+    // The record is within the limit of all stores; with the cluster beside it the request is not.
+    let change = pair.expected.clone().change("large", &noisy_cluster(900));
+    let refused = pair.near.store().commit(transaction(vec![change]), pair.expected.head).await.unwrap_err();
+    let CommitError::TooLarge { size_bytes, limit_bytes } = refused else { panic!("{refused:?}") };
+    assert!(size_bytes > limit_bytes && limit_bytes < 1_048_575, "{size_bytes} {limit_bytes}");
+    pair.commit(1).await.unwrap();
+    assert_eq!(pair.wire.connections(), before, "the connection was cut");
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_grows_and_shrinks_across_its_chunks_is_whole_at_each_step() {
+    let ensemble = Ensemble::default();
+    let config = ensemble.config();
+    let zookeeper = open(&config, None).await;
+    let store = zookeeper.store();
+    let mut expected = Expected::default();
+    expected.commit(store.as_ref(), &[("a", cluster(json!({ "nodes": [node(1)] })))]).await;
+    for nodes in [1..128, 128..129, 129..130, 130..1_000] {
+        expected.commit(store.as_ref(), &[("a", put_nodes(nodes))]).await;
+        expected.expect_in(store.as_ref()).await;
+    }
+    let remove = |numbers: std::ops::Range<u32>| {
+        Mutation::DeleteNodes(numbers.map(|n| crate::written::node_id(&format!("n{n:06}"))).collect())
+    };
+    expected.commit(store.as_ref(), &[("a", remove(500..501)), ("a", put_nodes([2_000]))]).await;
+    expected.expect_in(store.as_ref()).await;
+    expected
+        .commit(
+            store.as_ref(),
+            &[("a", Mutation::DeleteCluster), ("a", cluster(json!({ "nodes": [node(7)] })))],
+        )
+        .await;
+    expected.expect_in(store.as_ref()).await;
+    expected.commit(store.as_ref(), &[("a", put_nodes(1..300))]).await;
+    expected.commit(store.as_ref(), &[("a", remove(20..290))]).await;
+    expected.expect_in(store.as_ref()).await;
+    expected.commit(store.as_ref(), &[("a", put_nodes(1..300)), ("a", Mutation::DeleteCluster)]).await;
+    expected.expect_in(store.as_ref()).await;
+    // Another server that worked nothing of it out itself.
+    let other = open(&config, Some(store.id())).await;
+    expected.commit(other.store().as_ref(), &[("a", cluster(json!({ "nodes": [node(3)] })))]).await;
+    expected.expect_in(other.store().as_ref()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_alien_bytes_is_left_alone_and_only_its_deletion_is_taken() {
+    let pair = Pair::new(SESSION).await;
+    let mut expected = pair.expected.clone();
+    let store = pair.far.store();
+    expected
+        .commit(store.as_ref(), &[("large", cluster(json!({ "nodes": [] }))), ("large", put_nodes(1..400))])
+        .await;
+    expected.commit(store.as_ref(), &[("small", cluster(json!({})))]).await;
+    let raw = pair.ensemble.raw(&pair.config).await;
+    let clusters = format!("/stores/{}/clusters", store.id());
+    let path_of = async |wanted: &str| {
+        for bucket in raw.list_children(&clusters).await.unwrap() {
+            if raw.list_children(&format!("{clusters}/{bucket}")).await.unwrap().contains(&wanted.to_owned())
+            {
+                return format!("{clusters}/{bucket}/{wanted}");
+            }
+        }
+        panic!("{wanted} is nowhere");
+    };
+    raw.set_data(&path_of("small").await, b"alien", None).await.unwrap();
+    raw.set_data(&format!("{}/07", path_of("large").await), b"alien", None).await.unwrap();
+    let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+    raw.create(&format!("{clusters}/00/not%a%name"), b"alien", &options).await.unwrap();
+
+    let fresh = open(&pair.config, None).await;
+    let snapshot = fresh.store().load().await.unwrap();
+    let mut quarantined: Vec<_> = snapshot.quarantined.iter().map(|(name, _)| name.as_str()).collect();
+    quarantined.sort_unstable();
+    assert_eq!(quarantined, ["large", "small"]);
+    let served: Vec<_> = snapshot.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+    assert_eq!(served, ["shared"]);
+
+    let change = expected.clone().change("small", &put_nodes([1]));
+    let refused = fresh.store().commit(transaction(vec![change]), expected.head).await.unwrap_err();
+    assert!(matches!(refused, CommitError::Refused { .. }), "{refused:?}");
+    expected
+        .commit(
+            fresh.store().as_ref(),
+            &[
+                ("large", Mutation::DeleteCluster),
+                ("small", Mutation::DeleteCluster),
+                ("small", cluster(json!({}))),
+            ],
+        )
+        .await;
+    expected.expect_in(fresh.store().as_ref()).await;
+}
+
+async fn wipe(raw: &zk::Client) {
+    let mut todo = vec!["/stores".to_owned(), "/identity".to_owned()];
+    while let Some(path) = todo.pop() {
+        match raw.delete(&path, None).await {
+            Err(zk::Error::NotEmpty) => {
+                let children = raw.list_children(&path).await.unwrap();
+                todo.push(path.clone());
+                todo.extend(children.into_iter().map(|child| format!("{path}/{child}")));
+            }
+            gone => gone.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_or_alien_ensemble_is_refused_and_what_is_held_is_kept() {
+    let ensemble = Ensemble::default();
+    let config = ensemble.config();
+    let zookeeper = open(&config, None).await;
+    let store = zookeeper.store();
+    let id = store.id();
+    let mut expected = Expected::default();
+    expected.commit(store.as_ref(), &[("a", cluster(json!({})))]).await;
+    let mut feed = store.changes(expected.head).await.unwrap();
+    let raw = ensemble.raw(&config).await;
+    let mut stale = store.stale_since();
+    tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_none)).await.unwrap().unwrap();
+    wipe(&raw).await;
+    tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_some)).await.unwrap().unwrap();
+    let refused = store.commit(creation("b", expected.head), expected.head).await.unwrap_err();
+    assert!(matches!(&refused, CommitError::Unavailable { .. }), "{refused:?}");
+
+    // A server that holds it must not take the empty one; one that holds nothing makes a new store there.
+    let late = ZooKeeper::connect(config.clone()).unwrap();
+    let wiped = late.store().open(Some(id)).await.unwrap_err();
+    assert!(matches!(&wiped, LoadError::Unusable { reason } if reason.contains(&id.to_string())), "{wiped}");
+    let alien = open(&config, None).await.store().id();
+    assert_ne!(alien, id);
+    let foreign = late.store().open(Some(id)).await.unwrap_err().to_string();
+    assert!(foreign.contains(&id.to_string()) && foreign.contains(&alien.to_string()), "{foreign}");
+    assert!(late.store().load().await.is_err(), "an alien store was loaded");
+    assert_eq!(store.id(), id);
+    let silent = tokio::time::timeout(Duration::from_millis(1), feed.next()).await;
+    assert!(silent.is_err(), "a feed of a wiped store said {silent:?}");
+    let refused = store.commit(creation("b", expected.head), expected.head).await.unwrap_err().to_string();
+    assert!(refused.contains(&id.to_string()), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_took_the_place_of_ours_is_followed_to() {
+    let ensemble = Ensemble::default();
+    let config = ensemble.config();
+    let zookeeper = open(&config, None).await;
+    let store = zookeeper.store();
+    let old = store.id();
+    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let raw = ensemble.raw(&config).await;
+    // As a restore does it: built beside the old one, then put in force with one write.
+    let beside = open(&Config { root: format!("{}-b", config.root), ..config.clone() }, None).await.store();
+    let mut expected = Expected::default();
+    expected.commit(beside.as_ref(), &[("restored", cluster(json!({})))]).await;
+    let other = ensemble.raw(&Config { root: format!("{}-b", config.root), ..config.clone() }).await;
+    copy(&other, &raw, &format!("/stores/{}", beside.id())).await;
+    let identity = v1::StoreIdentity {
+        format: 1,
+        store: beside.id().0.as_bytes().to_vec(),
+        replaces: vec![old.0.as_bytes().to_vec()],
+    };
+    raw.set_data("/identity", &record::encode(&identity), None).await.unwrap();
+    expect_reset(&mut feed).await;
+    assert_eq!(store.id(), beside.id());
+    assert_eq!(store.replaced(), [old]);
+    assert!(store.changes(Revision(1)).await.is_err(), "it follows what it has not loaded");
+    expected.expect_in(store.as_ref()).await;
+    expected.commit(store.as_ref(), &[("restored", put_nodes([1]))]).await;
+    expected.expect_in(store.as_ref()).await;
+    // A server that was away meanwhile.
+    let late = open(&config, Some(old)).await.store();
+    assert_eq!(late.id(), beside.id());
+    expected.expect_in(late.as_ref()).await;
+}
+
+/// Copies a tree of znodes.
+async fn copy(from: &zk::Client, to: &zk::Client, path: &str) {
+    let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+    let mut todo = vec![path.to_owned()];
+    while let Some(path) = todo.pop() {
+        let (bytes, _) = from.get_data(&path).await.unwrap();
+        to.create(&path, &bytes, &options).await.unwrap();
+        let children = from.list_children(&path).await.unwrap();
+        todo.extend(children.into_iter().map(|child| format!("{path}/{child}")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_a_later_format_is_refused_by_its_number() {
+    let ensemble = Ensemble::default();
+    let config = ensemble.config();
+    let id = open(&config, None).await.store().id();
+    let raw = ensemble.raw(&config).await;
+    let newer = v1::StoreIdentity { format: 2, store: id.0.as_bytes().to_vec(), replaces: Vec::new() };
+    raw.set_data("/identity", &record::encode(&newer), None).await.unwrap();
+    for expected in [None, Some(id)] {
+        let zookeeper = ZooKeeper::connect(config.clone()).unwrap();
+        let refused = zookeeper.store().open(expected).await.unwrap_err();
+        assert!(
+            matches!(&refused, LoadError::Unusable { reason } if reason.contains("format 2 is newer than 1")),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_servers_that_start_at_once_one_makes_the_store_and_all_use_it() {
+    let ensemble = Ensemble::default();
+    let config = ensemble.config();
+    let mut starting = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let config = config.clone();
+        starting.spawn(async move { open(&config, None).await.store().id() });
+    }
+    let mut ids: Vec<StoreId> = Vec::new();
+    while let Some(id) = starting.join_next().await {
+        ids.push(id.unwrap());
+    }
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_starts_while_zookeeper_is_away_binds_when_it_is_back() {
+    let ensemble = Ensemble::default();
+    let config = ensemble.config();
+    let id = open(&config, None).await.store().id();
+    let wire = Wire::to(&ensemble.hosts).await;
+    wire.set_open(false);
+    let zookeeper = ZooKeeper::connect(Config { hosts: wire.hosts.clone(), ..config }).unwrap();
+    let store = zookeeper.store();
+    assert!(matches!(store.open(Some(id)).await, Err(LoadError::Unavailable { .. })));
+    assert_eq!(store.id(), id, "it does not know what it holds");
+    assert!(matches!(store.load().await, Err(LoadError::Unavailable { .. })));
+    let refused = store.commit(creation("a", Revision::ZERO), Revision::ZERO).await;
+    assert!(matches!(refused, Err(CommitError::Unavailable { .. })), "{refused:?}");
+    wire.set_open(true);
+    let mut stale = store.stale_since();
+    tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_none)).await.unwrap().unwrap();
+    Expected::default().expect_in(store.as_ref()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_digest_nobody_else_reads_and_it_holds_after_a_reconnect() {
+    let ensemble = Ensemble::default();
+    let wire = Wire::to(&ensemble.hosts).await;
+    let digest = Some(("jcm".to_owned(), "secret".to_owned()));
+    let config = Config { hosts: wire.hosts.clone(), digest, ..ensemble.config() };
+    let store = open(&config, None).await.store();
+    let mut expected = Expected::default();
+    expected.commit(store.as_ref(), &[("a", cluster(json!({})))]).await;
+    let mut stale = store.stale_since();
+    wire.set_open(false);
+    tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_some)).await.unwrap().unwrap();
+    wire.set_open(true);
+    tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_none)).await.unwrap().unwrap();
+    expected.commit(store.as_ref(), &[("a", put_nodes([1]))]).await;
+    expected.expect_in(store.as_ref()).await;
+
+    let raw = ensemble.raw(&config).await;
+    assert_eq!(raw.get_data("/identity").await.unwrap_err(), zk::Error::NoAuth);
+    assert_eq!(raw.list_children("/stores").await.unwrap_err(), zk::Error::NoAuth);
+    let stranger = ZooKeeper::connect(Config { digest: None, ..config }).unwrap();
+    let refused = stranger.store().open(None).await.unwrap_err();
+    assert!(refused.to_string().contains("not authorized"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_roots_of_one_ensemble_are_two_stores() {
+    let ensemble = Ensemble::default();
+    let (one, two) = (ensemble.config(), ensemble.config());
+    let (one, two) = (open(&one, None).await.store(), open(&two, None).await.store());
+    assert_ne!(one.id(), two.id());
+    let mut expected = Expected::default();
+    expected.commit(one.as_ref(), &[("a", cluster(json!({})))]).await;
+    expected.expect_in(one.as_ref()).await;
+    Expected::default().expect_in(two.as_ref()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutting_down_ends_feeds_and_the_session() {
+    let ensemble = Ensemble::default();
+    let zookeeper = open(&ensemble.config(), None).await;
+    let store = zookeeper.store();
+    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let waiting = tokio::spawn(async move { step(&mut feed).await });
+    tokio::time::timeout(PATIENCE, zookeeper.shutdown()).await.unwrap();
+    let refused = store.commit(creation("a", Revision::ZERO), Revision::ZERO).await;
+    assert!(matches!(refused, Err(CommitError::Unavailable { .. })), "{refused:?}");
+    drop((zookeeper, Arc::clone(&store), store));
+    assert!(waiting.await.unwrap().is_none());
+}

@@ -107,7 +107,7 @@ impl Inner {
     fn in_force(&self) -> InForce {
         let current = self.current();
         let Identity { store, replaced } = current.identity.clone();
-        InForce { store, replaced, head: current.tail.head() }
+        InForce { store: Some(store), replaced, head: current.tail.head() }
     }
 
     /// Tells everybody about a commit that is in the file.

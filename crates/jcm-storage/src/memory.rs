@@ -189,7 +189,7 @@ impl Store for MemoryStore {
             .faults
             .refuse_read()
             .map_err(|error| RestoreError::NotRestored { reason: error.to_string() })?;
-        let now = InForce { store: state.id, replaced: state.replaced.clone(), head: state.log.head() };
+        let now = InForce { store: Some(state.id), replaced: state.replaced.clone(), head: state.log.head() };
         let restoration = Restoration::work_out(clusters, replaces, now)?;
         let id = restoration.store;
         state.restore(restoration);

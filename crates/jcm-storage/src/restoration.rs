@@ -31,7 +31,8 @@ pub(crate) struct Restoration {
 /// What is in force until then.
 #[derive(Debug, Clone)]
 pub(crate) struct InForce {
-    pub(crate) store: StoreId,
+    /// `None`: there was a store, and it is gone.
+    pub(crate) store: Option<StoreId>,
     pub(crate) replaced: Vec<StoreId>,
     pub(crate) head: Revision,
 }
@@ -57,7 +58,7 @@ impl Restoration {
             head = Revision(head.0 - 1);
         }
         let mut replaced = now.replaced;
-        for id in replaces.into_iter().chain([now.store]) {
+        for id in replaces.into_iter().chain(now.store) {
             replaced.retain(|known| *known != id);
             replaced.push(id);
         }
@@ -88,13 +89,13 @@ mod tests {
 
     #[test]
     fn the_head_moves_even_when_nothing_is_restored_and_the_identities_are_remembered_once_each() {
-        let now = InForce { store: id(1), replaced: vec![id(2), id(3)], head: Revision(9) };
+        let now = InForce { store: Some(id(1)), replaced: vec![id(2), id(3)], head: Revision(9) };
         let restoration = Restoration::work_out(Vec::new(), vec![id(2), id(4)], now).unwrap();
         assert_eq!(restoration.head, Revision(10));
         assert_eq!(restoration.replaced, [id(3), id(2), id(4), id(1)]);
         assert!(!restoration.replaced.contains(&restoration.store));
         let long = (0..100).map(id).collect();
-        let now = InForce { store: id(200), replaced: long, head: Revision(9) };
+        let now = InForce { store: Some(id(200)), replaced: long, head: Revision(9) };
         let replaced = Restoration::work_out(Vec::new(), Vec::new(), now).unwrap().replaced;
         assert_eq!(
             (replaced.len(), replaced.last()),

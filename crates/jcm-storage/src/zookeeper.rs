@@ -21,9 +21,14 @@ mod commit;
 mod feed;
 mod follow;
 mod inner;
+mod restoring;
 mod store;
 
 mod membership;
+mod trim;
+
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,10 +71,12 @@ impl ZooKeeper {
         let recognise = Arc::new(move |identity: Option<&[u8]>| judge.recognises(identity));
         let membership =
             ZooKeeperMembership::keep(session.clone(), recognise, session_timeout, &tasks, stop.clone());
+        let membership = Arc::new(membership);
+        tasks.spawn(trim::run(Arc::clone(&inner), Arc::clone(&membership), stop.clone()));
         // Without a shutdown the tasks end when whoever uses them is gone.
         let alive = Arc::new(stop.clone().drop_guard());
         let store = Arc::new(ZooKeeperStore::new(inner, tasks.clone(), alive));
-        Ok(Self { store, membership: Arc::new(membership), tasks, stop })
+        Ok(Self { store, membership, tasks, stop })
     }
 
     /// The store. One has to be bound to it first: see [`ZooKeeperStore::open`].

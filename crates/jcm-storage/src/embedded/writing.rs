@@ -122,7 +122,7 @@ impl Writer {
                 self.resting = Some((now + REST_AFTER_FAILURE, reason.clone()));
                 // The identity in the file tells what became of it, if it can be read.
                 return match inner.reopen() {
-                    Ok(_) if inner.in_force().store != restoration.store => {
+                    Ok(_) if inner.in_force().store != Some(restoration.store) => {
                         Err(RestoreError::NotRestored { reason })
                     }
                     _ => Err(RestoreError::Unknown { reason }),

@@ -80,6 +80,7 @@ impl Inner {
                         expected,
                         transaction: submission.transaction,
                         size_bytes: submission.unpacked_bytes,
+                        record_bytes: submission.record.len(),
                         head,
                         after: draft.after,
                     });

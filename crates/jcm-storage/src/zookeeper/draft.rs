@@ -28,7 +28,8 @@ pub(super) enum Write {
 }
 
 impl Write {
-    fn size_bytes(&self) -> usize {
+    /// What it takes in a request, with a root of no bytes before its path.
+    pub(super) fn size_bytes(&self) -> usize {
         OPERATION_BYTES
             + match self {
                 Self::Create { path, data } | Self::Set { path, data } => path.len() + data.len(),

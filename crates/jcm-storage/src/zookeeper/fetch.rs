@@ -241,7 +241,7 @@ pub(super) async fn all_ends(session: &Session, layout: &Layout) -> Result<Vec<R
 }
 
 /// The blocks of the log, in order. What has another name is left alone.
-async fn blocks(session: &Session, layout: &Layout) -> Result<Vec<u64>, ReadError> {
+pub(super) async fn blocks(session: &Session, layout: &Layout) -> Result<Vec<u64>, ReadError> {
     let path = layout.changes();
     let names = children(session, &path).await?;
     let names = names.ok_or(ReadError::Refused { path, source: zk::Error::NoNode })?;
@@ -250,7 +250,12 @@ async fn blocks(session: &Session, layout: &Layout) -> Result<Vec<u64>, ReadErro
     Ok(blocks)
 }
 
-async fn ends_in(session: &Session, layout: &Layout, block: u64) -> Result<Vec<Revision>, ReadError> {
+/// The ends of the transactions in a block, in order.
+pub(super) async fn ends_in(
+    session: &Session,
+    layout: &Layout,
+    block: u64,
+) -> Result<Vec<Revision>, ReadError> {
     let names = children(session, &layout.block(block)).await?.unwrap_or_default();
     let mut ends: Vec<Revision> = names.iter().filter_map(|name| parse_change(name)).collect();
     ends.sort_unstable();

@@ -79,6 +79,8 @@ pub(super) struct Held {
     pub(super) tail: Tail,
     pub(super) mirror: Mirror,
     pub(super) head: Head,
+    /// The bytes of all records by which the log grew since it was loaded.
+    pub(super) log_bytes: u64,
 }
 
 impl State {
@@ -105,6 +107,7 @@ impl Held {
         }
         self.mirror.take(transaction);
         self.tail.push(Arc::clone(transaction), size_bytes);
+        self.log_bytes += size_bytes as u64;
         true
     }
 
@@ -151,9 +154,14 @@ impl Inner {
     }
 
     pub(super) fn id(&self) -> StoreId {
+        self.expected().unwrap_or(StoreId(uuid::Uuid::nil()))
+    }
+
+    /// The store that this server is bound to, or holds definitions of.
+    pub(super) fn expected(&self) -> Option<StoreId> {
         let state = self.state();
         let bound = state.bound.as_ref().map(|bound| bound.identity.store);
-        bound.or(state.expected).unwrap_or(StoreId(uuid::Uuid::nil()))
+        bound.or(state.expected)
     }
 
     /// Which store an identity is of, if that is ours or took its place. `None`: it is not, or nothing is bound yet.
@@ -230,7 +238,7 @@ impl Inner {
             }
             if state.held.is_none() {
                 let tail = Tail::new(head.revision, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX);
-                state.held = Some(Held { tail, mirror, head });
+                state.held = Some(Held { tail, mirror, head, log_bytes: 0 });
                 return Ok(snapshot);
             }
         }
@@ -361,6 +369,7 @@ impl Inner {
         if held.tail.head() == committed.expected {
             held.mirror.install(committed.after);
             held.tail.push(committed.transaction, committed.size_bytes);
+            held.log_bytes += committed.record_bytes as u64;
         }
         held.note_head(committed.head);
         drop(state);
@@ -401,6 +410,7 @@ pub(super) struct Committed {
     pub(super) expected: Revision,
     pub(super) transaction: Arc<Transaction>,
     pub(super) size_bytes: usize,
+    pub(super) record_bytes: usize,
     pub(super) head: Head,
     pub(super) after: Vec<(ClusterName, Option<Arc<Cluster>>)>,
 }

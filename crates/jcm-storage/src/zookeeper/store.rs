@@ -84,11 +84,14 @@ impl Store for ZooKeeperStore {
         self.inner.stale_since.subscribe()
     }
 
+    /// In a task of its own, like a commit.
     async fn restore(
         &self,
-        _clusters: Vec<Arc<Cluster>>,
-        _replaces: Vec<StoreId>,
+        clusters: Vec<Arc<Cluster>>,
+        replaces: Vec<StoreId>,
     ) -> Result<StoreId, RestoreError> {
-        Err(RestoreError::NotRestored { reason: "this store cannot be restored yet".to_owned() })
+        let inner = Arc::clone(&self.inner);
+        let restore = self.tasks.spawn(async move { inner.restore(clusters, replaces).await });
+        restore.await.unwrap_or_else(|error| Err(RestoreError::Unknown { reason: error.to_string() }))
     }
 }

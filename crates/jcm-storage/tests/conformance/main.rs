@@ -15,6 +15,7 @@ mod random;
 mod restores;
 mod written;
 mod zookeeper;
+mod zookeeper_restores;
 
 /// Every check of the suite, for each of the backends.
 macro_rules! conformance {
@@ -41,21 +42,13 @@ macro_rules! conformance {
                 feeds::a_feed_ends_with_its_store
                 feeds::a_follower_far_behind_still_gets_everything
                 feeds::a_load_and_its_feed_meet_without_a_gap_under_writes
+                restores::a_restore_puts_all_of_it_in_place_under_a_new_identity
+                restores::a_restore_resets_every_feed_and_what_follows_begins_above
+                restores::a_commit_from_before_a_restore_fits_no_head_after_it
+                restores::a_restore_of_what_is_no_set_of_definitions_changes_nothing
                 random::any_history_leaves_what_its_changes_say
             );
         })+
-    };
-    (restores $($backend:ident = $kind:ty;)+) => {
-        mod restored {
-            $(mod $backend {
-                conformance!(@checks $kind;
-                    restores::a_restore_puts_all_of_it_in_place_under_a_new_identity
-                    restores::a_restore_resets_every_feed_and_what_follows_begins_above
-                    restores::a_commit_from_before_a_restore_fits_no_head_after_it
-                    restores::a_restore_of_what_is_no_set_of_definitions_changes_nothing
-                );
-            })+
-        }
     };
     (@checks $kind:ty; $($module:ident :: $check:ident)+) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,11 +62,4 @@ conformance! {
     memory = crate::backends::Memory;
     embedded_file = crate::backends::Embedded;
     zookeeper_ensemble = crate::ensemble::Ensemble;
-}
-
-// The store in ZooKeeper cannot be restored yet.
-conformance! {
-    restores
-    memory = crate::backends::Memory;
-    embedded_file = crate::backends::Embedded;
 }

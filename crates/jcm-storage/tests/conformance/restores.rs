@@ -109,6 +109,7 @@ pub(crate) async fn a_commit_from_before_a_restore_fits_no_head_after_it(backend
     for clusters in [Vec::new(), elsewhere()[..3].to_vec()] {
         let head = store.head().await.unwrap();
         store.restore(clusters, Vec::new()).await.unwrap();
+        store.load().await.unwrap();
         for late in [before.head, head] {
             let error = store.commit(creation("late", late), late).await.unwrap_err();
             assert!(matches!(error, CommitError::Conflict { .. }), "on head {late}: {error:?}");

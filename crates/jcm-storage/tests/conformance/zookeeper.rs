@@ -312,7 +312,7 @@ async fn a_cluster_with_alien_bytes_is_left_alone_and_only_its_deletion_is_taken
     expected.expect_in(fresh.store().as_ref()).await;
 }
 
-async fn wipe(raw: &zk::Client) {
+pub(crate) async fn wipe(raw: &zk::Client) {
     let mut todo = vec!["/stores".to_owned(), "/identity".to_owned()];
     while let Some(path) = todo.pop() {
         match raw.delete(&path, None).await {

@@ -1,8 +1,6 @@
 //! Servers on a real ZooKeeper: `JCM_TEST_ZOOKEEPER` names one, or each test starts its own.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +14,7 @@ use uuid::Uuid;
 use zookeeper_client as zk;
 
 use super::super::session::{self, Contact, Line, Session};
+use super::super::testing::{Ensemble, persistent};
 use super::super::{Config, layout};
 use super::election::Candidate;
 use super::reading::encode_member;
@@ -28,61 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_secs(2);
 
-/// A ZooKeeper, and a place in it that is nobody else's.
-struct Ensemble {
-    hosts: String,
-    root: String,
-    /// Where it was started for this test.
-    started: Option<(tempfile::TempDir, u16)>,
-}
-
 impl Ensemble {
-    fn new() -> Self {
-        let root = format!("/jcm-test-{}", Uuid::new_v4());
-        if let Ok(hosts) = std::env::var("JCM_TEST_ZOOKEEPER") {
-            return Self { hosts, root, started: None };
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        script("start", directory.path(), port);
-        Self { hosts: format!("127.0.0.1:{port}"), root, started: Some((directory, port)) }
-    }
-
-    fn config(&self, hosts: &str, session_timeout: Duration) -> Config {
-        Config { hosts: hosts.to_owned(), root: self.root.clone(), session_timeout, digest: None }
-    }
-
     fn server(&self, session_timeout: Duration) -> Server {
         Server::new(self.config(&self.hosts, session_timeout), Arc::new(|_| Some(StoreId(Uuid::nil()))))
     }
-
-    /// A client beside the servers, below the root.
-    async fn client(&self, session_timeout: Duration) -> zk::Client {
-        let connector = zk::Client::connector().with_session_timeout(session_timeout);
-        let client = connector.connect(&self.hosts).await.unwrap();
-        client.mkdir(&self.root, &persistent()).await.unwrap();
-        client.chroot(self.root.as_str()).unwrap()
-    }
-}
-
-impl Drop for Ensemble {
-    fn drop(&mut self) {
-        if let Some((directory, port)) = &self.started {
-            script("stop", directory.path(), *port);
-        }
-    }
-}
-
-fn script(verb: &str, directory: &Path, port: u16) {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/zookeeper");
-    let mut command = Command::new(script);
-    command.arg(verb).arg("--dir").arg(directory).args(["--port", &port.to_string()]);
-    let done = command.output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
-fn persistent() -> zk::CreateOptions<'static> {
-    zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all())
 }
 
 fn ephemeral() -> zk::CreateOptions<'static> {

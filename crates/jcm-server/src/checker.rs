@@ -6,17 +6,22 @@
 
 mod asker;
 mod definitions;
+mod doubt;
+mod opinions;
 mod record;
 mod records;
+mod suspicion;
+mod turns;
+mod vouch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use jcm_health::{Engine, Opinion, Report, Sample};
-use jcm_model::{Change, Cluster, ClusterName, Effect, Judged, NodeId, ServerId, Stamp, Timestamp, Verdict};
+use jcm_health::{Engine, Report};
+use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, TargetPolicy};
+use jcm_storage::Membership;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use crate::peers::{Heard, Peers, Turned};
 use crate::verdicts::Remembered;
@@ -25,9 +30,10 @@ pub(crate) use asker::Asker;
 use asker::Question;
 use definitions::Defined;
 pub(crate) use definitions::Definitions;
+use doubt::{Company, Doubt};
 pub(crate) use record::Findings;
-use record::Record;
 use records::Records;
+use vouch::Vouch;
 
 /// Reports judged in one go, so that nodes of one cluster that turn together are published together.
 const REPORTS_BATCH_MAX: usize = 512;
@@ -38,6 +44,27 @@ pub(crate) struct Judging {
     pub(crate) server: ServerId,
     /// How often this server has started on its data directory.
     pub(crate) incarnation: u64,
+}
+
+/// The other servers, and what may be probed for them.
+pub(crate) struct Surroundings {
+    peers: Peers,
+    /// What other servers say.
+    heard: mpsc::Receiver<Heard>,
+    membership: Arc<dyn Membership>,
+    targets: Arc<TargetPolicy>,
+}
+
+impl Surroundings {
+    pub(crate) fn new(
+        peers: &Peers,
+        heard: mpsc::Receiver<Heard>,
+        membership: &Arc<dyn Membership>,
+        targets: &Arc<TargetPolicy>,
+    ) -> Self {
+        let (membership, targets) = (Arc::clone(membership), Arc::clone(targets));
+        Self { peers: peers.clone(), heard, membership, targets }
+    }
 }
 
 /// The task that owns every node's record.
@@ -51,6 +78,7 @@ pub(crate) struct Checker {
     heard: mpsc::Receiver<Heard>,
     turned: Turned,
     records: Records,
+    doubt: Doubt,
     sequence: u64,
     owned: Arc<AtomicUsize>,
 }
@@ -63,12 +91,15 @@ impl Checker {
         reports: mpsc::Receiver<Report>,
         views: Arc<Views>,
         remembered: Remembered,
-        peers: &Peers,
-        heard: mpsc::Receiver<Heard>,
+        around: Surroundings,
     ) -> (Self, Definitions, Asker) {
         let owned = Arc::new(AtomicUsize::new(0));
         let (audience, definitions) = Definitions::new(Arc::clone(&views), remembered);
-        let (asker, questions) = Asker::new(Arc::clone(&owned));
+        let Surroundings { peers, heard, membership, targets } = around;
+        let turned = peers.turned();
+        let vouch = Vouch::new(Arc::clone(&views), targets);
+        let doubt = Doubt::new(Box::new(Company { peers, membership }), vouch.clone());
+        let (asker, questions) = Asker::new(Arc::clone(&owned), vouch, doubt.stance());
         let records = Records::new(engine);
         let checker = Self {
             judging,
@@ -77,12 +108,23 @@ impl Checker {
             reports,
             questions,
             heard,
-            turned: peers.turned(),
+            turned,
             records,
+            doubt,
             sequence: 0,
             owned,
         };
         (checker, audience, asker)
+    }
+
+    /// The same among other servers than the real ones.
+    #[cfg(test)]
+    fn among(&mut self, vantages: Box<dyn doubt::Vantages>, targets: Arc<TargetPolicy>) -> Asker {
+        let vouch = Vouch::new(Arc::clone(&self.views), targets);
+        self.doubt = Doubt::new(vantages, vouch.clone());
+        let (asker, questions) = Asker::new(Arc::clone(&self.owned), vouch, self.doubt.stance());
+        self.questions = questions;
+        asker
     }
 
     /// Judges until told to stop.
@@ -94,11 +136,11 @@ impl Checker {
                 () = stop.cancelled() => return,
                 Some(defined) = self.definitions.recv() => self.define(defined),
                 Some(question) = self.questions.recv() => {
-                    let record = self.records.get(&question.cluster, &question.node);
                     // Whoever asked may have gone away.
-                    let _ = question.answer.send(record.map(|record| record.findings(&self.judging.server)));
+                    let _ = question.answer.send(self.findings(&question.cluster, &question.node));
                 }
                 Some(heard) = self.heard.recv() => self.learn(heard),
+                event = self.doubt.next() => self.settle(event),
                 count = self.reports.recv_many(&mut reports, REPORTS_BATCH_MAX) => {
                     if count == 0 {
                         return;
@@ -163,42 +205,6 @@ impl Checker {
         self.records.keep(cluster, node, || self.views.judged(&cluster.name, id));
     }
 
-    fn judge(&mut self, reports: &[Report]) {
-        let now = Timestamp::now();
-        let mut turned = Verdicts::new();
-        for report in reports {
-            let Some(record) = self.records.reported(report) else { continue };
-            record.evidence.push(Sample { at: now, latency: report.latency, outcome: report.outcome });
-            metrics::counter!("jcm_checks_total", "result" => if report.outcome.is_success() { "success" } else { "failure" })
-                .increment(1);
-            metrics::histogram!("jcm_check_seconds").record(report.latency.as_secs_f64());
-            // A server on its own has nobody to ask: a failure stands on its word, and says so.
-            let step = record.judge.judge(report.outcome, Opinion::NobodyToAsk, &record.check);
-            let confirmed = record.confirm(report.outcome);
-            let Some(turn) = step.turn else {
-                if let Some(since) = confirmed {
-                    // The verdict of an earlier run holds under this run's stamp, so that it is stale no more.
-                    self.sequence += 1;
-                    let judged = judged(&self.judging, self.sequence, record, record.judge.verdict(), since);
-                    turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
-                }
-                continue;
-            };
-            record.turned(&turn, now);
-            self.sequence += 1;
-            let judged = judged(&self.judging, self.sequence, record, turn.to, now);
-            info!(
-                cluster = %record.cluster, node = %record.node, from = %turn.from, to = %turn.to,
-                because = %turn, outcome = %report.outcome, "verdict turned"
-            );
-            metrics::counter!("jcm_verdict_turns_total", "to" => turn.to.as_str()).increment(1);
-            turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
-        }
-        if !turned.is_empty() {
-            self.publish(turned);
-        }
-    }
-
     /// Takes over what another server found, as far as it is of the definitions that are here.
     fn learn(&self, heard: Heard) {
         let Heard::Verdicts { store, verdicts, .. } = heard;
@@ -212,22 +218,5 @@ impl Checker {
         let store = self.views.snapshot().store;
         self.views.judge(verdicts.clone());
         self.turned.publish(store, Arc::new(verdicts));
-    }
-}
-
-fn judged(judging: &Judging, sequence: u64, record: &Record, verdict: Verdict, since: Timestamp) -> Judged {
-    Judged {
-        verdict,
-        birth: record.birth,
-        stamp: Stamp {
-            ring_epoch: 0,
-            term: 0,
-            server: judging.server.clone(),
-            incarnation: judging.incarnation,
-            sequence,
-        },
-        since,
-        single_vantage: record.judge.is_single_vantage(),
-        stale_since: None,
     }
 }

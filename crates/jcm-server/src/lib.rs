@@ -22,7 +22,6 @@ mod listen;
 mod measure;
 mod pause;
 #[expect(dead_code, reason = "nobody asks the other servers yet")]
-#[cfg_attr(not(test), expect(unused_imports, reason = "nobody asks the other servers yet"))]
 mod peers;
 mod registry;
 mod server;

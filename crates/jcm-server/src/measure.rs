@@ -55,6 +55,9 @@ impl Metrics {
         describe_counter!("jcm_connections_total", "Connections accepted");
         describe_counter!("jcm_http_requests_total", "Requests answered, by route, method and status");
         describe_gauge!("jcm_nodes_checked", "Nodes that this server checks");
+        describe_gauge!("jcm_suspended", "1 while this server suspects itself and holds bad verdicts");
+        describe_counter!("jcm_suspicions_total", "How often this server began to suspect itself, by reason");
+        describe_counter!("jcm_opinions_asked_total", "Probes of nodes that other servers were asked for");
         describe_gauge!("jcm_subscribers", "Streams of subscribers that are open");
         describe_gauge!("jcm_clusters_quarantined", "Clusters that cannot be read from the store");
         describe_gauge!("jcm_peers_connected", "Other servers that are heard and can be asked");

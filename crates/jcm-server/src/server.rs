@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::app::App;
 use crate::catalog::Catalog;
-use crate::checker::{Checker, Judging};
+use crate::checker::{Checker, Judging, Surroundings};
 use crate::cli::{Cli, Command, ConfigCommand, Dev, Serve};
 use crate::config::{self, Config, Setting};
 use crate::data_dir::DataDir;
@@ -172,8 +172,9 @@ async fn life(settings: &Settings) -> Result<()> {
     let (peers, keeper, heard) =
         introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref())?;
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
+    let around = Surroundings::new(&peers, heard, &membership, &targets);
     let (checker, definitions, asker) =
-        Checker::new(judging, seam, reports, Arc::clone(&views), remembered, &peers, heard);
+        Checker::new(judging, seam, reports, Arc::clone(&views), remembered, around);
     let checking = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(checker.run(checking.clone()));

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jcm_model::{ClusterName, NodeId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::doubt::{Stance, Suspended};
 use super::record::Findings;
+use super::vouch::Vouch;
 use crate::peers;
 
 /// Questions that may wait: each is answered in microseconds.
@@ -18,6 +20,8 @@ const QUESTIONS_QUEUE_MAX: usize = 256;
 pub(crate) struct Asker {
     questions: mpsc::Sender<Question>,
     owned: Arc<AtomicUsize>,
+    vouch: Vouch,
+    stance: watch::Receiver<Stance>,
 }
 
 /// What was found of this node?
@@ -29,9 +33,13 @@ pub(super) struct Question {
 
 impl Asker {
     /// The handle, and where the checker finds the questions. `owned` is how many nodes are checked here.
-    pub(super) fn new(owned: Arc<AtomicUsize>) -> (Self, mpsc::Receiver<Question>) {
+    pub(super) fn new(
+        owned: Arc<AtomicUsize>,
+        vouch: Vouch,
+        stance: watch::Receiver<Stance>,
+    ) -> (Self, mpsc::Receiver<Question>) {
         let (questions, received) = mpsc::channel(QUESTIONS_QUEUE_MAX);
-        (Self { questions, owned }, received)
+        (Self { questions, owned, vouch, stance }, received)
     }
 
     /// How many nodes are checked here.
@@ -40,16 +48,18 @@ impl Asker {
     }
 
     /// This server's own probes of these nodes, now, for a peer that asks: one answer for each question, in their order.
-    #[expect(clippy::unused_async, reason = "it will wait for probes")]
+    /// The probes are made of what the board holds and end with the call: the checker's task has no part in them.
     pub(crate) async fn probe(
         &self,
         questions: Vec<peers::Question>,
-        _within: Duration,
+        within: Duration,
     ) -> Vec<peers::Answer> {
-        questions
-            .iter()
-            .map(|_| peers::Answer::nothing("this server does not probe for others yet"))
-            .collect()
+        self.vouch.probe(&questions, within).await
+    }
+
+    /// Why this server suspects itself, if it does.
+    pub(crate) fn suspended(&self) -> Option<Suspended> {
+        Suspended::of(&self.stance.borrow())
     }
 
     /// What was found of a node lately; `None` when it is not checked here.

@@ -2,10 +2,18 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jcm_health::{Evidence, Judge, Outcome, Turn};
 use jcm_model::{Check, ClusterName, Judged, NodeId, Revision, ServerId, Timestamp, Verdict};
 use serde::{Deserialize, Serialize};
+
+use super::doubt::Suspended;
+use super::opinions::Vouched;
+use crate::peers::Said;
+
+/// A round may begin late by so much before it is thrown away, and a little more counts as no gap.
+const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// What is known of one checked node. One form of it at a time: a new birth starts it anew.
 pub(super) struct Record {
@@ -17,7 +25,8 @@ pub(super) struct Record {
     pub(super) generation: u64,
     pub(super) judge: Judge,
     pub(super) evidence: Evidence,
-    last_turn: Option<(Timestamp, Turn)>,
+    last_turn: Option<(Timestamp, Turn, Option<ServerId>)>,
+    last_result: Option<Instant>,
     /// The verdict is an earlier run's: since when it has held, until a result of this run confirms it.
     unconfirmed: Option<Timestamp>,
 }
@@ -28,6 +37,9 @@ pub(crate) struct Findings {
     pub(crate) vantages: Vec<Vantage>,
     pub(crate) thresholds: Thresholds,
     pub(crate) last_turn: Option<LastTurn>,
+    /// Why the server that checks the node suspects itself, if it does.
+    #[serde(default)]
+    pub(crate) suspended: Option<Suspended>,
 }
 
 /// One server's results.
@@ -81,7 +93,18 @@ impl Record {
             judge: Judge::new(),
             evidence: Evidence::default(),
             last_turn: None,
+            last_result: None,
             unconfirmed: None,
+        }
+    }
+
+    /// A result was made at this moment. Where the last one is so long ago that rounds were lost in between, they are not
+    /// in a row.
+    pub(super) fn follow(&mut self, at: Instant) {
+        let last = self.last_result.replace(at);
+        let gap = last.map_or(Duration::ZERO, |last| at.saturating_duration_since(last));
+        if gap > 2 * self.check.interval + self.check.timeout + LATE_MAX {
+            self.judge.interrupt();
         }
     }
 
@@ -91,6 +114,7 @@ impl Record {
         self.judge = Judge::new();
         self.evidence = Evidence::default();
         self.last_turn = None;
+        self.last_result = None;
         self.unconfirmed = None;
     }
 
@@ -109,12 +133,27 @@ impl Record {
         if agrees && !outcome.is_local_trouble() { self.unconfirmed.take() } else { None }
     }
 
-    pub(super) fn turned(&mut self, turn: &Turn, now: Timestamp) {
+    /// The verdict turned, and where it turned to the bad, `agreed` is who found the same.
+    pub(super) fn turned(&mut self, turn: &Turn, agreed: Option<ServerId>, now: Timestamp) {
         self.unconfirmed = None;
-        self.last_turn = Some((now, *turn));
+        self.last_turn = Some((now, *turn, agreed));
     }
 
-    pub(super) fn findings(&self, server: &ServerId) -> Findings {
+    /// Why the verdict last turned, for people.
+    pub(super) fn cause(&self) -> Option<String> {
+        self.last_turn.as_ref().map(|(_, turn, agreed)| match agreed {
+            Some(server) => format!("{turn}, agreed by {server}"),
+            None => turn.to_string(),
+        })
+    }
+
+    /// What was found here, and what others found when they were asked.
+    pub(super) fn findings<'a>(
+        &self,
+        server: &ServerId,
+        vouched: impl Iterator<Item = &'a Vouched>,
+        suspended: Option<Suspended>,
+    ) -> Findings {
         let row = |sample: jcm_health::Sample| ResultRow {
             at: sample.at,
             outcome: match sample.outcome {
@@ -128,11 +167,20 @@ impl Record {
             error: (!sample.outcome.is_success()).then(|| sample.outcome.to_string()),
         };
         let (window_failed, window_filled) = self.judge.window();
+        let own = Vantage { server: server.clone(), results: self.evidence.iter().map(row).collect() };
+        let mut vantages = vec![own];
+        for vouched in vouched {
+            let at = vantages.iter().position(|vantage| vantage.server == vouched.server);
+            let at = at.unwrap_or_else(|| {
+                vantages.push(Vantage { server: vouched.server.clone(), results: Vec::new() });
+                vantages.len() - 1
+            });
+            vantages[at].results.push(vouched.into());
+        }
+        vantages[1..].sort_by(|one, other| one.server.cmp(&other.server));
         Findings {
-            vantages: vec![Vantage {
-                server: server.clone(),
-                results: self.evidence.iter().map(row).collect(),
-            }],
+            vantages,
+            suspended,
             thresholds: Thresholds {
                 failures_in_a_row: self.judge.failures_in_a_row(),
                 fall: self.check.fall,
@@ -143,12 +191,29 @@ impl Record {
                 window: self.check.window,
                 degraded_at: self.check.degraded_at,
             },
-            last_turn: self.last_turn.map(|(at, turn)| LastTurn {
-                at,
+            last_turn: self.last_turn.as_ref().map(|(at, turn, _)| LastTurn {
+                at: *at,
                 from: turn.from,
                 to: turn.to,
-                because: turn.to_string(),
+                because: self.cause().unwrap_or_default(),
             }),
+        }
+    }
+}
+
+impl From<&Vouched> for ResultRow {
+    fn from(vouched: &Vouched) -> Self {
+        let outcome = match vouched.said {
+            Said::Reached => "success",
+            Said::Failed => "failure",
+            Said::Nothing => "ignored",
+        };
+        Self {
+            at: vouched.at,
+            outcome: outcome.into(),
+            latency_ms: vouched.latency.as_secs_f64() * 1_000.0,
+            status: None,
+            error: (vouched.said != Said::Reached).then(|| vouched.outcome.clone()),
         }
     }
 }

@@ -29,8 +29,29 @@ impl Records {
         self.by_key.len()
     }
 
-    pub(super) fn get(&self, cluster: &ClusterName, node: &NodeId) -> Option<&Record> {
-        self.by_key.get(self.keys.get(cluster)?.get(node)?)
+    pub(super) fn key(&self, cluster: &ClusterName, node: &NodeId) -> Option<TargetKey> {
+        self.keys.get(cluster)?.get(node).copied()
+    }
+
+    pub(super) fn by_key(&self, key: TargetKey) -> Option<&Record> {
+        self.by_key.get(&key)
+    }
+
+    pub(super) fn by_key_mut(&mut self, key: TargetKey) -> Option<&mut Record> {
+        self.by_key.get_mut(&key)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = TargetKey> {
+        self.by_key.keys().copied()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (TargetKey, &mut Record)> {
+        self.by_key.iter_mut().map(|(key, record)| (*key, record))
+    }
+
+    /// Rounds that the engine began later than by their interval, since its start.
+    pub(super) fn overdue_rounds(&self) -> u64 {
+        self.engine.stats().overdue_rounds
     }
 
     /// The record that a report is about, unless that was of an earlier form of the target.

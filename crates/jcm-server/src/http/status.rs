@@ -60,6 +60,7 @@ pub(super) async fn status(State(app): State<App>) -> Response {
         "epoch": roster.epoch,
         "clusters": snapshot.clusters.len(),
         "nodes_owned": app.asker.owned(),
+        "suspended": app.asker.suspended(),
         "subscribers": app.subscribers.count(),
     }))
     .into_response()

@@ -27,9 +27,14 @@ pub(super) async fn get(
     let findings = app.asker.findings(&name, &id).await;
     let online = cluster.nodes.iter().filter(|node| node.admin() == jcm_model::Admin::Online).count();
     let routable = published.routing.nodes.iter().filter(|route| route.routable).count();
-    let (vantages, thresholds, last_turn) = match findings {
-        Some(findings) => (json!(findings.vantages), json!(findings.thresholds), json!(findings.last_turn)),
-        None => (json!([]), json!({}), json!(null)),
+    let (vantages, thresholds, last_turn, suspended) = match findings {
+        Some(findings) => (
+            json!(findings.vantages),
+            json!(findings.thresholds),
+            json!(findings.last_turn),
+            json!(findings.suspended),
+        ),
+        None => (json!([]), json!({}), json!(null), json!(null)),
     };
     Ok(Json(json!({
         "cluster": name,
@@ -48,6 +53,7 @@ pub(super) async fn get(
         "vantages": vantages,
         "thresholds": thresholds,
         "last_turn": last_turn,
+        "suspended": suspended,
         "protection": {
             "panic": published.routing.panic,
             "panic_below": cluster.header.panic_below(),

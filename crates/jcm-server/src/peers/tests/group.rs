@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{Heard, Liveness, Peers, Token, routes};
 use crate::catalog::Catalog;
-use crate::checker::{Checker, Judging};
+use crate::checker::{Checker, Judging, Surroundings};
 use crate::listen;
 use crate::registry::{self, Registry};
 use crate::verdicts::Remembered;
@@ -100,11 +100,12 @@ impl Server {
         let judging = Judging { server: id(name), incarnation: 1 };
         let (_, nothing) = mpsc::channel(1);
         // Nothing is checked here: what is found, the test says.
+        let membership: Arc<dyn Membership> = Arc::new(Solo::default());
+        let around = Surroundings::new(&peers, nothing, &membership, &targets);
         let (_, definitions, asker) =
-            Checker::new(judging, engine, reports, Arc::clone(&views), Remembered::new(), &peers, nothing);
+            Checker::new(judging, engine, reports, Arc::clone(&views), Remembered::new(), around);
         let (catalog, follower) =
             Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await.unwrap();
-        let membership: Arc<dyn Membership> = Arc::new(Solo::default());
         let (registry, writer) = Registry::new(registry::Parts {
             catalog,
             store,

@@ -1,0 +1,128 @@
+//! What becomes of results and of opinions: steps of the judges, and of them the verdicts that are published.
+
+use std::time::Instant;
+
+use jcm_health::{Report, Sample, Step, TargetKey};
+use jcm_model::{ClusterName, Judged, NodeId, Stamp, Timestamp, Verdict};
+use tracing::info;
+
+use super::doubt::{Decide, Event};
+use super::record::{Findings, Record};
+use super::suspicion::Settled;
+use super::{Checker, Judging};
+use crate::views::Verdicts;
+
+impl Checker {
+    pub(super) fn findings(&self, cluster: &ClusterName, node: &NodeId) -> Option<Findings> {
+        let key = self.records.key(cluster, node)?;
+        let record = self.records.by_key(key)?;
+        Some(record.findings(&self.judging.server, self.doubt.vouched(key), self.doubt.suspended()))
+    }
+
+    pub(super) fn judge(&mut self, reports: &[Report]) {
+        let (moment, now) = (Instant::now(), Timestamp::now());
+        self.doubt.look(moment);
+        let mut turned = Verdicts::new();
+        for report in reports {
+            let Some(record) = self.records.reported(report) else { continue };
+            record.evidence.push(Sample { at: now, latency: report.latency, outcome: report.outcome });
+            metrics::counter!("jcm_checks_total", "result" => if report.outcome.is_success() { "success" } else { "failure" })
+                .increment(1);
+            metrics::histogram!("jcm_check_seconds").record(report.latency.as_secs_f64());
+            record.follow(report.at);
+            let opinion = self.doubt.opinion(report.key, record, report.outcome, moment);
+            let step = record.judge.judge(report.outcome, opinion, &record.check);
+            let confirmed = record.confirm(report.outcome);
+            self.turn(report.key, &step, confirmed, (moment, now), &mut turned);
+            if let Some(record) = self.records.by_key(report.key) {
+                self.doubt.judged(report.key, record, report.outcome, &step, moment);
+            }
+        }
+        self.doubt.send(moment);
+        if !turned.is_empty() {
+            self.publish(turned);
+        }
+    }
+
+    /// More is known of what others see, or whether this server is to be trusted: decides what waited for it.
+    pub(super) fn settle(&mut self, event: Event) {
+        let (moment, now) = (Instant::now(), Timestamp::now());
+        self.doubt.look(moment);
+        let overdue = self.records.overdue_rounds();
+        let Decide { settled, mut nodes } = self.doubt.handle(event, &self.records, overdue, moment);
+        match settled {
+            Settled::Nothing => {}
+            Settled::Released => nodes = self.records.keys().collect(),
+            Settled::HandedOver => {
+                self.records.iter_mut().for_each(|(_, record)| {
+                    if record.judge.failures_in_a_row() > 0 {
+                        record.judge.absolve();
+                    }
+                });
+            }
+        }
+        let mut turned = Verdicts::new();
+        for key in nodes {
+            let Some(record) = self.records.by_key_mut(key) else { continue };
+            self.doubt.insist(key, record, moment);
+            let step = record.judge.decide(self.doubt.known(key, record, moment), &record.check);
+            self.doubt.believed(key, &record.judge);
+            self.turn(key, &step, None, (moment, now), &mut turned);
+        }
+        self.doubt.send(moment);
+        if !turned.is_empty() {
+            self.publish(turned);
+        }
+    }
+
+    /// Takes a step of the judge's into what is published, where it is one that others should know.
+    fn turn(
+        &mut self,
+        key: TargetKey,
+        step: &Step,
+        confirmed: Option<Timestamp>,
+        (moment, now): (Instant, Timestamp),
+        turned: &mut Verdicts,
+    ) {
+        let Some(record) = self.records.by_key_mut(key) else { return };
+        let since = if let Some(turn) = &step.turn {
+            let is_down = turn.to == Verdict::Down && !turn.single_vantage;
+            let agreed = if is_down { self.doubt.agreed_by(key, record, moment) } else { None };
+            record.turned(turn, agreed, now);
+            info!(
+                cluster = %record.cluster, node = %record.node, from = %turn.from, to = %turn.to,
+                because = record.cause().unwrap_or_default(), "verdict turned"
+            );
+            metrics::counter!("jcm_verdict_turns_total", "to" => turn.to.as_str()).increment(1);
+            now
+        } else if let Some(since) = confirmed {
+            // The verdict of an earlier run holds under this run's stamp, so that it is stale no more.
+            since
+        } else if step.confirmed {
+            // A peer agrees by now: the verdict holds, and rests on one server's word no more.
+            self.views.judged(&record.cluster, &record.node).map_or(now, |held| held.since)
+        } else {
+            return;
+        };
+        self.sequence += 1;
+        let judged = judged(&self.judging, self.sequence, record, record.judge.verdict(), since);
+        turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
+    }
+}
+
+fn judged(judging: &Judging, sequence: u64, record: &Record, verdict: Verdict, since: Timestamp) -> Judged {
+    Judged {
+        verdict,
+        birth: record.birth,
+        stamp: Stamp {
+            ring_epoch: 0,
+            term: 0,
+            server: judging.server.clone(),
+            incarnation: judging.incarnation,
+            sequence,
+        },
+        since,
+        single_vantage: record.judge.is_single_vantage(),
+        stale_since: None,
+    }
+}

@@ -12,9 +12,11 @@ pub mod v1 {
 mod definitions;
 pub mod discovery;
 pub mod record;
+mod snapshot;
 mod store;
 pub mod token;
 
+pub use snapshot::SavedDefinitions;
 pub use store::{Entry, Transaction, encoded_bytes};
 
 /// The version of the watch protocol that this crate speaks.

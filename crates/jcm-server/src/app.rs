@@ -11,6 +11,7 @@ use crate::checker::Asker;
 use crate::measure::Metrics;
 use crate::peers::Peers;
 use crate::registry::Registry;
+use crate::staleness::Staleness;
 use crate::subscribers::Subscribers;
 use crate::views::Views;
 
@@ -25,10 +26,15 @@ pub(crate) struct App {
     pub(crate) peers: Peers,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) membership: Arc<dyn Membership>,
+    pub(crate) staleness: Staleness,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Cancelled when streams shall end because the server stops.
+    /// Cancelled when this server begins to stop: it is not ready any more, and still does everything.
+    pub(crate) stopping: CancellationToken,
+    /// Cancelled when readers are to go elsewhere.
     pub(crate) draining: CancellationToken,
+    /// Cancelled when those that have not gone are cut.
+    pub(crate) cut: CancellationToken,
 }
 
 impl App {

@@ -1,26 +1,37 @@
 //! This server's memory of definitions, and the one task that changes it.
 //!
 //! Invariant: it changes only through the store's change feed, this server's own writes included. Whoever wrote waits
-//! for [`Catalog::reached`]; nobody else may put anything in.
+//! for [`Catalog::reached`]; nobody else may put anything in. What is there before the store was reached (see `saved`)
+//! is replaced as a whole when it is, and takes no writes until then: it does not know the operations of the last minutes.
 
 mod operations;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jcm_model::{Change, Cluster, ClusterName, OperationId, Revision};
+use jcm_model::{Change, Cluster, ClusterName, OperationId, Revision, StoreId};
 use jcm_proto::Transaction;
 use jcm_storage::{ChangeFeed, Feed, LoadError, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::data_dir::{DataDir, DataDirError};
 use crate::snapshot::Snapshot;
 use crate::views::Views;
 pub(crate) use operations::{Known, OPERATIONS_KEPT_FOR, Operations};
 
 /// How long to wait before asking a store again that did not answer.
 const RELOAD_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often it is said that this still fails.
+const REMIND_AFTER: Duration = Duration::from_secs(10);
+
+/// Where the store is followed from, and the operations that led there, oldest first.
+pub(crate) type Followed = (Box<dyn ChangeFeed>, Vec<(OperationId, Known)>);
+
+/// The data directory, which names the store that this server belongs to.
+pub(crate) type Binding = Arc<Mutex<DataDir>>;
 
 /// Whoever must hear of every change of definitions, in order, before the revision counts as reached.
 pub(crate) trait Audience: Send + 'static {
@@ -40,25 +51,56 @@ pub(crate) struct Catalog {
     views: Arc<Views>,
     head: watch::Sender<Revision>,
     operations: Mutex<Operations>,
+    /// Since when it does not follow the store; `None`: it does.
+    behind_since: watch::Sender<Option<Instant>>,
 }
 
 impl Catalog {
-    /// Reads everything once and answers the catalog with the task that keeps it up to date. The audience publishes to
-    /// `views`.
-    pub(crate) async fn load<A: Audience>(
+    /// Reads everything once, and where to go on from there.
+    pub(crate) async fn fetch(store: &dyn Store) -> Result<(Snapshot, Followed), LoadError> {
+        let (snapshot, operations) = read(store).await?;
+        let feed = store.changes(snapshot.revision).await?;
+        Ok((snapshot, (feed, operations)))
+    }
+
+    /// The memory of these definitions, with the task that keeps it up to date. The audience publishes to `views`.
+    ///
+    /// Without a place to follow the store from they were saved on disk, and the task loads everything as soon as it can.
+    pub(crate) async fn begin<A: Audience>(
         store: Arc<dyn Store>,
+        binding: Binding,
         views: Arc<Views>,
         mut audience: A,
-    ) -> Result<(Arc<Self>, Follower<A>), LoadError> {
-        let (snapshot, operations) = read(store.as_ref()).await?;
-        let feed = store.changes(snapshot.revision).await?;
+        snapshot: Snapshot,
+        followed: Option<Followed>,
+    ) -> (Arc<Self>, Follower<A>) {
         let head = watch::Sender::new(snapshot.revision);
+        let behind_since = watch::Sender::new(followed.is_none().then(Instant::now));
         audience.loaded(Arc::new(snapshot)).await;
         let mut remembered = Operations::default();
-        remembered.note_all(operations);
-        let catalog = Arc::new(Self { views, head, operations: Mutex::new(remembered) });
-        let follower = Follower { catalog: Arc::clone(&catalog), store, feed, audience };
-        Ok((catalog, follower))
+        let feed = followed.map(|(feed, operations)| {
+            remembered.note_all(operations);
+            feed
+        });
+        let catalog = Arc::new(Self { views, head, operations: Mutex::new(remembered), behind_since });
+        let follower = Follower { catalog: Arc::clone(&catalog), store, binding, feed, audience };
+        (catalog, follower)
+    }
+
+    /// Waits until this memory is of the given store. The caller bounds the wait.
+    pub(crate) async fn holds(&self, store: StoreId) {
+        // Every load moves the head, or sends the same one again.
+        let _ = self.head.subscribe().wait_for(|_| self.get().store == store).await;
+    }
+
+    /// Since when this memory does not follow the store, as a level; `None`: it does, though the store may be silent.
+    pub(crate) fn behind_since(&self) -> watch::Receiver<Option<Instant>> {
+        self.behind_since.subscribe()
+    }
+
+    /// Whether this memory follows the store, and with it knows the operations that a write must not repeat.
+    pub(crate) fn is_following(&self) -> bool {
+        self.behind_since.borrow().is_none()
     }
 
     /// The definitions as this server has them now.
@@ -106,7 +148,9 @@ async fn read(store: &dyn Store) -> Result<(Snapshot, Vec<(OperationId, Known)>)
 pub(crate) struct Follower<A> {
     catalog: Arc<Catalog>,
     store: Arc<dyn Store>,
-    feed: Box<dyn ChangeFeed>,
+    binding: Binding,
+    /// `None`: everything has to be loaded first.
+    feed: Option<Box<dyn ChangeFeed>>,
     audience: A,
 }
 
@@ -114,18 +158,22 @@ impl<A: Audience> Follower<A> {
     /// Follows the change feed until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
+            let Some(feed) = self.feed.as_mut() else {
+                if self.reload(&stop).await {
+                    continue;
+                }
+                return;
+            };
             let step = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                step = self.feed.next() => step,
+                step = feed.next() => step,
             };
             match step {
                 Some(Feed::Committed(transaction)) => self.apply(&transaction).await,
                 Some(Feed::Reset) | None => {
-                    warn!("the change feed has a gap, loading everything again");
-                    if !self.reload(&stop).await {
-                        return;
-                    }
+                    info!("the change feed has a gap, loading everything again");
+                    self.feed = None;
                 }
             }
         }
@@ -168,10 +216,28 @@ impl<A: Audience> Follower<A> {
 
     /// Answers whether to go on.
     async fn reload(&mut self, stop: &CancellationToken) -> bool {
+        let mut said: Option<(String, Instant)> = None;
         loop {
-            match self.load_again().await {
-                Ok(()) => return true,
-                Err(reason) => warn!(%reason, "definitions could not be loaded"),
+            let outcome = tokio::select! {
+                biased;
+                () = stop.cancelled() => return false,
+                outcome = self.load_again() => outcome,
+            };
+            let Err(reason) = outcome else { return true };
+            // What is held goes on being served, and takes no writes.
+            self.catalog.behind_since.send_if_modified(|since| {
+                let turned = since.is_none();
+                since.get_or_insert_with(Instant::now);
+                turned
+            });
+            let is_news =
+                said.as_ref().is_none_or(|(text, at)| *text != reason || at.elapsed() > REMIND_AFTER);
+            if is_news {
+                warn!(
+                    reason,
+                    "definitions could not be loaded; the last ones are served, and this is tried on"
+                );
+                said = Some((reason, Instant::now()));
             }
             tokio::select! {
                 () = stop.cancelled() => return false,
@@ -180,14 +246,33 @@ impl<A: Audience> Follower<A> {
         }
     }
 
-    async fn load_again(&mut self) -> Result<(), LoadError> {
-        let (snapshot, operations) = read(self.store.as_ref()).await?;
-        self.feed = self.store.changes(snapshot.revision).await?;
-        let revision = snapshot.revision;
+    async fn load_again(&mut self) -> Result<(), String> {
+        let failed = |error: LoadError| error.to_string();
+        let (snapshot, (feed, operations)) = Catalog::fetch(self.store.as_ref()).await.map_err(failed)?;
+        let (store, revision) = (snapshot.store, snapshot.revision);
+        if store != self.catalog.get().store {
+            let (binding, replaced) = (Arc::clone(&self.binding), self.store.replaced());
+            follow(binding, store, replaced).await.map_err(|error| error.to_string())?;
+            // Operations of another store led to nothing here.
+            *self.catalog.operations() = Operations::default();
+        }
         self.catalog.operations().note_all(operations);
         self.audience.loaded(Arc::new(snapshot)).await;
         self.catalog.head.send_replace(revision);
-        info!(%revision, "definitions loaded");
+        self.feed = Some(feed);
+        self.catalog.behind_since.send_if_modified(|since| since.take().is_some());
+        info!(%store, %revision, "definitions loaded");
         Ok(())
     }
+}
+
+/// The store has another identity: where it took the place of the one that this server belongs to, the server belongs
+/// to that from now on, also after a restart.
+async fn follow(binding: Binding, store: StoreId, replaced: Vec<StoreId>) -> Result<(), DataDirError> {
+    let follow = move || {
+        let mut data_dir = binding.lock().unwrap_or_else(PoisonError::into_inner);
+        data_dir.follow(store, &replaced)
+    };
+    // The other error is a runtime that is going away.
+    tokio::task::spawn_blocking(follow).await.unwrap_or(Ok(()))
 }

@@ -40,14 +40,43 @@ pub(crate) struct Store {
 pub(crate) enum StoreKind {
     /// One server with a file of its own.
     Embedded,
+    /// Any number of servers on one ensemble.
+    ZooKeeper,
 }
 
-/// Read and checked, so that a file for several servers can be written ahead; nothing connects to it yet.
+/// The ensemble that several servers share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ZooKeeper {
+    /// `host:port` of each member, separated by commas; a path may follow the last.
     pub(crate) hosts: String,
+    /// Below that path.
     pub(crate) root: String,
     pub(crate) session_timeout: Duration,
+    pub(crate) digest_file: Option<PathBuf>,
+}
+
+impl ZooKeeper {
+    /// `host:port` of each member.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &str> {
+        self.hosts.split_once('/').map_or(self.hosts.as_str(), |(members, _)| members).split(',')
+    }
+
+    /// The znode below which everything is kept: the path in the hosts, then the root.
+    pub(crate) fn full_root(&self) -> String {
+        match self.hosts.split_once('/') {
+            Some((_, path)) => format!("/{path}{}", self.root),
+            None => self.root.clone(),
+        }
+    }
+}
+
+/// `/a/b`: nothing that could mean another znode than it seems to.
+fn is_znode_path(text: &str) -> bool {
+    text.strip_prefix('/').is_some_and(|path| {
+        path.split('/').all(|part| {
+            !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control() || c.is_whitespace())
+        })
+    })
 }
 
 impl Default for Config {
@@ -67,6 +96,7 @@ impl Default for Config {
                     hosts: String::new(),
                     root: "/jcm".to_owned(),
                     session_timeout: Duration::from_secs(6),
+                    digest_file: None,
                 },
             },
         }
@@ -144,30 +174,42 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "store.kind",
-        allowed: "\"embedded\" (\"zookeeper\" is not available in this version)",
+        allowed: "\"embedded\" (one server, its own file) or \"zookeeper\" (several servers, needs store.zookeeper.hosts)",
         default: "\"embedded\"",
-        set: |config, text| (text == "embedded").then(|| config.store.kind = StoreKind::Embedded),
+        set: |config, text| {
+            let kind = match text {
+                "embedded" => StoreKind::Embedded,
+                "zookeeper" => StoreKind::ZooKeeper,
+                _ => return None,
+            };
+            config.store.kind = kind;
+            Some(())
+        },
     },
     Key {
         name: "store.zookeeper.hosts",
-        allowed: "host:port of each member, separated by commas",
+        allowed: "host:port of each member, separated by commas; a path that everything lies below may follow the last",
         default: "none",
         set: |config, text| {
-            let sound = text.split(',').all(|host| {
-                host.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok())
-            });
-            sound.then(|| text.clone_into(&mut config.store.zookeeper.hosts))
+            let (members, path) = match text.find('/') {
+                Some(at) => (&text[..at], is_znode_path(&text[at..])),
+                None => (text, true),
+            };
+            let is_member = |member: &str| {
+                member.rsplit_once(':').is_some_and(|(host, port)| {
+                    let is_name = !host.is_empty() && !host.contains(char::is_whitespace);
+                    is_name && port.parse::<u16>().is_ok_and(|port| port > 0)
+                })
+            };
+            (path && members.split(',').all(is_member))
+                .then(|| text.clone_into(&mut config.store.zookeeper.hosts))
         },
     },
     Key {
         name: "store.zookeeper.root",
         allowed: "the path of a znode, like \"/jcm\"",
         default: "\"/jcm\"",
-        set: |config, text| {
-            let sound =
-                text.len() > 1 && text.starts_with('/') && !text.ends_with('/') && !text.contains("//");
-            sound.then(|| text.clone_into(&mut config.store.zookeeper.root))
-        },
+        set: |config, text| is_znode_path(text).then(|| text.clone_into(&mut config.store.zookeeper.root)),
     },
     Key {
         name: "store.zookeeper.session_timeout",
@@ -177,6 +219,14 @@ const KEYS: &[Key] = &[
             let timeout = duration::parse(text).ok()?;
             let sound = (Duration::from_secs(2)..=Duration::from_mins(1)).contains(&timeout);
             sound.then(|| config.store.zookeeper.session_timeout = timeout)
+        },
+    },
+    Key {
+        name: "store.zookeeper.digest_file",
+        allowed: "the path of a file with one line, user:password of ZooKeeper's digest scheme; nobody but its owner may read it",
+        default: "none",
+        set: |config, text| {
+            (!text.is_empty()).then(|| config.store.zookeeper.digest_file = Some(PathBuf::from(text)))
         },
     },
     Key {
@@ -229,6 +279,7 @@ pub(crate) fn load(
     settings.extend(flags);
 
     let mut config = Config::default();
+    let mut kind_source = String::new();
     for Setting { key, value, source } in settings {
         let refused = |reason: String| Refused { key: key.clone(), source_name: source.clone(), reason };
         let known = KEYS.iter().find(|known| known.name == key);
@@ -238,6 +289,17 @@ pub(crate) fn load(
         })?;
         (known.set)(&mut config, &value)
             .ok_or_else(|| refused(format!("{} is refused: {}", quoted(&value), known.allowed)))?;
+        if key == "store.kind" {
+            kind_source = source;
+        }
+    }
+    if config.store.kind == StoreKind::ZooKeeper && config.store.zookeeper.hosts.is_empty() {
+        return Err(Refused {
+            key: "store.zookeeper.hosts".to_owned(),
+            source_name: kind_source,
+            reason: "store.kind = \"zookeeper\" needs it: host:port of each member, separated by commas"
+                .to_owned(),
+        });
     }
     Ok(config)
 }
@@ -334,6 +396,33 @@ mod tests {
         }
         let error = with_file("", &[("JCM__SERVER__DATA", "")], Vec::new()).unwrap_err().to_string();
         assert!(error.contains("environment variable JCM__SERVER__DATA"), "{error}");
+    }
+
+    #[test]
+    fn zookeeper_needs_hosts_and_takes_a_path_after_them() {
+        let error = with_file("[store]\nkind = \"zookeeper\"", &[], Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("`store.zookeeper.hosts`") && error.contains("host:port"), "{error}");
+        let file =
+            "[store]\nkind = \"zookeeper\"\n[store.zookeeper]\nhosts = \"a:1,b:2/prod/x\"\nroot = \"/jcm\"";
+        let config = with_file(file, &[], Vec::new()).unwrap().store.zookeeper;
+        assert_eq!(config.members().collect::<Vec<_>>(), ["a:1", "b:2"]);
+        assert_eq!(config.full_root(), "/prod/x/jcm");
+        for (key, value) in [
+            ("hosts", "a"),
+            ("hosts", "a:0"),
+            ("hosts", "a:1,"),
+            ("hosts", "a:1/"),
+            ("hosts", "a:1/../x"),
+            ("hosts", ":1"),
+            ("root", "/"),
+            ("root", "jcm"),
+            ("root", "/a/../b"),
+            ("root", "/a/"),
+        ] {
+            let file = format!("[store.zookeeper]\n{key} = \"{value}\"");
+            let error = with_file(&file, &[], Vec::new()).map(|_| ()).expect_err(&file).to_string();
+            assert!(error.contains(key) && error.contains(value), "{file}: {error}");
+        }
     }
 
     #[test]

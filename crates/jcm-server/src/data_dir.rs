@@ -50,7 +50,9 @@ pub(crate) enum DataDirError {
         "{path} is missing, and this directory belongs to store {store}: restore the file from a backup, or start with an empty directory"
     )]
     StoreMissing { path: PathBuf, store: StoreId },
-    #[error("{path} belongs to store {expected}, and the store found is {found}: nothing was changed")]
+    #[error(
+        "{path} belongs to store {expected}, and the store found is {found}, which did not take its place; nothing was changed: connect this server to the right store, restore a snapshot of {expected} into that one (`jcmctl snapshot restore`), or start with an empty directory"
+    )]
     OtherStore { path: PathBuf, expected: StoreId, found: StoreId },
 }
 
@@ -105,6 +107,26 @@ impl DataDir {
                 self.save()
             }
         }
+    }
+
+    /// Binds the directory to a store that took the place of the one it is bound to, or was it already.
+    pub(crate) fn follow(&mut self, store: StoreId, replaced: &[StoreId]) -> Result<(), DataDirError> {
+        if let Some(bound) = self.identity.store
+            && replaced.contains(&bound)
+        {
+            self.identity.store = None;
+            let outcome = self.bind(store);
+            if outcome.is_err() {
+                self.identity.store = Some(bound);
+            }
+            return outcome;
+        }
+        self.bind(store)
+    }
+
+    /// The store that it is bound to.
+    pub(crate) fn store(&self) -> Option<StoreId> {
+        self.identity.store
     }
 
     /// Refuses to go on where a store was, and its file is gone: a new one in its place would look like everything
@@ -187,6 +209,14 @@ mod tests {
         let mut bound = DataDir::open(dir.path(), None).unwrap();
         bound.bind(StoreId(Uuid::from_u128(1))).unwrap();
         assert!(matches!(bound.bind(StoreId(Uuid::from_u128(2))), Err(DataDirError::OtherStore { .. })));
+        // A store that was restored takes the place of the one before it.
+        let [one, two, three] = [1, 2, 3].map(|n| StoreId(Uuid::from_u128(n)));
+        assert!(matches!(bound.follow(three, &[two]), Err(DataDirError::OtherStore { .. })));
+        bound.follow(two, &[three, one]).unwrap();
+        drop(bound);
+        let mut bound = DataDir::open(dir.path(), None).unwrap();
+        assert_eq!(bound.store(), Some(two));
+        bound.follow(two, &[]).unwrap();
         drop(bound);
         fs::write(dir.path().join("server.json"), r#"{"format":2,"server":"x"}"#).unwrap();
         assert!(matches!(DataDir::open(dir.path(), None), Err(DataDirError::Newer { found: 2, .. })));

@@ -13,15 +13,17 @@ use jcm_model::ClusterName;
 use jcm_proto::WATCH_PROTOCOL;
 use jcm_proto::token::Token;
 use jcm_proto::v1::{WatchRequest, watch_request, watch_response};
+use jcm_storage::{Member, Roster};
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use crate::app::App;
-use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
+use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, LEAVE_MAX, UNREAD_MAX, WATCH_HEARTBEAT};
 use crate::views::{EventKind, Held, Inbox, Watching, general};
 
 /// Messages between a stream's task and its connection: one under way and a few small ones. More would be backlog:
@@ -62,7 +64,9 @@ impl tonic::server::StreamingService<WatchRequest> for Watch {
                 inbox: Arc::default(),
                 names: HashMap::new(),
                 watched: HashMap::new(),
+                waiting: HashMap::new(),
                 next_key: 0,
+                servers: Vec::new(),
                 sender,
             };
             // The task ends with its stream, when the server drains, or when nobody reads.
@@ -78,7 +82,11 @@ struct Session {
     inbox: Arc<Inbox>,
     names: HashMap<ClusterName, u32>,
     watched: HashMap<u32, Watched>,
+    /// Clusters whose reader is ahead of this server, and until when it waits.
+    waiting: HashMap<u32, Instant>,
     next_key: u32,
+    /// The servers that the client was told of last.
+    servers: Vec<watch_response::Server>,
     sender: mpsc::Sender<Result<Bytes, Status>>,
 }
 
@@ -104,37 +112,51 @@ impl Session {
     async fn run(mut self, mut requests: Streaming<WatchRequest>) {
         let _counted = self.app.subscribers.enter();
         match self.serve(&mut requests).await {
-            End::Closed => {}
+            End::Closed | End::Draining => {}
             End::Refused(status) => {
                 info!(code = ?status.code(), reason = status.message(), "subscriber refused");
                 let _ = tokio::time::timeout(UNREAD_MAX, self.sender.send(Err(status))).await;
             }
             End::Unread => info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read"),
-            End::Draining => {
-                let go_away = watch_response::GoAway { reason: "the server is stopping".to_owned() };
-                // Whoever does not read learns it from the closed connection.
-                let _ = self.sender.try_send(Ok(general(watch_response::Event::GoAway(go_away))));
-            }
         }
     }
 
     async fn serve(&mut self, requests: &mut Streaming<WatchRequest>) -> End {
-        let draining = self.app.draining.clone();
-        if let Err(end) = self.greet(requests).await {
+        let (draining, cut) = (self.app.draining.clone(), self.app.cut.clone());
+        let mut roster = self.app.membership.roster();
+        let mut stale = self.app.views.stale();
+        let mut leave_at = None;
+        if let Err(end) = self.greet(requests, &mut roster).await {
             return end;
         }
         loop {
+            // Whoever does not read learns from the closed connection that this server is gone.
             let step = tokio::select! {
                 biased;
-                () = draining.cancelled() => return End::Draining,
+                () = cut.cancelled() => return End::Draining,
+                () = until(leave_at) => return End::Draining,
+                () = draining.cancelled(), if leave_at.is_none() => {
+                    leave_at = Some(Instant::now() + LEAVE_MAX);
+                    let go_away = watch_response::GoAway { reason: "the server is stopping".to_owned() };
+                    self.send(general(watch_response::Event::GoAway(go_away))).await
+                }
                 () = self.sender.closed() => return End::Closed,
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.take(request),
                     Ok(None) | Err(_) => return End::Closed,
                 },
-                changed = tokio::time::timeout(HEARTBEAT, self.inbox.take()) => match changed {
+                // One small message for all clusters of the stream, when it turns: their next views and deltas say it too.
+                Ok(()) = stale.changed() => self.beat().await,
+                Ok(()) = roster.changed() => self.tell_servers(&mut roster).await,
+                () = until(self.waiting.values().min().copied()) => {
+                    let now = Instant::now();
+                    let due = |(key, at): (&u32, &Instant)| (*at <= now).then_some(*key);
+                    let due: Vec<u32> = self.waiting.iter().filter_map(due).collect();
+                    self.tell(due).await
+                }
+                changed = tokio::time::timeout(WATCH_HEARTBEAT, self.inbox.take()) => match changed {
                     Ok(changed) => self.tell(changed).await,
-                    Err(_) => self.send(general(watch_response::Event::Heartbeat(watch_response::Heartbeat {}))).await,
+                    Err(_) => self.beat().await,
                 },
             };
             if let Err(end) = step {
@@ -143,7 +165,11 @@ impl Session {
         }
     }
 
-    async fn greet(&mut self, requests: &mut Streaming<WatchRequest>) -> Result<(), End> {
+    async fn greet(
+        &mut self,
+        requests: &mut Streaming<WatchRequest>,
+        roster: &mut watch::Receiver<Arc<Roster>>,
+    ) -> Result<(), End> {
         let first = tokio::time::timeout(HEARTBEAT, requests.message()).await;
         let hello = match first {
             Ok(Ok(Some(WatchRequest { request: Some(watch_request::Request::Hello(hello)) }))) => hello,
@@ -164,16 +190,30 @@ impl Session {
         let welcome = watch_response::Welcome {
             protocol: WATCH_PROTOCOL,
             server: self.app.server.to_string(),
-            heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).expect("a heartbeat is seconds"),
+            heartbeat_ms: u32::try_from(WATCH_HEARTBEAT.as_millis()).expect("a heartbeat is seconds"),
         };
         self.send(general(watch_response::Event::Welcome(welcome))).await?;
-        let server = |member: &jcm_storage::Member| watch_response::Server {
+        self.tell_servers(roster).await
+    }
+
+    /// The servers, where they are others than the client was told of.
+    async fn tell_servers(&mut self, roster: &mut watch::Receiver<Arc<Roster>>) -> Result<(), End> {
+        let server = |member: &Member| watch_response::Server {
             id: member.id.to_string(),
             advertise: member.advertise.clone(),
             zone: member.zone.clone(),
         };
-        let servers = self.app.roster().members.iter().map(server).collect();
+        let servers: Vec<_> = roster.borrow_and_update().members.iter().map(server).collect();
+        if servers == self.servers {
+            return Ok(());
+        }
+        self.servers.clone_from(&servers);
         self.send(general(watch_response::Event::Servers(watch_response::Servers { servers }))).await
+    }
+
+    async fn beat(&self) -> Result<(), End> {
+        let heartbeat = watch_response::Heartbeat { stale: self.app.views.is_stale() };
+        self.send(general(watch_response::Event::Heartbeat(heartbeat))).await
     }
 
     fn take(&mut self, request: WatchRequest) -> Result<(), End> {
@@ -230,10 +270,15 @@ impl Session {
 
     async fn tell(&mut self, changed: impl IntoIterator<Item = u32>) -> Result<(), End> {
         for key in changed {
+            self.waiting.remove(&key);
             let Some(watched) = self.watched.get_mut(&key) else {
                 continue;
             };
-            if let Some(event) = self.app.views.event(&watched.name, &mut watched.held) {
+            let event = self.app.views.event(&watched.name, &mut watched.held);
+            if let Some(at) = watched.held.due_at() {
+                self.waiting.insert(key, at.into());
+            }
+            if let Some(event) = event {
                 self.send(event.body).await?;
             }
         }
@@ -246,6 +291,13 @@ impl Session {
             Ok(sent) => sent.map_err(|_| End::Closed),
             Err(_) => Err(End::Unread),
         }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ mod nodes;
 mod problem;
 mod request;
 mod resolve;
+mod snapshot;
 mod status;
 mod view;
 mod watch;
@@ -40,7 +41,10 @@ pub(crate) fn routes() -> Router<App> {
         .route("/metrics", get(status::metrics))
 }
 
-/// What waits for news.
+/// What waits for news, or carries everything.
 pub(crate) fn waiting_routes() -> Router<App> {
-    Router::new().route("/v1/watch", get(watch::get)).route("/v1/clusters/{cluster}/view", get(view::get))
+    Router::new()
+        .route("/v1/watch", get(watch::get))
+        .route("/v1/clusters/{cluster}/view", get(view::get))
+        .route("/v1/snapshot", get(snapshot::get).post(snapshot::post))
 }

@@ -14,6 +14,7 @@ mod config;
 mod data_dir;
 mod definitions;
 mod demo;
+mod digest;
 mod discovery;
 mod doors;
 mod grpc;
@@ -24,8 +25,10 @@ mod pause;
 #[expect(dead_code, reason = "nobody asks the other servers yet")]
 mod peers;
 mod registry;
+mod saved;
 mod server;
 mod snapshot;
+mod staleness;
 mod subscribers;
 mod verdicts;
 mod views;

@@ -172,7 +172,8 @@ impl Registry {
 
     /// Since when what this server knows may be behind the store, because that is out of reach.
     pub(crate) fn stale_since(&self) -> Option<Instant> {
-        *self.0.parts.store.stale_since().borrow()
+        let Parts { store, catalog, .. } = &self.0.parts;
+        (*store.stale_since().borrow()).or(*catalog.behind_since().borrow())
     }
 
     /// What a write would lead to now. Nothing is changed.

@@ -2,37 +2,42 @@
 //!
 //! A panic in any task ends the process: half a server that looks alive is worse than none.
 
-use std::io::Write;
+mod backend;
+mod ground;
+mod process;
+mod settings;
+mod stop;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jcm_health::engine::REPORT_QUEUE_MAX;
 use jcm_health::{Engine, TaskEngine};
 use jcm_model::{ServerId, TargetPolicy};
-use jcm_storage::{EmbeddedStore, Member, Membership, Solo, Store};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use jcm_storage::{JoinError, Membership, Standing, Store};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::app::App;
 use crate::catalog::Catalog;
-use crate::checker::{Checker, Judging, Surroundings};
-use crate::cli::{Cli, Command, ConfigCommand, Dev, Serve};
-use crate::config::{self, Config, Setting};
+use crate::checker::{self, Checker, Judging, Surroundings};
+use crate::cli::{Cli, Command, ConfigCommand};
+use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::measure::Metrics;
 use crate::peers::{Heard, Keeper, Peers, Token};
-use crate::registry::{self, Registry};
+use crate::registry::Registry;
+use crate::staleness::{self, Staleness};
 use crate::views::Views;
-use crate::{demo, doors, listen, verdicts};
-
-/// How long readers get between "go elsewhere" and the end of their connections.
-const GO_AWAY_GRACE: Duration = Duration::from_millis(200);
+use crate::{demo, doors, listen, saved, verdicts};
+use backend::Backend;
+use ground::Ground;
+use settings::Settings;
+use stop::{Signals, Stop};
 
 /// How long the tasks may take to end once everything else has.
 const TASKS_DEADLINE: Duration = Duration::from_secs(3);
@@ -50,57 +55,16 @@ pub fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Dev(dev) => {
-            let (_temporary, settings) = settings(&dev)?;
+            let (_temporary, settings) = settings::for_dev(&dev)?;
             serve(&settings)
         }
         Command::Serve(flags) => {
             let insecure = flags.insecure;
-            let config = config::load(flags.config.as_deref(), std::env::vars(), overrides(&flags))?;
+            let config =
+                config::load(flags.config.as_deref(), std::env::vars(), settings::overrides(&flags))?;
             serve(&Settings { config, insecure, demo: false, hints: false })
         }
     }
-}
-
-struct Settings {
-    config: Config,
-    insecure: bool,
-    demo: bool,
-    /// Whether to print what to try next.
-    hints: bool,
-}
-
-fn settings(dev: &Dev) -> Result<(Option<tempfile::TempDir>, Settings)> {
-    if !dev.listen.ip().is_loopback() {
-        bail!("`dev` listens on loopback only, and {} is not: use `jcm-server serve`", dev.listen.ip());
-    }
-    let temporary = match dev.data {
-        Some(_) => None,
-        None => Some(
-            tempfile::Builder::new()
-                .prefix("jcm-dev-")
-                .tempdir()
-                .context("no temporary directory for the data")?,
-        ),
-    };
-    let data =
-        dev.data.clone().or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned())).unwrap_or_default();
-    let mut config = Config::default();
-    config.server.listen = dev.listen;
-    config.server.data = data;
-    Ok((temporary, Settings { config, insecure: false, demo: !dev.no_demo, hints: true }))
-}
-
-fn overrides(flags: &Serve) -> Vec<Setting> {
-    [
-        ("--listen", "server.listen", &flags.listen),
-        ("--advertise", "server.advertise", &flags.advertise),
-        ("--id", "server.id", &flags.id),
-        ("--zone", "server.zone", &flags.zone),
-        ("--data", "server.data", &flags.data),
-    ]
-    .into_iter()
-    .filter_map(|(flag, key, value)| Some(Setting::flag(flag, key, value.as_ref()?.as_str())))
-    .collect()
 }
 
 fn serve(settings: &Settings) -> Result<()> {
@@ -111,8 +75,8 @@ fn serve(settings: &Settings) -> Result<()> {
              listen on loopback, or accept that whoever reaches the port may change everything with `--insecure`"
         );
     }
-    start_logging();
-    end_process_on_panic();
+    process::start_logging();
+    process::end_process_on_panic();
     listen::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -127,40 +91,18 @@ fn serve(settings: &Settings) -> Result<()> {
 async fn life(settings: &Settings) -> Result<()> {
     let config = &settings.config;
     // 1. The signals: from here on a stop is a drain.
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
+    let mut signals = Signals::listen()?;
 
-    // 2. The data directory: who this server is, and that nobody else is it.
-    let mut data_dir = DataDir::open(&config.server.data, config.server.id.as_ref())?;
-    let store_file = data_dir.file("definitions.redb");
-    data_dir.refuse_if_store_is_missing(&store_file)?;
-    let store: Arc<dyn Store> =
-        Arc::new(EmbeddedStore::open(&store_file).with_context(|| format!("{}", store_file.display()))?);
-    data_dir.bind(store.id())?;
-
-    // 3. The port is taken early, so that a clash is told before anything else is done; it is served from last.
-    let listener = TcpListener::bind(config.server.listen).await;
-    let listener = listener
-        .with_context(|| format!("server.listen = {} cannot be listened on", config.server.listen))?;
-    let bound = listener.local_addr().context("the port that was bound is not known")?;
-    let advertise = config.server.advertise.clone().unwrap_or_else(|| bound.to_string());
-    if !bound.ip().is_loopback() {
-        warn!(listen = %bound, "INSECURE: no tokens and no TLS, whoever reaches this port may change everything");
-    }
-
-    // 4. The members: this server alone.
-    let membership: Arc<dyn Membership> = Arc::new(Solo::default());
-    let member = Member {
-        id: data_dir.server().clone(),
-        instance: data_dir.instance(),
-        advertise: advertise.clone(),
-        zone: config.server.zone.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+    // 2. to 5. The ground it stands on: its directory, its port, its store, its place among the others; see there.
+    let ground = tokio::select! {
+        ground = Ground::take(config) => ground?,
+        () = signals.stop() => return Ok(()),
     };
-    membership.join(member).await?;
+    let Ground { data_dir, listener, bound, member, backend } = ground;
+    let (store, membership) = (Arc::clone(&backend.store), Arc::clone(&backend.membership));
 
-    // 5. Checks: the engine, and the task that judges.
-    let own = std::iter::once(bound).chain(advertise.parse::<SocketAddr>()).collect();
+    // 6. Checks: the engine, and the task that judges.
+    let own = std::iter::once(bound).chain(member.advertise.parse::<SocketAddr>()).collect();
     let targets = Arc::new(TargetPolicy { loopback_allowed: bound.ip().is_loopback(), own });
     let (report_sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
     let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), report_sender));
@@ -168,7 +110,7 @@ async fn life(settings: &Settings) -> Result<()> {
     let views = Arc::new(Views::new(uuid::Uuid::new_v4().as_u64_pair().0));
     let judging = Judging { server: data_dir.server().clone(), incarnation: data_dir.incarnation() };
     let verdicts_file = data_dir.file("verdicts.snapshot");
-    let remembered = verdicts::load(&verdicts_file, store.id());
+    let remembered = data_dir.store().map(|store| verdicts::load(&verdicts_file, store)).unwrap_or_default();
     let (peers, keeper, heard) =
         introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref())?;
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
@@ -182,29 +124,29 @@ async fn life(settings: &Settings) -> Result<()> {
         tasks.spawn(keeper.run(checking.clone()));
     }
 
-    // 6. Definitions: everything is loaded before anybody is answered.
-    let (catalog, follower) = Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await?;
-    let (following, writing) = (CancellationToken::new(), CancellationToken::new());
-    tasks.spawn(follower.run(following.clone()));
-    let (registry, writer) = Registry::new(registry::Parts {
-        catalog: Arc::clone(&catalog),
-        store: Arc::clone(&store),
-        membership: Arc::clone(&membership),
-        targets,
-        others: Arc::new(peers.clone()),
-    });
+    // 7. Definitions: everything is loaded before anybody is answered, from the store or from this server's disk.
+    let incarnation = data_dir.incarnation();
+    let following = CancellationToken::new();
+    let remembering = Remembering { checking: checking.clone(), following: following.clone() };
+    let (catalog, staleness) = tokio::select! {
+        begun = remembering.begin(&backend, data_dir, &views, definitions, &mut tasks) => begun?,
+        () = signals.stop() => return Ok(()),
+    };
+    let (registry, writer) =
+        Registry::new(Arc::clone(&catalog), Arc::clone(&store), Arc::clone(&membership), targets);
+    let writing = CancellationToken::new();
     tasks.spawn(writer.run(writing.clone()));
     tasks.spawn(registry.pulse().run(checking.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
     tasks.spawn(Arc::clone(&metrics).upkeep(checking.clone()));
     tasks.spawn(verdicts::keep(verdicts_file, Arc::clone(&views), checking.clone()));
 
-    // 7. The demo, where asked for.
+    // 8. The demo, where asked for.
     let demo = if settings.demo { Some(demo::start(&registry).await?) } else { None };
 
-    // 8. The doors.
+    // 9. The doors.
     let app = App {
-        server: data_dir.server().clone(),
+        server: member.id.clone(),
         catalog,
         registry: registry.clone(),
         views,
@@ -212,43 +154,126 @@ async fn life(settings: &Settings) -> Result<()> {
         peers: peers.clone(),
         store,
         membership: Arc::clone(&membership),
+        staleness,
         subscribers: Arc::default(),
         metrics: Arc::clone(&metrics),
+        stopping: CancellationToken::new(),
         draining: CancellationToken::new(),
+        cut: CancellationToken::new(),
     };
-    let (draining, closing) = (app.draining.clone(), CancellationToken::new());
-    let serving =
-        tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing.clone()));
-    info!(server = %data_dir.server(), incarnation = data_dir.incarnation(), listen = %bound, advertise, "serving");
-    announce(bound, settings.hints, demo.as_ref())?;
+    let closing = CancellationToken::new();
+    let stop = Stop::new(&app, peers, closing.clone());
+    let serving = tokio::spawn(listen::serve(listener, doors::router(app), closing));
+    info!(server = %member.id, incarnation, listen = %bound, advertise = member.advertise, "serving");
+    process::announce(bound, settings.hints, demo.as_ref())?;
+
+    // 10. A share of the checks, now that it knows what to check.
+    let sharing = tokio::spawn({
+        let membership = Arc::clone(&membership);
+        async move { membership.share_checks(true).await }
+    });
 
     tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: draining"),
-        _ = interrupt.recv() => info!("interrupted: draining"),
+        () = signals.stop() => info!("draining; a second signal ends this server at once"),
+        advertise = taken(membership.as_ref()) => bail!(JoinError::Taken { id: member.id, advertise }),
         Some(ended) = tasks.join_next() => bail!("a task that runs for good has ended: {ended:?}"),
     }
+    signals.end_process_at_the_next();
+    sharing.abort();
+    let running = Running { serving, tasks, writing, checking, following, engine, backend, demo };
+    running.end(stop).await
+}
 
-    // The stop, in the order in which nobody waits for what is gone already:
-    // 1. readers are told to go elsewhere; 2. no new connections, those under way finish what they asked for;
-    peers.drain();
-    draining.cancel();
-    tokio::time::sleep(GO_AWAY_GRACE).await;
-    peers.hang_up();
-    closing.cancel();
-    serving.await.context("the listener failed")?;
-    // 3. writes that were accepted are committed; 4. checks stop; 5. the memory stops last, because writes wait for it.
-    registry.finished().await;
-    writing.cancel();
-    checking.cancel();
-    engine.shutdown().await;
-    membership.leave().await;
-    let ended = tokio::time::timeout(TASKS_DEADLINE, end(tasks, following)).await;
-    ended.context("the tasks did not end in time")?;
-    if let Some(demo) = demo {
-        demo.stop().await;
+/// What has to end, and be joined.
+struct Running {
+    serving: JoinHandle<()>,
+    tasks: JoinSet<()>,
+    writing: CancellationToken,
+    checking: CancellationToken,
+    following: CancellationToken,
+    engine: Arc<TaskEngine>,
+    backend: Backend,
+    demo: Option<demo::Demo>,
+}
+
+impl Running {
+    /// The stop, in the order in which nobody waits for what is gone already.
+    async fn end(self, stop: Stop) -> Result<()> {
+        // 1. to 4. Others take over what this server does, and no new connections are taken; see there.
+        stop.hand_over().await;
+        self.serving.await.context("the listener failed")?;
+        // 5. Writes that were accepted are committed; 6. checks stop; 7. the memory stops last, because writes wait for it.
+        self.writing.cancel();
+        self.checking.cancel();
+        self.engine.shutdown().await;
+        tokio::time::timeout(TASKS_DEADLINE, end(self.tasks, self.following))
+            .await
+            .context("the tasks did not end in time")?;
+        // 8. Nobody needs to find out that this server is gone.
+        self.backend.membership.leave().await;
+        self.backend.close().await;
+        if let Some(demo) = self.demo {
+            demo.stop().await;
+        }
+        info!("stopped");
+        Ok(())
     }
-    info!("stopped");
-    Ok(())
+}
+
+/// The memory of definitions, what keeps it, and when that ends.
+struct Remembering {
+    checking: CancellationToken,
+    following: CancellationToken,
+}
+
+impl Remembering {
+    async fn begin(
+        self,
+        backend: &Backend,
+        data_dir: DataDir,
+        views: &Arc<Views>,
+        definitions: checker::Definitions,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(Arc<Catalog>, Staleness)> {
+        let (store, binding) = (Arc::clone(&backend.store), Arc::new(Mutex::new(data_dir)));
+        let (snapshot, followed) = backend.definitions().await?;
+        let staleness = Staleness::new(followed.is_none().then(std::time::Instant::now));
+        views.set_stale(followed.is_none());
+        let stale_since = store.stale_since();
+        let (catalog, follower) =
+            Catalog::begin(store, binding, Arc::clone(views), definitions, snapshot, followed).await;
+        tasks.spawn(follower.run(self.following));
+        let behind_since = catalog.behind_since();
+        let views = Arc::clone(views);
+        if let Some(files) = backend.files.clone() {
+            tasks.spawn(saved::keep(files, Arc::clone(&views), self.checking.clone()));
+        }
+        tasks.spawn(staleness::keep(staleness.clone(), stale_since, behind_since, views, self.checking));
+        Ok((catalog, staleness))
+    }
+}
+
+/// Waits until it is known that another server has this one's id, before this one was known once. Later that is a
+/// matter for an operator, and no reason to stop serving.
+async fn taken(membership: &dyn Membership) -> String {
+    let mut standing = membership.standing();
+    let mut was_known = false;
+    loop {
+        match standing.borrow_and_update().clone() {
+            Standing::Known => was_known = true,
+            Standing::Taken { advertise } if !was_known => return advertise,
+            Standing::Taken { advertise } => {
+                error!(
+                    advertise,
+                    "another server has taken this one's id: the others do not know this one any more"
+                );
+            }
+            Standing::Absent => {}
+        }
+        if standing.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Joins the tasks. The follower goes on until the writer has its answers.
@@ -290,52 +315,4 @@ async fn ripen(views: Arc<Views>, stop: CancellationToken) {
         }
     }
     stop.cancelled().await;
-}
-
-fn announce(bound: SocketAddr, hints: bool, demo: Option<&demo::Demo>) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let mut write = || {
-        writeln!(out, "listening on http://{bound}")?;
-        if hints {
-            writeln!(out, "\nTry next:\n  curl -s http://{bound}/v1/clusters")?;
-            if let Some(demo) = demo {
-                writeln!(out, "  curl -s http://{bound}/v1/clusters/demo/view")?;
-                writeln!(out, "  curl -s http://{bound}/v1/resolve/demo")?;
-                writeln!(out, "\nThe demo cluster's nodes die and live as told:")?;
-                for address in demo.addresses() {
-                    writeln!(
-                        out,
-                        "  curl -X POST http://{address}/die     curl -X POST http://{address}/live"
-                    )?;
-                }
-            }
-        }
-        out.flush()
-    };
-    write().context("standard output cannot be written")
-}
-
-fn start_logging() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("JCM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let is_json = std::env::var("JCM_LOG_FORMAT").is_ok_and(|format| format == "json");
-    if is_json {
-        builder.json().init();
-    } else {
-        builder
-            .with_ansi(
-                std::io::IsTerminal::is_terminal(&std::io::stderr())
-                    && std::env::var_os("NO_COLOR").is_none(),
-            )
-            .init();
-    }
-}
-
-fn end_process_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::exit(101);
-    }));
 }

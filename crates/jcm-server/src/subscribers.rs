@@ -11,8 +11,15 @@ pub(crate) const CLUSTERS_MAX: usize = 1000;
 /// for nothing.
 pub(crate) const COALESCE_FOR: Duration = Duration::from_millis(10);
 
-/// How often a stream says something at least, so that both sides notice a dead connection.
+/// How often a stream of events says something at least, so that both sides notice a dead connection.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// The same for the watch stream, whose clients look elsewhere after three: a server that is cut off is left within 5 s,
+/// and one that stutters for three seconds is not.
+pub(crate) const WATCH_HEARTBEAT: Duration = Duration::from_millis(1500);
+
+/// How long a client that was asked to leave may take to find another server and to take over from there.
+pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(3);
 
 /// How long a reader may leave a full connection unread before its stream is ended.
 pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);

@@ -21,7 +21,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use imbl::{HashMap, OrdMap};
-use jcm_model::{Change, Cluster, ClusterName, Judged, NodeId, Revision, StoreId};
+use jcm_model::{
+    Change, Cluster, ClusterName, ClusterState, Judged, NodeId, Revision, Stamp, StoreId, Timestamp,
+};
+use tokio::sync::watch;
 
 use crate::snapshot::Snapshot;
 use cell::Cell;
@@ -47,6 +50,10 @@ pub(crate) struct Views {
     origin: Origin,
     /// Every publication up to this one stands on the board, and its readers were told.
     settled: AtomicU64,
+    /// What was published up to here is of another store than what is on the board.
+    swapped_at: AtomicU64,
+    /// Whether all of this may be behind the store, because that is out of reach.
+    stale: watch::Sender<bool>,
 }
 
 /// What all readers see at one moment.
@@ -102,7 +109,24 @@ impl Views {
             writing: Mutex::new(Writing { loaded: None, started: Instant::now() }),
             origin: Origin { id: origin, sequence: AtomicU64::new(0) },
             settled: AtomicU64::new(0),
+            swapped_at: AtomicU64::new(0),
+            stale: watch::Sender::new(false),
         }
+    }
+
+    /// Whether all of this may be behind the store, as a level.
+    pub(crate) fn stale(&self) -> watch::Receiver<bool> {
+        self.stale.subscribe()
+    }
+
+    /// The same for a moment.
+    pub(crate) fn is_stale(&self) -> bool {
+        *self.stale.borrow()
+    }
+
+    /// Everything published from now on may be behind the store, or no longer.
+    pub(crate) fn set_stale(&self, stale: bool) {
+        self.stale.send_if_modified(|held| std::mem::replace(held, stale) != stale);
     }
 
     /// All definitions as they are published now.
@@ -128,10 +152,12 @@ impl Views {
             Some(published) if published.is_ready(Instant::now()) => {
                 // Without a cell there is no short way, and the whole view is always a right answer.
                 let cell = self.cells.load().get(name).cloned().unwrap_or_default();
-                return cell.event(published, held);
+                return cell.event(published, self.is_stale(), held);
             }
             Some(_) => Event::unknown(name, held),
             None if board.snapshot.quarantined.contains_key(name) => Event::unknown(name, held),
+            // Who resumes from before the store was replaced was told of clusters of that one.
+            None if held.is_settled_by(self.swapped_at.load(Ordering::Acquire)) => Event::unknown(name, held),
             None => Event::absent(name, board.snapshot.store, board.snapshot.revision, held),
         }?;
         held.advance(&event);
@@ -141,12 +167,18 @@ impl Views {
     /// Takes over all definitions. Verdicts on nodes that kept their form stay.
     pub(crate) fn load(&self, snapshot: Arc<Snapshot>) {
         let mut writing = self.writing();
-        writing.loaded.get_or_insert(snapshot.revision);
+        if self.board.load().snapshot.store != snapshot.store {
+            // Revisions of another store compare with nothing that was loaded before.
+            writing.loaded = Some(snapshot.revision);
+            self.swapped_at.store(self.sequence(), Ordering::Release);
+        }
         let mut edit = self.edit(&writing);
         let names: Vec<ClusterName> =
             edit.published.keys().chain(snapshot.clusters.keys()).cloned().collect();
         for name in &names {
-            edit.define(name, &snapshot, &[]);
+            if !edit.holds(name, &snapshot) {
+                edit.define(name, &snapshot, &[]);
+            }
         }
         edit.publish(Some(snapshot));
     }
@@ -305,7 +337,15 @@ struct Edit<'a> {
 }
 
 impl Edit<'_> {
-    /// One cluster as it is in `snapshot`, after the given changes; without changes it is not known how it came about.
+    /// Whether the cluster is published just as it is in `snapshot`: whoever watches it need not hear of it.
+    fn holds(&self, name: &ClusterName, snapshot: &Snapshot) -> bool {
+        let (Some(held), Some(cluster)) = (self.published.get(name), snapshot.clusters.get(name)) else {
+            return false;
+        };
+        held.token.store == snapshot.store && held.state.cluster() == cluster
+    }
+
+    /// One cluster as it is in `snapshot`, after the given changes; without changes it is found out what they did.
     fn define(&mut self, name: &ClusterName, snapshot: &Snapshot, changes: &[&Change]) {
         let cell = self.views.cell(self.writing, name);
         self.touched.push((name.clone(), Arc::clone(&cell)));
@@ -316,22 +356,25 @@ impl Edit<'_> {
         };
         let ready_at = ready_at(self.writing, cluster);
         let before = self.published.get(name);
-        let before = before.filter(|before| {
+        let same = before.filter(|before| {
             before.token.store == snapshot.store && before.state.cluster().created == cluster.created
         });
-        let after = if let Some(before) = before {
+        let after = if let Some(before) = same {
             let state = before.state.redefined(Arc::clone(cluster));
             let after =
                 Published::new(&self.views.origin, snapshot.store, state, before.ready_at.and(ready_at));
             if changes.is_empty() {
-                cell.start_anew();
+                cell.redefine(before, &after);
             } else {
                 cell.define(before, &after, changes);
             }
             after
         } else {
             cell.start_anew();
-            let state = jcm_model::ClusterState::new(Arc::clone(cluster));
+            let state = match before {
+                Some(before) if before.token.store != snapshot.store => carried(&before.state, cluster),
+                _ => ClusterState::new(Arc::clone(cluster)),
+            };
             Published::new(&self.views.origin, snapshot.store, state, ready_at)
         };
         self.published.insert(name.clone(), Arc::new(after));
@@ -365,6 +408,29 @@ impl Edit<'_> {
         }
         self.views.settled.store(self.views.sequence(), Ordering::Release);
     }
+}
+
+/// A cluster of another store with what was found of its nodes before the store was replaced, as far as they are asked
+/// the same at the same place. It is marked stale, and stamped so low that whatever is found from now on counts more.
+fn carried(before: &ClusterState, cluster: &Arc<Cluster>) -> ClusterState {
+    if !before.cluster().check.same_question(&cluster.check) {
+        return ClusterState::new(Arc::clone(cluster));
+    }
+    let verdicts = before.nodes().filter_map(|(held, judged)| {
+        let judged = judged?;
+        let node = cluster.node(&held.id).filter(|node| node.same_form(held))?;
+        let stamp = Stamp {
+            ring_epoch: 0,
+            term: 0,
+            server: judged.stamp.server.clone(),
+            incarnation: 0,
+            sequence: 0,
+        };
+        let stale_since = judged.stale_since.or_else(|| Some(Timestamp::now()));
+        let birth = cluster.birth(node);
+        Some((held.id.clone(), Judged { birth, stamp, stale_since, ..judged.clone() }))
+    });
+    ClusterState::with_verdicts(Arc::clone(cluster), verdicts.collect::<Vec<_>>())
 }
 
 /// When a view of this cluster may be served: at once, or when its checks have had the time to find every node down.

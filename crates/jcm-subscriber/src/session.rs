@@ -313,7 +313,7 @@ impl Session {
                     again.push((peer.link, cluster.clone(), talk.full));
                 } else {
                     talk.answered();
-                    followed.confirmed_by(peer.link, false, now);
+                    followed.confirmed_by(peer.link, peer.stale, now);
                 }
             }
         }

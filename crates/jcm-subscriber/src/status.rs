@@ -12,7 +12,8 @@ pub enum Status {
         /// The cluster's revision.
         revision: Revision,
     },
-    /// No server keeps it up to date now; it is the last that was known.
+    /// No server keeps it up to date now, or the one that does has lost its store and may be behind it; it is the last
+    /// that was known.
     Stale {
         /// Since when.
         age: Duration,

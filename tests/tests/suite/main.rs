@@ -27,6 +27,7 @@ mod config;
 mod crash;
 mod data;
 mod lifecycle;
+mod outage;
 mod slow_clients;
 
 mod checked;

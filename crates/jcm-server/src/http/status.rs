@@ -1,7 +1,5 @@
 //! How this server is: liveness, readiness, metrics, members, and what became of an operation.
 
-use std::time::Duration;
-
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
@@ -19,7 +17,7 @@ pub(super) async fn livez() -> &'static str {
 
 /// Definitions were loaded before the port was opened, so whoever can ask gets the same answer, until draining.
 pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Problem> {
-    if app.draining.is_cancelled() {
+    if app.stopping.is_cancelled() {
         return Err(Problem::not_loaded("this server is stopping"));
     }
     Ok("ok\n")
@@ -41,10 +39,10 @@ pub(super) async fn servers(State(app): State<App>) -> Response {
 pub(super) async fn status(State(app): State<App>) -> Response {
     let roster = app.roster();
     let leader = &roster.leader;
-    let stale_for = app.registry.stale_since().map_or(Duration::ZERO, |since| since.elapsed());
     // Its own role by what it can be sure of; the others' word for it may be late.
     let role = if app.membership.leads() { "leader" } else { "follower" };
     let snapshot = app.catalog.get();
+    let stale_for = app.staleness.age();
     Json(json!({
         "server": app.server,
         "version": env!("CARGO_PKG_VERSION"),
@@ -53,9 +51,9 @@ pub(super) async fn status(State(app): State<App>) -> Response {
         "store": {
             "kind": app.store.kind(),
             "id": snapshot.store,
-            "state": if app.registry.is_store_available() { "ok" } else { "unavailable" },
+            "state": if stale_for.is_none() && app.registry.is_store_available() { "ok" } else { "unavailable" },
             "revision": snapshot.revision,
-            "stale_for_ms": u64::try_from(stale_for.as_millis()).unwrap_or(u64::MAX),
+            "stale_for_ms": stale_for.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         },
         "epoch": roster.epoch,
         "clusters": snapshot.clusters.len(),

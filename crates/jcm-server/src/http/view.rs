@@ -20,6 +20,9 @@ use crate::views::{Answer, Inbox, Published};
 /// Longest wait for news: below the minute at which proxies give up.
 const WAIT_MAX: Duration = Duration::from_secs(55);
 
+/// How long a caller who holds something newer than this server waits for it to catch up.
+const BEHIND_MAX: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ViewParams {
@@ -43,11 +46,14 @@ pub(super) async fn get(
     let token = token.map_err(|error| {
         Problem::invalid(format!("token: {error}; leave it out to get the whole view")).with("field", "token")
     })?;
+    if let Some(token) = token {
+        not_behind(&app, &name, &token).await?;
+    }
     let published = match (wait, token) {
         (Some(wait), Some(token)) => news(&app, &name, &token, wait.min(WAIT_MAX)).await?,
         _ => fetch(&app, &name)?,
     };
-    Ok(json_response(published.json()))
+    Ok(json_response(published.json(app.views.is_stale())))
 }
 
 /// The view, or why there is none.
@@ -59,6 +65,20 @@ pub(super) fn fetch(app: &App, name: &ClusterName) -> Result<Arc<Published>, Pro
             "the nodes of cluster `{name}` have not been checked yet since this server started; try again in a moment"
         ))),
     }
+}
+
+/// Waits until this server has what the caller holds: nobody is sent back to something older.
+async fn not_behind(app: &App, name: &ClusterName, token: &Token) -> Result<(), Problem> {
+    let snapshot = app.catalog.get();
+    let is_behind = token.store == snapshot.store && token.revision > snapshot.revision;
+    if !is_behind || tokio::time::timeout(BEHIND_MAX, app.catalog.reached(token.revision)).await.is_ok() {
+        return Ok(());
+    }
+    let (have, wanted) = (app.catalog.get().revision, token.revision);
+    let detail = format!(
+        "this server is at revision {have} and the view of cluster `{name}` that the token stands for is of {wanted}: keep that one, and try again or ask another server"
+    );
+    Err(Problem::not_loaded(detail).with("revision", have.0))
 }
 
 /// The first view whose content differs from what the token stands for; after the wait, the view as it is.

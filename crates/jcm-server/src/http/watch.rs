@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -100,18 +101,26 @@ struct Watched {
 impl Stream {
     async fn run(mut self) {
         let _counted = self.app.subscribers.enter();
+        let mut stale = self.app.views.stale();
+        // Who resumes may be sent nothing else.
+        if *stale.borrow_and_update() {
+            stale.mark_changed();
+        }
         loop {
             // Before the inbox is emptied: whatever was settled by now is in it, or was told already.
             let settled = self.app.views.settled();
-            let changed = tokio::select! {
+            let due_at = self.watched.iter().filter_map(|cluster| cluster.held.due_at()).min();
+            let chunk = tokio::select! {
                 biased;
                 () = self.app.draining.cancelled() => return,
                 () = self.sender.closed() => return,
-                changed = tokio::time::timeout(HEARTBEAT, self.inbox.take()) => changed,
-            };
-            let chunk = match changed {
-                Err(_) => Bytes::from_static(b": heartbeat\n\n"),
-                Ok(changed) => self.tell(changed, settled),
+                // One small event for all clusters of the stream: their next views and deltas say it too.
+                Ok(()) = stale.changed() => about_store(*stale.borrow_and_update()),
+                () = until(due_at) => self.tell(self.due(), self.settled),
+                changed = tokio::time::timeout(HEARTBEAT, self.inbox.take()) => match changed {
+                    Err(_) => Bytes::from_static(b": heartbeat\n\n"),
+                    Ok(changed) => self.tell(changed, settled),
+                },
             };
             if chunk.is_empty() {
                 continue;
@@ -122,6 +131,13 @@ impl Stream {
                 Ok(Err(_)) | Err(_) => return,
             }
         }
+    }
+
+    /// The clusters whose reader has waited long enough for this server to catch up with it.
+    fn due(&self) -> Vec<u32> {
+        let now = Instant::now();
+        let is_due = |cluster: &Watched| cluster.held.due_at().is_some_and(|at| at <= now);
+        (0_u32..).zip(&self.watched).filter(|(_, cluster)| is_due(cluster)).map(|(key, _)| key).collect()
     }
 
     /// The events of these clusters. The last one's id says that everything up to `settled` was told.
@@ -166,6 +182,19 @@ impl Stream {
         }
         let held = recent.into_iter().map(|cluster| (cluster.name.clone(), cluster.held.token())).collect();
         Resume { held, origin: self.app.views.origin(), settled: self.settled }.to_text()
+    }
+}
+
+/// Whether everything on the stream may be behind the store. It has no id: there is nothing in it to resume from.
+fn about_store(stale: bool) -> Bytes {
+    let state = if stale { "unavailable" } else { "ok" };
+    format!("event: store\ndata: {{\"state\":\"{state}\",\"stale\":{stale}}}\n\n").into()
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -23,8 +23,9 @@ pub(super) struct Cell(Mutex<Inner>);
 struct Inner {
     /// The ways over the last publications. It may be one ahead of the board while that is being swapped.
     steps: VecDeque<Step>,
-    /// Events to one publication, by the sequence they start from (`None`: from nothing).
-    events: HashMap<(EventKind, Option<u64>), Event>,
+    /// Events to one publication, by the sequence they start from (`None`: from nothing), and whether they say that the
+    /// store is out of reach.
+    events: HashMap<(EventKind, Option<u64>, bool), Event>,
     /// Which publication `events` lead to.
     events_to: u64,
     readers: Vec<(Arc<Inbox>, u32)>,
@@ -52,6 +53,16 @@ impl Cell {
         self.inner().remember(step, after.state.cluster().nodes.len());
     }
 
+    /// The way over changes that nobody told of one by one.
+    pub(super) fn redefine(&self, before: &Published, after: &Published) {
+        let delta = after.state.since(&before.state);
+        let mut step = Step::between(before, after);
+        step.header = delta.header.is_some();
+        step.defined.extend(delta.put.iter().map(|node| node.id.clone()).chain(delta.removed));
+        step.judged.extend(delta.judged.into_iter().map(|(id, _)| id));
+        self.inner().remember(step, after.state.cluster().nodes.len());
+    }
+
     /// The way over new verdicts.
     pub(super) fn judge(&self, before: &Published, after: &Published, judged: Vec<NodeId>) {
         let mut step = Step::between(before, after);
@@ -60,11 +71,11 @@ impl Cell {
     }
 
     /// What leads the reader to `published`; the reader counts as told.
-    pub(super) fn event(&self, published: &Arc<Published>, held: &mut Held) -> Option<Event> {
+    pub(super) fn event(&self, published: &Arc<Published>, stale: bool, held: &mut Held) -> Option<Event> {
         let name = &published.state.cluster().name;
         let from = match held.place(&published.token) {
             Place::Same if held.is_in_doubt() => {
-                let event = Event::delta(held.kind(), published, std::iter::empty());
+                let event = Event::delta(held.kind(), published, stale, std::iter::empty());
                 held.advance(&event);
                 return Some(event);
             }
@@ -73,7 +84,7 @@ impl Cell {
                 return None;
             }
             Place::Ahead => {
-                let event = Event::unknown(name, held)?;
+                let event = Event::behind(name, held)?;
                 held.advance(&event);
                 return Some(event);
             }
@@ -90,16 +101,16 @@ impl Cell {
         let from = from
             .and_then(|at| inner.steps.iter().find(|step| step.from <= at && at < step.to))
             .map(|step| step.from);
-        let key = (held.kind(), from);
+        let key = (held.kind(), from, stale);
         // A reader that was overtaken by the next publication is told of its own; that is not worth keeping.
         let keep = inner.events_to == to;
         let event = match (inner.events.get(&key), from) {
             (Some(event), _) if keep => event.clone(),
             (_, Some(from)) => {
                 let steps = inner.steps.iter().filter(|step| step.from >= from && step.from < to);
-                Event::delta(held.kind(), published, steps)
+                Event::delta(held.kind(), published, stale, steps)
             }
-            (_, None) => Event::view(held.kind(), published),
+            (_, None) => Event::view(held.kind(), published, stale),
         };
         if keep && inner.events.len() < EVENTS_MAX {
             inner.events.entry(key).or_insert_with(|| event.clone());

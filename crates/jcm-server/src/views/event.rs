@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jcm_model::view::NodeView;
@@ -13,6 +14,10 @@ use serde::Serialize;
 
 use super::published::Published;
 use super::step::Step;
+
+/// How long a reader who holds something newer than this server waits before it is told that this server cannot tell:
+/// by then a server that is in contact with its store has caught up many times over.
+pub(super) const BEHIND_MAX: Duration = Duration::from_secs(5);
 
 /// In which clothes a reader wants its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +35,8 @@ pub(crate) struct Held {
     what: What,
     /// The reader does not know whether what it holds is still right, and is told so even when nothing has changed.
     in_doubt: bool,
+    /// Since when it waits for this server to catch up with it.
+    pub(super) behind_since: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -72,7 +79,7 @@ impl Held {
         // A subscriber of the stream shows its status, and asks by subscribing. To a reader of server-sent events what a
         // sent event held is not sent again.
         let in_doubt = kind == EventKind::Proto;
-        Self { kind, what: token.map_or(What::Nothing, What::View), in_doubt }
+        Self { kind, what: token.map_or(What::Nothing, What::View), in_doubt, behind_since: None }
     }
 
     pub(super) fn is_in_doubt(&self) -> bool {
@@ -85,12 +92,17 @@ impl Held {
 
     /// A reader that was told of everything up to a publication of this run.
     pub(crate) fn settled(kind: EventKind, sequence: u64) -> Self {
-        Self { kind, what: What::Settled(sequence), in_doubt: false }
+        Self { kind, what: What::Settled(sequence), in_doubt: false, behind_since: None }
     }
 
     /// A reader that was told that the cluster is not there.
     pub(crate) fn absent(kind: EventKind) -> Self {
-        Self { kind, what: What::Absent, in_doubt: false }
+        Self { kind, what: What::Absent, in_doubt: false, behind_since: None }
+    }
+
+    /// Whether all it says is that it was told of everything up to a publication, and that is this one or an earlier.
+    pub(super) fn is_settled_by(&self, sequence: u64) -> bool {
+        matches!(self.what, What::Settled(settled) if settled <= sequence)
     }
 
     pub(crate) fn is_absent(&self) -> bool {
@@ -135,11 +147,18 @@ impl Held {
     pub(super) fn advance(&mut self, event: &Event) {
         self.what = event.what.clone();
         self.in_doubt = matches!(self.what, What::Unknown(_));
+        self.behind_since = None;
+    }
+
+    /// When to ask for its event again, although nothing may have happened: it waits for this server to catch up.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        self.behind_since.map(|since| since + BEHIND_MAX)
     }
 
     /// The reader holds the same content from elsewhere: from here on it is counted here.
     pub(super) fn adopt(&mut self, token: Token) {
         self.what = What::View(token);
+        self.behind_since = None;
     }
 }
 
@@ -149,14 +168,20 @@ impl Event {
         name: &ClusterName,
         store: StoreId,
         revision: Revision,
-        held: &Held,
+        held: &mut Held,
     ) -> Option<Self> {
         if held.what == What::Absent {
             return None;
         }
-        // Behind what the reader holds: it may be there by now, and a late server must not empty anybody.
-        if held.token().is_some_and(|token| token.store == store && token.revision > revision) {
-            return Self::unknown(name, held);
+        if let Some(token) = held.token() {
+            // Behind what the reader holds: it may be there by now, and a late server must not empty anybody.
+            if token.store == store && token.revision > revision {
+                return Self::behind(name, held);
+            }
+            // What is not in another store says nothing about this one. Who reads the stream is told of which it is.
+            if token.store != store && held.kind == EventKind::Json {
+                return Self::unknown(name, held);
+            }
         }
         let body = match held.kind {
             EventKind::Proto => proto(watch_response::Event::Removed(watch_response::Removed {
@@ -167,6 +192,18 @@ impl Event {
             EventKind::Json => json(&serde_json::json!({ "cluster": name, "revision": revision })),
         };
         Some(Self { name: "removed", body, what: What::Absent })
+    }
+
+    /// The reader holds something newer: it waits for this server to catch up, and when that takes too long it is told
+    /// that this server cannot tell.
+    pub(super) fn behind(name: &ClusterName, held: &mut Held) -> Option<Self> {
+        let now = Instant::now();
+        let since = *held.behind_since.get_or_insert(now);
+        if now < since + BEHIND_MAX {
+            return None;
+        }
+        held.behind_since = None;
+        Self::unknown(name, held)
     }
 
     /// This server cannot tell yet, as far as the reader was not told that already.
@@ -185,16 +222,16 @@ impl Event {
         Some(Self { name: "unknown", body, what: What::Unknown(held.token()) })
     }
 
-    pub(super) fn view(kind: EventKind, published: &Arc<Published>) -> Self {
+    pub(super) fn view(kind: EventKind, published: &Arc<Published>, stale: bool) -> Self {
         let body = match kind {
-            EventKind::Json => published.json(),
+            EventKind::Json => published.json(stale),
             EventKind::Proto => {
                 let token = published.token.to_bytes();
                 proto(watch_response::Event::View(watch_response::View::new(
                     published.token.store,
                     token,
                     &published.state,
-                    false,
+                    stale,
                 )))
             }
         };
@@ -205,6 +242,7 @@ impl Event {
     pub(super) fn delta<'a>(
         kind: EventKind,
         published: &Arc<Published>,
+        stale: bool,
         steps: impl Iterator<Item = &'a Step>,
     ) -> Self {
         let mut from = None;
@@ -251,13 +289,13 @@ impl Event {
                     &cluster.name,
                     token,
                     &delta,
-                    false,
+                    stale,
                 )))
             }
             EventKind::Json => {
                 let rows: BTreeSet<&NodeId> =
                     judged.into_iter().chain(relaid).chain(delta.put.iter().map(|node| &node.id)).collect();
-                delta_json(published, &delta, &rows)
+                delta_json(published, &delta, stale, &rows)
             }
         };
         Self { name: "delta", body, what: What::View(published.token) }
@@ -270,6 +308,7 @@ struct DeltaView<'a> {
     from: Revision,
     to: Revision,
     token: String,
+    stale: bool,
     panic: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     online: Option<bool>,
@@ -279,7 +318,7 @@ struct DeltaView<'a> {
     removed: &'a [NodeId],
 }
 
-fn delta_json(published: &Published, delta: &Delta, rows: &BTreeSet<&NodeId>) -> Bytes {
+fn delta_json(published: &Published, delta: &Delta, stale: bool, rows: &BTreeSet<&NodeId>) -> Bytes {
     let state = &published.state;
     let cluster = state.cluster();
     let row = |id: &&NodeId| {
@@ -291,6 +330,7 @@ fn delta_json(published: &Published, delta: &Delta, rows: &BTreeSet<&NodeId>) ->
         from: delta.from,
         to: delta.to,
         token: published.token.to_text(),
+        stale,
         panic: published.routing.panic,
         online: delta.header.as_ref().map(|header| header.online()),
         properties: delta.header.as_ref().map(|_| &cluster.header.properties),

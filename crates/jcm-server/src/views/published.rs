@@ -19,7 +19,7 @@ pub(crate) struct Published {
     pub(crate) token: Token,
     /// Before this no view is served; `None`: ready.
     pub(super) ready_at: Option<Instant>,
-    json: OnceLock<Bytes>,
+    json: [OnceLock<Bytes>; 2],
 }
 
 impl Published {
@@ -39,7 +39,7 @@ impl Published {
             state,
             token,
             ready_at: ready_at.filter(|_| undecided),
-            json: OnceLock::new(),
+            json: [OnceLock::new(), OnceLock::new()],
         }
     }
 
@@ -47,14 +47,14 @@ impl Published {
         self.ready_at.is_none_or(|at| now >= at)
     }
 
-    /// The JSON of the view, encoded once for all who ask.
-    pub(crate) fn json(&self) -> Bytes {
+    /// The JSON of the view, encoded once for all who ask while the store is in reach, and once while it is not.
+    pub(crate) fn json(&self, stale: bool) -> Bytes {
         let encode = || {
             let token = self.token.to_text();
-            let view = View::new(&self.state, &self.routing, &token, false);
+            let view = View::new(&self.state, &self.routing, &token, stale);
             Bytes::from(serde_json::to_vec(&view).expect("a view is JSON"))
         };
-        self.json.get_or_init(encode).clone()
+        self.json[usize::from(stale)].get_or_init(encode).clone()
     }
 
     /// How many of its nodes are healthy: all of them, and those in use.

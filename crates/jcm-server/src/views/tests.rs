@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jcm_model::{
     Cluster, ClusterName, ClusterState, Delta, Judged, Mutation, NodeId, Precondition, Revision, ServerId,
@@ -13,6 +14,7 @@ use proptest::prelude::*;
 use prost::Message;
 use serde_json::{Value, json};
 
+use super::event::BEHIND_MAX;
 use super::{Answer, Event, EventKind, Held, Inbox, Views};
 use crate::snapshot::Snapshot;
 
@@ -28,10 +30,19 @@ fn id(n: u16) -> NodeId {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Put { nodes: Vec<u16>, path: u8, online: bool },
-    Patch { n: u16, weight: u16 },
+    Put {
+        nodes: Vec<u16>,
+        path: u8,
+        online: bool,
+    },
+    Patch {
+        n: u16,
+        weight: u16,
+    },
     Delete,
     Judge(Vec<(u16, Verdict)>),
+    /// From now on the server learns of definitions by loading all of them, or by the feed again.
+    Gap(bool),
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -42,6 +53,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (0..NODES, 1_u16..=1000).prop_map(|(n, weight)| Step::Patch { n, weight }),
         1 => Just(Step::Delete),
         5 => prop::collection::vec((0..NODES, verdict), 1..4).prop_map(Step::Judge),
+        1 => any::<bool>().prop_map(Step::Gap),
     ]
 }
 
@@ -57,12 +69,13 @@ struct Writers {
     cluster: Option<Arc<Cluster>>,
     revision: Revision,
     sequence: u64,
+    gap: bool,
 }
 
 impl Writers {
     fn new(views: Arc<Views>) -> Self {
         views.load(snapshot(None, Revision::ZERO));
-        Self { views, cluster: None, revision: Revision::ZERO, sequence: 0 }
+        Self { views, cluster: None, revision: Revision::ZERO, sequence: 0, gap: false }
     }
 
     fn take(&mut self, step: &Step) {
@@ -80,6 +93,7 @@ impl Writers {
                 self.mutate(&Mutation::PatchNode(id(*n), json!({ "weight": weight })));
             }
             Step::Delete => self.mutate(&Mutation::DeleteCluster),
+            Step::Gap(gap) => self.gap = *gap,
             Step::Judge(verdicts) => {
                 let Some(cluster) = &self.cluster else { return };
                 let mut judged = Vec::new();
@@ -113,7 +127,11 @@ impl Writers {
         let Ok(Some(change)) = change else { return };
         self.cluster = change.apply(self.cluster.as_ref());
         self.revision = next;
-        self.views.apply(snapshot(self.cluster.as_ref(), next), &[change]);
+        if self.gap {
+            self.views.load(snapshot(self.cluster.as_ref(), next));
+        } else {
+            self.views.apply(snapshot(self.cluster.as_ref(), next), &[change]);
+        }
     }
 }
 
@@ -184,7 +202,7 @@ proptest! {
             match views.get(&name()) {
                 Answer::Published(published) => {
                     prop_assert_eq!(stream.0.as_ref(), Some(&published.state));
-                    let view: Value = serde_json::from_slice(&published.json()).unwrap();
+                    let view: Value = serde_json::from_slice(&published.json(false)).unwrap();
                     let expected: Vec<&Value> = view["nodes"].as_array().unwrap().iter().collect();
                     prop_assert_eq!(rows.0.values().collect::<Vec<_>>(), expected);
                 }
@@ -243,5 +261,121 @@ fn a_subscriber_that_comes_back_is_told_that_nothing_has_changed() {
         let event = views.event(&name(), &mut back);
         assert_eq!(event.is_some(), told, "{kind:?}");
         assert!(views.event(&name(), &mut back).is_none(), "once is enough");
+    }
+}
+
+/// A server with one cluster of two nodes, the first of them down.
+fn with_a_down_node() -> (Arc<Views>, Writers) {
+    let views = Arc::new(Views::new(7));
+    let mut writers = Writers::new(Arc::clone(&views));
+    writers.take(&Step::Put { nodes: vec![1, 2], path: 0, online: true });
+    writers.take(&Step::Judge(vec![(1, Verdict::Down), (2, Verdict::Healthy)]));
+    (views, writers)
+}
+
+#[test]
+fn a_reader_that_is_ahead_of_this_server_waits_for_it() {
+    let (views, mut writers) = with_a_down_node();
+    let mut held = Held::new(EventKind::Proto, None);
+    views.event(&name(), &mut held).unwrap();
+    let token = held.token().unwrap();
+    for (weight, kind) in (7..).zip([EventKind::Proto, EventKind::Json]) {
+        let ahead = Token { revision: Revision(writers.revision.0 + 1), origin: 8, ..token };
+        // It catches up.
+        let mut reader = Held::new(kind, Some(ahead));
+        assert!(views.event(&name(), &mut reader).is_none(), "it is not sent back to something older");
+        assert!(reader.due_at().is_some_and(|at| at > Instant::now()));
+        writers.take(&Step::Patch { n: 1, weight });
+        let told = views.event(&name(), &mut reader).unwrap().name;
+        assert!(told == "view" || told == "delta", "{told}");
+        assert_eq!(reader.due_at(), None);
+        // It does not.
+        let ahead = Token { revision: Revision(1_000_000), ..ahead };
+        let mut reader = Held::new(kind, Some(ahead));
+        assert!(views.event(&name(), &mut reader).is_none());
+        reader.behind_since = Instant::now().checked_sub(BEHIND_MAX);
+        assert_eq!(views.event(&name(), &mut reader).unwrap().name, "unknown");
+        assert!(views.event(&name(), &mut reader).is_none(), "once is enough");
+        assert_eq!(reader.token(), Some(ahead), "it keeps what it has");
+    }
+    // A cluster that is not there at a revision before the one that is held may be there by now.
+    let missing = ClusterName::parse("missing").unwrap();
+    let mut reader = Held::new(EventKind::Proto, Some(Token { revision: Revision(1_000_000), ..token }));
+    assert!(views.event(&missing, &mut reader).is_none());
+    assert!(reader.due_at().is_some());
+}
+
+#[test]
+fn every_event_says_whether_the_store_is_out_of_reach() {
+    let (views, mut writers) = with_a_down_node();
+    let json = |event: &Event| serde_json::from_slice::<Value>(&event.body).unwrap();
+    for (weight, stale) in (2..).zip([false, true, false]) {
+        views.set_stale(stale);
+        let mut held = Held::new(EventKind::Json, None);
+        assert_eq!(json(&views.event(&name(), &mut held).unwrap())["stale"], stale);
+        writers.take(&Step::Patch { n: 1, weight });
+        let delta = views.event(&name(), &mut held).unwrap();
+        assert_eq!((delta.name, &json(&delta)["stale"]), ("delta", &json!(stale)));
+        let mut held = Held::new(EventKind::Proto, None);
+        let event = views.event(&name(), &mut held).unwrap();
+        match WatchResponse::decode(event.body.clone()).unwrap().event.unwrap() {
+            watch_response::Event::View(view) => assert_eq!(view.stale, stale),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn loading_again_what_is_held_wakes_nobody() {
+    let (views, writers) = with_a_down_node();
+    let mut held = Held::new(EventKind::Proto, None);
+    views.event(&name(), &mut held).unwrap();
+    let sequence = views.sequence();
+    views.load(snapshot(writers.cluster.as_ref(), writers.revision));
+    assert_eq!(views.sequence(), sequence, "nothing was published");
+    assert!(views.event(&name(), &mut held).is_none());
+}
+
+#[test]
+fn a_restored_store_takes_the_place_of_the_old_one_in_one_step() {
+    let (views, writers) = with_a_down_node();
+    let (mut stream, mut rows) = (Held::new(EventKind::Proto, None), Held::new(EventKind::Json, None));
+    views.event(&name(), &mut stream).unwrap();
+    views.event(&name(), &mut rows).unwrap();
+    let settled = views.settled();
+
+    // The same nodes, born anew in another store.
+    let mut restored = Cluster::clone(writers.cluster.as_ref().unwrap());
+    let revision = Revision(90);
+    (restored.revision, restored.created, restored.check_changed) = (revision, revision, revision);
+    for node in &mut restored.nodes {
+        Arc::make_mut(node).birth = revision;
+    }
+    let other = StoreId(uuid::Uuid::from_u128(2));
+    let mut snapshot = Snapshot::clone(&snapshot(Some(&Arc::new(restored)), revision));
+    snapshot.store = other;
+    views.load(Arc::new(snapshot.clone()));
+    let Answer::Published(published) = views.get(&name()) else { panic!("it is served at once") };
+    let judged = published.state.judged(&id(1)).expect("what was found stays");
+    assert_eq!(judged.verdict, Verdict::Down);
+    assert!(judged.stale_since.is_some());
+    for held in [&mut stream, &mut rows] {
+        assert_eq!(views.event(&name(), held).unwrap().name, "view");
+        assert_eq!(held.token().unwrap().store, other);
+    }
+
+    // Another store without it says nothing about it to those who hold it from elsewhere.
+    let mut old = Held::new(EventKind::Json, rows.token());
+    let empty =
+        Snapshot { store: StoreId(uuid::Uuid::from_u128(3)), clusters: imbl::OrdMap::new(), ..snapshot };
+    views.load(Arc::new(empty));
+    assert_eq!(views.event(&name(), &mut old).unwrap().name, "unknown");
+    let mut resumed = Held::settled(EventKind::Json, settled);
+    assert_eq!(views.event(&name(), &mut resumed).unwrap().name, "unknown");
+    match WatchResponse::decode(views.event(&name(), &mut stream).unwrap().body).unwrap().event.unwrap() {
+        watch_response::Event::Removed(removed) => {
+            assert_ne!(removed.store, other.0.as_bytes(), "it says of which store");
+        }
+        other => panic!("unexpected {other:?}"),
     }
 }

@@ -52,6 +52,13 @@ impl Followed {
         self.server_is_stale = server_is_stale;
     }
 
+    /// The server of a link says whether it may be behind its store.
+    pub(super) fn server_says(&mut self, link: LinkId, stale: bool, now: Instant) {
+        if self.confirmed == Some(link) && self.server_is_stale != stale {
+            self.confirmed_by(link, stale, now);
+        }
+    }
+
     /// A link cannot, or does not, keep it up to date.
     pub(super) fn doubted_by(&mut self, link: LinkId, now: Instant) {
         if self.confirmed == Some(link) {

@@ -40,7 +40,8 @@ impl Session {
             }
             Answer::Removed(removed) => {
                 let name = removed.cluster.clone();
-                self.answered(link, &name, false, now, |held, talk| {
+                let stale = peer.stale;
+                self.answered(link, &name, stale, now, |held, talk| {
                     talk.full_view_came(None);
                     held.apply_removed(&removed)
                 });
@@ -49,7 +50,12 @@ impl Session {
             Answer::Servers(servers) => {
                 self.servers.learn(servers.servers.iter().map(|server| server.advertise.as_str()));
             }
-            Answer::Heartbeat(_) => {}
+            Answer::Heartbeat(heartbeat) => {
+                peer.stale = heartbeat.stale;
+                for followed in self.clusters.values_mut() {
+                    followed.server_says(link, heartbeat.stale, now);
+                }
+            }
             Answer::GoAway(go_away) => self.leave(link, &go_away.reason, now),
         }
     }
@@ -88,6 +94,7 @@ impl Session {
         if followed.source.is_some_and(|source| source > link) {
             return;
         }
+        peer.stale = stale;
         let server = &peer.server;
         let talk = peer.talks.entry(cluster.clone()).or_default();
         let step = match apply(&mut followed.held, talk) {

@@ -26,6 +26,8 @@ pub(super) struct Peer {
     /// Since when it asks to be left.
     pub(super) leaving: Option<Instant>,
     pub(super) talks: BTreeMap<ClusterName, Talk>,
+    /// It may be behind its store, as it said last.
+    pub(super) stale: bool,
     heartbeat: Duration,
     settled: bool,
 }
@@ -55,6 +57,7 @@ impl Peer {
             welcomed: None,
             leaving: None,
             talks: BTreeMap::new(),
+            stale: false,
             heartbeat: HEARTBEAT_MAX,
             settled: false,
         }

@@ -194,7 +194,7 @@ impl Bench {
         let end = self.now + time;
         while self.now < end {
             self.wait(HEARTBEAT);
-            self.says(link, Answer::Heartbeat(wire::Heartbeat {}));
+            self.says(link, Answer::Heartbeat(wire::Heartbeat { stale: false }));
         }
     }
 
@@ -407,6 +407,24 @@ fn silence_after_a_resume_means_that_nothing_changed() {
 }
 
 #[test]
+fn a_server_that_loses_its_store_makes_everything_stale_with_one_word() {
+    let states = history(2);
+    let (mut bench, link) = Bench::following(1, None);
+    bench.says(link, view(store(0), &states[0]));
+    assert!(bench.is_live());
+    for _ in 0..2 {
+        bench.says(link, Answer::Heartbeat(wire::Heartbeat { stale: true }));
+        let Standing::Stale { since } = bench.standing() else { panic!("{:?}", bench.standing()) };
+        bench.wait_with_heartbeats(link, Duration::ZERO);
+        bench.says(link, Answer::Heartbeat(wire::Heartbeat { stale: true }));
+        assert_eq!(bench.standing(), Standing::Stale { since }, "since it was first said");
+        assert_eq!(bench.held().revision(), Some(states[0].cluster().revision), "what is held stays");
+        bench.says(link, Answer::Heartbeat(wire::Heartbeat { stale: false }));
+        assert!(bench.is_live());
+    }
+}
+
+#[test]
 fn a_server_that_falls_silent_is_left_after_three_heartbeats() {
     let states = history(1);
     let (mut bench, link) = Bench::following(2, None);
@@ -424,7 +442,7 @@ fn a_server_that_falls_silent_is_left_after_three_heartbeats() {
 fn a_server_that_never_says_welcome_is_left_at_the_deadline() {
     let mut bench = Bench::new(2);
     let link = bench.last_link();
-    bench.says(link, Answer::Heartbeat(wire::Heartbeat {}));
+    bench.says(link, Answer::Heartbeat(wire::Heartbeat { stale: false }));
     bench.wait(CONNECT_TIMEOUT);
     assert!(!bench.open.contains_key(&link));
 }
@@ -600,7 +618,7 @@ proptest! {
                 }
                 (Happening::Unknown, Some(link)) => bench.says(link, unknown()),
                 (Happening::Welcome, Some(link)) => bench.says(link, welcome()),
-                (Happening::Heartbeat, Some(link)) => bench.says(link, Answer::Heartbeat(wire::Heartbeat {})),
+                (Happening::Heartbeat, Some(link)) => bench.says(link, Answer::Heartbeat(wire::Heartbeat { stale: false })),
                 (Happening::GoAway, Some(link)) => bench.says(link, Answer::GoAway(wire::GoAway::default())),
                 (Happening::Close, Some(link)) => bench.closes(link),
             }

@@ -63,6 +63,20 @@ impl Catalog {
         Ok((snapshot, (feed, operations)))
     }
 
+    /// Both at once, bound to a directory that nobody else has.
+    #[cfg(test)]
+    pub(crate) async fn load<A: Audience>(
+        store: Arc<dyn Store>,
+        views: Arc<Views>,
+        audience: A,
+    ) -> Result<(Arc<Self>, Follower<A>), LoadError> {
+        let (snapshot, followed) = Self::fetch(store.as_ref()).await?;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = DataDir::open(directory.path(), None).expect("a directory of its own");
+        let binding = Arc::new(Mutex::new(data_dir));
+        Ok(Self::begin(store, binding, views, audience, snapshot, Some(followed)).await)
+    }
+
     /// The memory of these definitions, with the task that keeps it up to date. The audience publishes to `views`.
     ///
     /// Without a place to follow the store from they were saved on disk, and the task loads everything as soon as it can.

@@ -302,6 +302,10 @@ impl Registry {
 
     /// By this server itself.
     async fn here(&self, write: &Arc<Write>, deadline: Instant, stretch: Stretch) -> Answer {
+        if !self.0.parts.catalog.is_following() {
+            let reason = "this server serves what it held when it lost its store, and waits for that";
+            return Err(WriteError::unavailable(reason));
+        }
         let operation = write.operation;
         let (answer, result) = oneshot::channel();
         let stage = Arc::new(Stage::default());

@@ -30,7 +30,7 @@ use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::measure::Metrics;
 use crate::peers::{Heard, Keeper, Peers, Token};
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::staleness::{self, Staleness};
 use crate::views::Views;
 use crate::{demo, doors, listen, saved, verdicts};
@@ -87,7 +87,6 @@ fn serve(settings: &Settings) -> Result<()> {
     result
 }
 
-#[expect(clippy::too_many_lines, reason = "one numbered list of steps, in their order")]
 async fn life(settings: &Settings) -> Result<()> {
     let config = &settings.config;
     // 1. The signals: from here on a stop is a drain.
@@ -132,8 +131,13 @@ async fn life(settings: &Settings) -> Result<()> {
         begun = remembering.begin(&backend, data_dir, &views, definitions, &mut tasks) => begun?,
         () = signals.stop() => return Ok(()),
     };
-    let (registry, writer) =
-        Registry::new(Arc::clone(&catalog), Arc::clone(&store), Arc::clone(&membership), targets);
+    let (registry, writer) = Registry::new(registry::Parts {
+        catalog: Arc::clone(&catalog),
+        store: Arc::clone(&store),
+        membership: Arc::clone(&membership),
+        targets,
+        others: Arc::new(peers.clone()),
+    });
     let writing = CancellationToken::new();
     tasks.spawn(writer.run(writing.clone()));
     tasks.spawn(registry.pulse().run(checking.clone()));
@@ -163,7 +167,7 @@ async fn life(settings: &Settings) -> Result<()> {
     };
     let closing = CancellationToken::new();
     let stop = Stop::new(&app, peers, closing.clone());
-    let serving = tokio::spawn(listen::serve(listener, doors::router(app), closing));
+    let serving = tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing));
     info!(server = %member.id, incarnation, listen = %bound, advertise = member.advertise, "serving");
     process::announce(bound, settings.hints, demo.as_ref())?;
 
@@ -180,13 +184,14 @@ async fn life(settings: &Settings) -> Result<()> {
     }
     signals.end_process_at_the_next();
     sharing.abort();
-    let running = Running { serving, tasks, writing, checking, following, engine, backend, demo };
+    let running = Running { serving, registry, tasks, writing, checking, following, engine, backend, demo };
     running.end(stop).await
 }
 
 /// What has to end, and be joined.
 struct Running {
     serving: JoinHandle<()>,
+    registry: Registry,
     tasks: JoinSet<()>,
     writing: CancellationToken,
     checking: CancellationToken,
@@ -203,6 +208,7 @@ impl Running {
         stop.hand_over().await;
         self.serving.await.context("the listener failed")?;
         // 5. Writes that were accepted are committed; 6. checks stop; 7. the memory stops last, because writes wait for it.
+        self.registry.finished().await;
         self.writing.cancel();
         self.checking.cancel();
         self.engine.shutdown().await;

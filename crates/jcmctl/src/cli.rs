@@ -3,6 +3,7 @@
 mod cluster;
 mod node;
 mod refusal;
+mod snapshot;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use jcm_model::{ClusterName, NodeId};
 pub(crate) use crate::cli::cluster::{ClusterCommand, Create, Delete};
 pub(crate) use crate::cli::node::{NodeAdd, NodeAttributes, NodeCommand, NodeRemove, NodeSet};
 pub(crate) use crate::cli::refusal::refused;
+pub(crate) use crate::cli::snapshot::{Restore, Save, SnapshotCommand};
 
 /// Where a command reads and writes when nobody says otherwise, and what its exit statuses mean.
 const AFTER_HELP: &str = "\
@@ -120,6 +122,9 @@ pub(crate) enum Command {
     Wait(Wait),
     /// Show why a node has its verdict: vantages, last results, thresholds, protection
     Why(Why),
+    /// All definitions in one file: save, restore
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Contexts: which servers to talk to
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder as _;
 use reqwest::Response;
-use reqwest::header::{AUTHORIZATION, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use serde_json::Value;
 
 pub(crate) use error::{Error, Problem, chain};
@@ -148,6 +148,26 @@ impl Client {
         Err(Error::Refused(Problem::new(server, status, &body)))
     }
 
+    /// The bytes of the first server that has them.
+    pub(crate) async fn fetch(&self, call: &Call) -> Result<Vec<u8>, Error> {
+        let mut tried = Vec::new();
+        for server in self.servers() {
+            let response = match self.open(server, call).await {
+                Ok(response) => response,
+                Err(Error::Unreachable { tried: failed }) => {
+                    tried.extend(failed);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match read(response).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(broken) => tried.push((server.to_string(), broken.to_string())),
+            }
+        }
+        Err(Error::Unreachable { tried })
+    }
+
     async fn attempt(&self, server: &Server, call: &Call, key: Option<&str>) -> Attempt {
         let started = Instant::now();
         let timeout = self.attempt_timeout + call.wait();
@@ -208,9 +228,10 @@ impl Client {
             Some(Condition::Absent) => request = request.header(IF_NONE_MATCH, "*"),
             None => {}
         }
-        match call.body() {
-            Some(body) => request.json(body),
-            None => request,
+        match (call.body(), call.bytes()) {
+            (Some(body), _) => request.json(body),
+            (None, Some(bytes)) => request.header(CONTENT_TYPE, "application/octet-stream").body(bytes),
+            (None, None) => request,
         }
     }
 

@@ -7,6 +7,7 @@ mod config;
 mod export;
 mod node;
 mod resolve;
+mod snapshot;
 mod version;
 mod wait;
 mod watch;
@@ -52,6 +53,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Watch(watch) => watch::run(&session, watch).await,
         Command::Wait(wait) => wait::run(&session, wait).await,
         Command::Why(why) => why::run(&session, why).await,
+        Command::Snapshot(command) => snapshot::run(&session, command).await,
         Command::Version => version::run(&session).await,
         Command::Completion { .. } | Command::Config(_) => unreachable!("they have returned above"),
     }

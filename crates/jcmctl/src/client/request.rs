@@ -24,6 +24,7 @@ pub(crate) struct Call {
     segments: Vec<String>,
     query: Vec<(&'static str, String)>,
     body: Option<Value>,
+    bytes: Option<std::sync::Arc<[u8]>>,
     condition: Option<Condition>,
     last_event_id: Option<String>,
     wait: Duration,
@@ -39,6 +40,7 @@ impl Call {
             segments: segments.into_iter().map(Into::into).collect(),
             query: Vec::new(),
             body: None,
+            bytes: None,
             condition: None,
             last_event_id: None,
             wait: Duration::ZERO,
@@ -60,6 +62,20 @@ impl Call {
     #[must_use]
     pub(crate) fn with_body(mut self, body: Value) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    /// Sends bytes instead of JSON.
+    #[must_use]
+    pub(crate) fn with_bytes(mut self, bytes: Vec<u8>) -> Self {
+        self.bytes = Some(bytes.into());
+        self
+    }
+
+    /// Lets each attempt take this much longer.
+    #[must_use]
+    pub(crate) fn with_patience(mut self, patience: Duration) -> Self {
+        self.wait = patience;
         self
     }
 
@@ -111,6 +127,10 @@ impl Call {
 
     pub(crate) fn body(&self) -> Option<&Value> {
         self.body.as_ref()
+    }
+
+    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
+        self.bytes.as_deref().map(<[u8]>::to_vec)
     }
 
     pub(crate) fn condition(&self) -> Option<Condition> {

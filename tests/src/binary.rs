@@ -7,8 +7,11 @@ pub const PROGRAMS: &str = "JCM_TESTS_PROGRAMS";
 
 /// `jcm-server`, `jcmctl`.
 pub fn program(name: &str) -> PathBuf {
-    if let Some(directory) = std::env::var_os(PROGRAMS) {
-        return existing(Path::new(&directory).join(name));
+    if let Some(directory) = std::env::var_os(PROGRAMS)
+        && let instead = Path::new(&directory).join(name)
+        && instead.is_file()
+    {
+        return instead;
     }
     existing(profile_directory().join(name))
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use jcm_tests::{Ensemble, Group};
+use jcm_tests::{Ensemble, Group, binary, process};
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::load::{Attempt, Done, Load, Plan};
 use crate::lookout::{DETECTION, INTERVAL, Lookout};
@@ -227,7 +228,7 @@ async fn row_12_zookeeper_wiped() {
     let mut row = Row::begin(
         "12",
         "ZooKeeper wiped behind the servers' backs, and a server restarted on it",
-        "recognised; writes refused; last good kept; nodes removed 0",
+        "recognised; writes refused; last good kept; nodes removed 0; an explicit restore re-seeds",
     );
     let (zookeeper, mut group) = scene::three().await;
     scene::followed(&group, "followed").await;
@@ -257,6 +258,30 @@ async fn row_12_zookeeper_wiped() {
     row.none("writes_accepted", accepted);
     let emptied = programs.clusters().filter(|cluster| cluster.nodes().len() != 3).count();
     row.none("programs_emptied", emptied);
+    // Healed as an operator would: what a server still holds is put into the new store, on purpose.
+    let disk = TempDir::with_prefix("jcm-saved-").expect("a temporary directory");
+    let file = disk.path().join("saved").display().to_string();
+    let url = group.server(0).url();
+    for command in [&["save", &file][..], &["restore", &file, "--yes"]] {
+        let arguments = [&["--server", &url, "snapshot"], command].concat();
+        let exit = process::run(&binary::program("jcmctl"), &arguments, PATIENCE).await;
+        row.require("not-restored", exit.code == Some(0), format!("{arguments:?}: {exit:?}"));
+    }
+    row.converged(&group).await;
+    for client in group.clients() {
+        let view = client.view("followed").await;
+        row.require("not-restored", view.status == 200 && view.node_ids().len() == 3, view.to_string());
+    }
+    let revision = scene::mark(&group.clients(), "followed", "restored").await;
+    for client in group.clients() {
+        row.require(
+            "not-restored",
+            scene::comes_to(&client, revision, PATIENCE).await.is_some(),
+            "not writable",
+        );
+    }
+    let emptied = programs.clusters().filter(|cluster| cluster.nodes().len() != 3).count();
+    row.none("programs_emptied_by_the_restore", emptied);
     row.violations("subscribers_wrong", &programs.stop().await);
     row.end();
 }

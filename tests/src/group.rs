@@ -92,7 +92,7 @@ impl Starter {
     /// Starts all of them at once, and waits until each listens.
     pub async fn start_apart(self) -> Group {
         let token = TempDir::with_prefix("jcm-token-").expect("a temporary directory");
-        std::fs::write(token.path().join("token"), "servers of one test know one another by this token\n")
+        std::fs::write(token.path().join("token"), "servers-of-one-test-know-one-another-by-this\n")
             .expect("write the token");
         private(&token.path().join("token"));
         let servers = (0..self.hosts.len()).map(|index| self.server(index, &token).start());

@@ -64,6 +64,7 @@ struct Shared {
     histories: Vec<Mutex<History>>,
     attempts: Mutex<Vec<Attempt>>,
     reads: Mutex<Vec<Attempt>>,
+    refusals: Mutex<Vec<String>>,
     next_element: AtomicU64,
     is_over: AtomicBool,
 }
@@ -81,6 +82,8 @@ pub(crate) struct Done {
     pub(crate) histories: Vec<(String, History)>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) reads: Vec<Attempt>,
+    /// Writes that were refused although what they are about was there.
+    pub(crate) refusals: Vec<String>,
 }
 
 impl Plan {
@@ -115,6 +118,7 @@ impl Load {
             begun: Instant::now(),
             attempts: Mutex::default(),
             reads: Mutex::default(),
+            refusals: Mutex::default(),
             next_element: AtomicU64::new(1),
             is_over: AtomicBool::new(false),
             plan,
@@ -169,6 +173,7 @@ impl Load {
             histories: names.zip(histories).collect(),
             attempts: unlocked(shared.attempts),
             reads: unlocked(shared.reads),
+            refusals: unlocked(shared.refusals),
         }
     }
 }
@@ -213,6 +218,8 @@ impl Done {
     pub(crate) fn judge(&self, row: &mut crate::row::Row, acknowledged_min: usize) {
         row.traffic("acknowledged", self.acknowledged(), acknowledged_min);
         row.figure("unknown", self.unknown());
+        let first = self.refusals.first().cloned().unwrap_or_default();
+        row.require("wrongly-refused", self.refusals.is_empty(), format!("{}: {first}", self.refusals.len()));
         let violations: Vec<_> =
             self.histories.iter().flat_map(|(_, history)| history.violations()).collect();
         row.violations("violations", &violations);
@@ -274,7 +281,11 @@ async fn write(shared: &Shared, first: usize, cluster: usize) {
             Ok(answer) if answer.status == 412 => break Outcome::NotApplied,
             // The store is out of reach, the outcome is unknown, or the server is busy: again, under the same key.
             Ok(answer) if matches!(answer.status, 429 | 503 | 504) => {}
-            Ok(answer) => panic!("a write is refused: {answer}"),
+            // Nothing of what a load writes can rightly be refused: what it writes to is there.
+            Ok(answer) => {
+                locked(&shared.refusals).push(answer.to_string());
+                break Outcome::NotApplied;
+            }
             Err(_) => {}
         }
         if !shared.plan.repeat || Instant::now() >= patience {

@@ -34,6 +34,14 @@ impl Programs {
                 let state = Held::View { revision: revision.0, nodes: change.nodes().len() };
                 noted.lock().unwrap_or_else(PoisonError::into_inner).states.push((begun.elapsed(), state));
             });
+            // Only changes are called back for: what is held already begins the history, unless one came meanwhile.
+            if let Some(revision) = followed.revision() {
+                let state = Held::View { revision: revision.0, nodes: followed.nodes().len() };
+                let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+                if history.states.is_empty() {
+                    history.states.push((begun.elapsed(), state));
+                }
+            }
             programs.push((jcm, followed, history));
         }
         let programs = Self { programs, begun };

@@ -51,7 +51,7 @@ async fn row_01_leader_killed() {
     row.time_within("write_gap_s", gap, Duration::from_secs(1));
     row.time_within("subscribers_back_s", back, Duration::from_secs(5));
     row.violations("subscribers_wrong", &programs.stop().await);
-    done.judge(&mut row, 300);
+    done.judge(&mut row, if is_short() { 200 } else { 400 });
     row.end();
 }
 

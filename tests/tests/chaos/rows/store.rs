@@ -236,9 +236,10 @@ async fn row_12_zookeeper_wiped() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     zookeeper.wipe().await;
     let (begun, mut removed, mut views, mut accepted, mut refused) = (Instant::now(), 0, 0, 0, 0);
-    let mut restarted = false;
+    let (mut restarted, mut refuses) = (false, Vec::new());
     while begun.elapsed() < Duration::from_secs(20) {
-        for client in group.clients() {
+        for server in EVERY.into_iter().filter(|server| !refuses.contains(server)) {
+            let client = group.client(server);
             let view = client.view("followed").await;
             views += 1;
             removed += usize::from(view.status != 200 || view.node_ids().len() != 3);
@@ -248,7 +249,12 @@ async fn row_12_zookeeper_wiped() {
         }
         if !restarted && begun.elapsed() > Duration::from_secs(10) {
             restarted = true;
-            group.server_mut(1).restart().await;
+            // It either serves what it kept, or refuses to start on another's store and says so.
+            group.server_mut(1).kill_9().await;
+            if !group.server_mut(1).restarts_within(Duration::from_secs(5)).await {
+                row.figure("restart_refused", true);
+                refuses.push(1);
+            }
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -266,6 +272,9 @@ async fn row_12_zookeeper_wiped() {
         let arguments = [&["--server", &url, "snapshot"], command].concat();
         let exit = process::run(&binary::program("jcmctl"), &arguments, PATIENCE).await;
         row.require("not-restored", exit.code == Some(0), format!("{arguments:?}: {exit:?}"));
+    }
+    for server in refuses {
+        group.server_mut(server).restart().await;
     }
     row.converged(&group).await;
     for client in group.clients() {

@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod judge;
 pub mod outcome;
 mod probe;
+pub mod ring;
 
 pub use engine::task::TaskEngine;
 pub use engine::{Engine, Report, Stats, Target, TargetKey};
@@ -19,3 +20,4 @@ pub use evidence::{Evidence, Sample};
 pub use judge::{Cause, Judge, Opinion, Step, Turn};
 pub use outcome::{LocalTrouble, Malformed, Outcome, Phase};
 pub use probe::{NotProbed, OnceProber, Probed};
+pub use ring::Ring;

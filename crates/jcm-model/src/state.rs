@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::node::Node;
-use crate::{Change, Cluster, Header, Judged, NodeId, Revision, Verdict};
+use crate::{Change, Cluster, Header, Judged, NodeId, Revision, Stamp, Verdict};
 
 /// A cluster with the verdicts on its nodes.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +87,19 @@ impl ClusterState {
         true
     }
 
+    /// Notes since when the judge of the verdict that stands has been silent; `None`: it is heard. That is said of the
+    /// very verdict with this stamp and of no other. Answers whether it was news.
+    pub fn remark(&mut self, id: &NodeId, stamp: &Stamp, stale_since: Option<Timestamp>) -> bool {
+        let held = self.cluster.position(id).ok().and_then(|at| self.judged[at].as_mut());
+        match held {
+            Some(held) if held.stamp == *stamp && held.stale_since != stale_since => {
+                held.stale_since = stale_since;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The state under a newer definition: verdicts on nodes that kept their form stay.
     #[must_use]
     pub fn redefined(&self, cluster: Arc<Cluster>) -> Self {
@@ -122,7 +136,9 @@ impl ClusterState {
             self.redefined(cluster)
         };
         for (id, judged) in &delta.judged {
-            next.judge(id, judged.clone());
+            if !next.judge(id, judged.clone()) {
+                next.remark(id, &judged.stamp, judged.stale_since);
+            }
         }
         Some(next)
     }

@@ -5,8 +5,11 @@
 //! result that says more about this server than about the node is kept as evidence and judged by nobody.
 
 mod asker;
+mod assess;
 mod definitions;
 mod doubt;
+mod duty;
+mod heard;
 mod opinions;
 mod record;
 mod records;
@@ -14,24 +17,31 @@ mod suspicion;
 mod turns;
 mod vouch;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::{Duration, Instant};
 
+use imbl::OrdMap;
 use jcm_health::{Engine, Report};
-use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, TargetPolicy};
-use jcm_storage::Membership;
-use tokio::sync::mpsc;
+use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, Stamp, StoreId, TargetPolicy};
+use jcm_storage::{Membership, Roster, Store};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::peers::{Heard, Peers, Turned};
+use crate::peers::{Heard, Liveness, Peers, Turned};
 use crate::verdicts::Remembered;
-use crate::views::{Verdicts, Views};
+use crate::views::Views;
 pub(crate) use asker::Asker;
-use asker::Question;
+use asker::{Question, Shown};
 use definitions::Defined;
 pub(crate) use definitions::Definitions;
 use doubt::{Company, Doubt};
+pub(crate) use duty::Duty;
+use duty::Signature;
+use heard::Early;
 pub(crate) use record::Findings;
+use record::Record;
 use records::Records;
 use vouch::Vouch;
 
@@ -44,11 +54,23 @@ pub(crate) struct Judging {
     pub(crate) server: ServerId,
     /// How often this server has started on its data directory.
     pub(crate) incarnation: u64,
+    /// After this time without a word the store, too, takes a server for gone.
+    pub(crate) session_timeout: Duration,
+}
+
+/// What the checker follows of the other servers and of the store: levels, all of them.
+#[derive(Debug)]
+struct Around {
+    peers: Peers,
+    liveness: watch::Receiver<Arc<Liveness>>,
+    roster: watch::Receiver<Arc<Roster>>,
+    /// Set while the store is out of reach.
+    store_stale_since: watch::Receiver<Option<Instant>>,
 }
 
 /// The other servers, and what may be probed for them.
 pub(crate) struct Surroundings {
-    peers: Peers,
+    around: Around,
     /// What other servers say.
     heard: mpsc::Receiver<Heard>,
     membership: Arc<dyn Membership>,
@@ -60,16 +82,22 @@ impl Surroundings {
         peers: &Peers,
         heard: mpsc::Receiver<Heard>,
         membership: &Arc<dyn Membership>,
+        store: &dyn Store,
         targets: &Arc<TargetPolicy>,
     ) -> Self {
-        let (membership, targets) = (Arc::clone(membership), Arc::clone(targets));
-        Self { peers: peers.clone(), heard, membership, targets }
+        let around = Around {
+            peers: peers.clone(),
+            liveness: peers.liveness(),
+            roster: membership.roster(),
+            store_stale_since: store.stale_since(),
+        };
+        Self { around, heard, membership: Arc::clone(membership), targets: Arc::clone(targets) }
     }
 }
 
 /// The task that owns every node's record.
 pub(crate) struct Checker {
-    judging: Judging,
+    server: ServerId,
     views: Arc<Views>,
     definitions: mpsc::Receiver<Defined>,
     reports: mpsc::Receiver<Report>,
@@ -78,9 +106,21 @@ pub(crate) struct Checker {
     heard: mpsc::Receiver<Heard>,
     turned: Turned,
     records: Records,
+    stamps: Stamps,
     doubt: Doubt,
-    sequence: u64,
-    owned: Arc<AtomicUsize>,
+    around: Around,
+    duty: Duty,
+    /// What was last worked out, and for which policies.
+    assessed: Signature,
+    intervals: BTreeSet<Duration>,
+    /// All definitions, as far as this task was told.
+    defined: OrdMap<ClusterName, Arc<Cluster>>,
+    store: Option<StoreId>,
+    /// The servers of whose verdicts the board says that they are stale, and all of whom it says anything.
+    silent: BTreeSet<ServerId>,
+    remarked: BTreeSet<ServerId>,
+    early: Early,
+    shown: Arc<Shown>,
 }
 
 impl Checker {
@@ -91,28 +131,41 @@ impl Checker {
         reports: mpsc::Receiver<Report>,
         views: Arc<Views>,
         remembered: Remembered,
-        around: Surroundings,
+        surroundings: Surroundings,
     ) -> (Self, Definitions, Asker) {
-        let owned = Arc::new(AtomicUsize::new(0));
-        let (audience, definitions) = Definitions::new(Arc::clone(&views), remembered);
-        let Surroundings { peers, heard, membership, targets } = around;
-        let turned = peers.turned();
+        let duty =
+            Duty::new(judging.server.clone(), judging.session_timeout, remembered.ring, Instant::now());
+        let shown = Arc::new(Shown {
+            owned: AtomicUsize::new(0),
+            takeovers: AtomicU64::new(0),
+            duty: watch::Sender::new(Arc::new(duty.clone())),
+        });
+        let (audience, definitions) = Definitions::new(Arc::clone(&views), remembered.verdicts);
+        let Surroundings { around, heard, membership, targets } = surroundings;
         let vouch = Vouch::new(Arc::clone(&views), targets);
-        let doubt = Doubt::new(Box::new(Company { peers, membership }), vouch.clone());
-        let (asker, questions) = Asker::new(Arc::clone(&owned), vouch, doubt.stance());
-        let records = Records::new(engine);
+        let doubt = Doubt::new(Box::new(Company { peers: around.peers.clone(), membership }), vouch.clone());
+        let (asker, questions) = Asker::new(Arc::clone(&shown), vouch, doubt.stance());
         let checker = Self {
-            judging,
             views,
             definitions,
             reports,
             questions,
             heard,
-            turned,
-            records,
+            turned: around.peers.turned(),
+            records: Records::new(engine),
+            stamps: Stamps { incarnation: judging.incarnation, sequence: 0 },
+            server: judging.server,
             doubt,
-            sequence: 0,
-            owned,
+            around,
+            duty,
+            assessed: Signature::default(),
+            intervals: BTreeSet::new(),
+            defined: OrdMap::new(),
+            store: None,
+            silent: BTreeSet::new(),
+            remarked: BTreeSet::new(),
+            early: Early::default(),
+            shown,
         };
         (checker, audience, asker)
     }
@@ -122,7 +175,7 @@ impl Checker {
     fn among(&mut self, vantages: Box<dyn doubt::Vantages>, targets: Arc<TargetPolicy>) -> Asker {
         let vouch = Vouch::new(Arc::clone(&self.views), targets);
         self.doubt = Doubt::new(vantages, vouch.clone());
-        let (asker, questions) = Asker::new(Arc::clone(&self.owned), vouch, self.doubt.stance());
+        let (asker, questions) = Asker::new(Arc::clone(&self.shown), vouch, self.doubt.stance());
         self.questions = questions;
         asker
     }
@@ -130,11 +183,15 @@ impl Checker {
     /// Judges until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut reports = Vec::with_capacity(REPORTS_BATCH_MAX);
+        self.look();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 Some(defined) = self.definitions.recv() => self.define(defined),
+                Ok(()) = self.around.roster.changed() => self.look(),
+                Ok(()) = self.around.liveness.changed() => self.look(),
+                Ok(()) = self.around.store_stale_since.changed() => self.look(),
                 Some(question) = self.questions.recv() => {
                     // Whoever asked may have gone away.
                     let _ = question.answer.send(self.findings(&question.cluster, &question.node));
@@ -155,14 +212,21 @@ impl Checker {
     fn define(&mut self, defined: Defined) {
         match defined {
             Defined::Everything(snapshot) => {
+                if self.store.replace(snapshot.store).is_some_and(|before| before != snapshot.store) {
+                    self.duty.forget_ring();
+                    self.early.clear();
+                }
                 let is_gone = |name: &&ClusterName| !snapshot.clusters.contains_key(*name);
                 let gone: Vec<ClusterName> = self.records.clusters().filter(is_gone).cloned().collect();
                 for name in gone {
                     self.records.forget_cluster(&name);
                 }
+                self.defined = snapshot.clusters.clone();
                 for cluster in snapshot.clusters.values() {
-                    self.define_cluster(cluster);
+                    self.forget_gone_nodes(cluster);
                 }
+                self.look();
+                self.assess_everything();
             }
             Defined::Changed(changes) => {
                 for (change, after) in changes {
@@ -170,53 +234,54 @@ impl Checker {
                 }
             }
         }
-        self.owned.store(self.records.len(), Ordering::Relaxed);
-        metrics::gauge!("jcm_nodes_checked").set(u32::try_from(self.records.len()).unwrap_or(u32::MAX));
+        self.learn_early();
+        self.count();
     }
 
     fn change(&mut self, change: Change, after: Option<Arc<Cluster>>) {
-        match (change.effect, after) {
-            (Effect::Updated { header: None, put, removed, created: false }, Some(cluster)) => {
-                for id in removed {
-                    self.records.forget(&cluster.name, &id);
-                }
-                for node in put {
-                    self.define_node(&cluster, &node.id);
-                }
+        let Some(cluster) = after else {
+            self.defined.remove(&change.cluster);
+            self.records.forget_cluster(&change.cluster);
+            return;
+        };
+        self.defined.insert(cluster.name.clone(), Arc::clone(&cluster));
+        self.intervals.insert(cluster.check.interval);
+        if let Effect::Updated { header: None, put, removed, created: false } = change.effect {
+            for id in removed {
+                self.records.forget(&cluster.name, &id);
             }
-            (_, Some(cluster)) => self.define_cluster(&cluster),
-            (_, None) => self.records.forget_cluster(&change.cluster),
+            for node in put.iter().filter_map(|node| cluster.node(&node.id)) {
+                self.assess(&cluster, node);
+            }
+        } else {
+            self.forget_gone_nodes(&cluster);
+            for node in &cluster.nodes {
+                self.assess(&cluster, node);
+            }
         }
     }
 
-    fn define_cluster(&mut self, cluster: &Cluster) {
+    fn forget_gone_nodes(&mut self, cluster: &Cluster) {
         let is_gone = |id: &&NodeId| cluster.node(id).is_none();
         let gone: Vec<NodeId> = self.records.nodes(&cluster.name).filter(is_gone).cloned().collect();
         for id in gone {
             self.records.forget(&cluster.name, &id);
         }
-        for node in &cluster.nodes {
-            self.define_node(cluster, &node.id);
-        }
     }
+}
 
-    fn define_node(&mut self, cluster: &Cluster, id: &NodeId) {
-        let Some(node) = cluster.node(id) else { return };
-        self.records.keep(cluster, node, || self.views.judged(&cluster.name, id));
-    }
+/// Counts the verdicts of this run.
+#[derive(Debug)]
+struct Stamps {
+    incarnation: u64,
+    sequence: u64,
+}
 
-    /// Takes over what another server found, as far as it is of the definitions that are here.
-    fn learn(&self, heard: Heard) {
-        let Heard::Verdicts { store, verdicts, .. } = heard;
-        if store == self.views.snapshot().store {
-            self.publish(verdicts);
-        }
-    }
-
-    /// Verdicts reach the board first: whoever begins to follow finds there what was turned before.
-    fn publish(&self, verdicts: Verdicts) {
-        let store = self.views.snapshot().store;
-        self.views.judge(verdicts.clone());
-        self.turned.publish(store, Arc::new(verdicts));
+impl Stamps {
+    /// The next stamp for this node: later than that of the verdict that stands on the board.
+    fn next(&mut self, duty: &Duty, views: &Views, record: &Record) -> Stamp {
+        self.sequence += 1;
+        let held = views.judged(&record.cluster, &record.node);
+        duty.stamp(held.as_ref().map(|held| &held.stamp), self.incarnation, self.sequence)
     }
 }

@@ -7,6 +7,7 @@ mod nodes;
 mod problem;
 mod request;
 mod resolve;
+mod ring;
 mod snapshot;
 mod status;
 mod view;
@@ -35,6 +36,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/v1/resolve/{cluster}", get(resolve::get))
         .route("/v1/operations/{operation}", get(status::operation))
         .route("/v1/servers", get(status::servers))
+        .route("/v1/ring", get(ring::get))
         .route("/v1/status", get(status::status))
         .route("/livez", get(status::livez))
         .route("/readyz", get(status::readyz))

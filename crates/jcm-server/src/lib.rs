@@ -11,6 +11,7 @@ mod checker;
 mod classic;
 mod cli;
 mod config;
+mod damping;
 mod data_dir;
 mod definitions;
 mod demo;

@@ -27,6 +27,7 @@ use crate::catalog::Catalog;
 use crate::checker::{self, Checker, Judging, Surroundings};
 use crate::cli::{Cli, Command, ConfigCommand};
 use crate::config::{self, Config};
+use crate::damping::{self, Runs};
 use crate::data_dir::DataDir;
 use crate::measure::Metrics;
 use crate::peers::{Heard, Keeper, Peers, Token};
@@ -107,13 +108,18 @@ async fn life(settings: &Settings) -> Result<()> {
     let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), report_sender));
     let metrics = Arc::new(Metrics::start(Arc::clone(&engine))?);
     let views = Arc::new(Views::new(uuid::Uuid::new_v4().as_u64_pair().0));
-    let judging = Judging { server: data_dir.server().clone(), incarnation: data_dir.incarnation() };
+    let judging = Judging {
+        server: data_dir.server().clone(),
+        incarnation: data_dir.incarnation(),
+        session_timeout: config.store.zookeeper.session_timeout,
+    };
+    let runs = Runs::begin(data_dir.file("runs.json"));
     let verdicts_file = data_dir.file("verdicts.snapshot");
     let remembered = data_dir.store().map(|store| verdicts::load(&verdicts_file, store)).unwrap_or_default();
     let (peers, keeper, heard) =
         introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref())?;
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
-    let around = Surroundings::new(&peers, heard, &membership, &targets);
+    let around = Surroundings::new(&peers, heard, &membership, store.as_ref(), &targets);
     let (checker, definitions, asker) =
         Checker::new(judging, seam, reports, Arc::clone(&views), remembered, around);
     let checking = CancellationToken::new();
@@ -143,7 +149,7 @@ async fn life(settings: &Settings) -> Result<()> {
     tasks.spawn(registry.pulse().run(checking.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
     tasks.spawn(Arc::clone(&metrics).upkeep(checking.clone()));
-    tasks.spawn(verdicts::keep(verdicts_file, Arc::clone(&views), checking.clone()));
+    tasks.spawn(verdicts::keep(verdicts_file, Arc::clone(&views), asker.clone(), checking.clone()));
 
     // 8. The demo, where asked for.
     let demo = if settings.demo { Some(demo::start(&registry).await?) } else { None };
@@ -172,10 +178,8 @@ async fn life(settings: &Settings) -> Result<()> {
     process::announce(bound, settings.hints, demo.as_ref())?;
 
     // 10. A share of the checks, now that it knows what to check.
-    let sharing = tokio::spawn({
-        let membership = Arc::clone(&membership);
-        async move { membership.share_checks(true).await }
-    });
+    let sharing = CancellationToken::new();
+    tasks.spawn(damping::share(runs, Arc::clone(&membership), sharing.clone()));
 
     tokio::select! {
         () = signals.stop() => info!("draining; a second signal ends this server at once"),
@@ -183,7 +187,7 @@ async fn life(settings: &Settings) -> Result<()> {
         Some(ended) = tasks.join_next() => bail!("a task that runs for good has ended: {ended:?}"),
     }
     signals.end_process_at_the_next();
-    sharing.abort();
+    sharing.cancel();
     let running = Running { serving, registry, tasks, writing, checking, following, engine, backend, demo };
     running.end(stop).await
 }

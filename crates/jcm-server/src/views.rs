@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use imbl::{HashMap, OrdMap};
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterState, Judged, NodeId, Revision, Stamp, StoreId, Timestamp,
+    Change, Cluster, ClusterName, ClusterState, Judged, NodeId, Revision, ServerId, Stamp, StoreId, Timestamp,
 };
 use tokio::sync::watch;
 
@@ -197,12 +197,28 @@ impl Views {
         edit.publish(Some(snapshot));
     }
 
-    /// Takes over verdicts.
-    pub(crate) fn judge(&self, verdicts: Verdicts) {
+    /// Takes over verdicts. Answers those that say more than what stood there.
+    pub(crate) fn judge(&self, verdicts: Verdicts) -> Verdicts {
         let writing = self.writing();
         let mut edit = self.edit(&writing);
+        let mut taken = Verdicts::new();
         for (name, verdicts) in verdicts {
-            edit.judge(&name, verdicts);
+            let judged = edit.judge(&name, verdicts);
+            if !judged.is_empty() {
+                taken.insert(name, judged);
+            }
+        }
+        edit.publish(None);
+        taken
+    }
+
+    /// Notes of every verdict of these servers since when its judge has been silent; `None`: it is heard.
+    pub(crate) fn remark(&self, judges: &BTreeMap<ServerId, Option<Timestamp>>) {
+        let writing = self.writing();
+        let mut edit = self.edit(&writing);
+        let names: Vec<ClusterName> = edit.published.keys().cloned().collect();
+        for name in &names {
+            edit.remark(name, judges);
         }
         edit.publish(None);
     }
@@ -380,17 +396,41 @@ impl Edit<'_> {
         self.published.insert(name.clone(), Arc::new(after));
     }
 
-    /// Verdicts on nodes of one cluster. Those that say nothing new change nothing.
-    fn judge(&mut self, name: &ClusterName, verdicts: Vec<(NodeId, Judged)>) {
+    /// Verdicts on nodes of one cluster. Answers those that say something new; the others change nothing.
+    fn judge(&mut self, name: &ClusterName, verdicts: Vec<(NodeId, Judged)>) -> Vec<(NodeId, Judged)> {
+        let Some(before) = self.published.get(name) else {
+            return Vec::new();
+        };
+        let mut state = before.state.clone();
+        let taken: Vec<_> =
+            verdicts.into_iter().filter(|(id, judged)| state.judge(id, judged.clone())).collect();
+        self.change(name, state, taken.iter().map(|(id, _)| id.clone()).collect());
+        taken
+    }
+
+    fn remark(&mut self, name: &ClusterName, judges: &BTreeMap<ServerId, Option<Timestamp>>) {
         let Some(before) = self.published.get(name) else {
             return;
         };
         let mut state = before.state.clone();
-        let judged: Vec<NodeId> =
-            verdicts.into_iter().filter_map(|(id, judged)| state.judge(&id, judged).then_some(id)).collect();
-        if judged.is_empty() {
-            return;
+        let mut changed = Vec::new();
+        for (node, judged) in before.state.nodes() {
+            let Some(judged) = judged else { continue };
+            let Some(silent_since) = judges.get(&judged.stamp.server) else { continue };
+            // What is stale already has been so since then.
+            let stale_since = silent_since.map(|since| judged.stale_since.unwrap_or(since));
+            if state.remark(&node.id, &judged.stamp, stale_since) {
+                changed.push(node.id.clone());
+            }
         }
+        self.change(name, state, changed);
+    }
+
+    /// The state of one cluster in which these verdicts are new.
+    fn change(&mut self, name: &ClusterName, state: jcm_model::ClusterState, judged: Vec<NodeId>) {
+        let Some(before) = self.published.get(name).filter(|_| !judged.is_empty()) else {
+            return;
+        };
         let after = Published::new(&self.views.origin, before.token.store, state, before.ready_at);
         let cell = self.views.cell(self.writing, name);
         cell.judge(before, &after, judged);

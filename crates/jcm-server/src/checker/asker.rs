@@ -1,13 +1,14 @@
 //! Asks the checker what it knows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jcm_model::{ClusterName, NodeId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::doubt::{Stance, Suspended};
+use super::duty::Duty;
 use super::record::Findings;
 use super::vouch::Vouch;
 use crate::peers;
@@ -19,9 +20,19 @@ const QUESTIONS_QUEUE_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
     questions: mpsc::Sender<Question>,
-    owned: Arc<AtomicUsize>,
+    shown: Arc<Shown>,
     vouch: Vouch,
     stance: watch::Receiver<Stance>,
+}
+
+/// What the checker shows of itself.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// How many nodes are checked here.
+    pub(super) owned: AtomicUsize,
+    /// How often a node was taken over from a server of the ring that was silent.
+    pub(super) takeovers: AtomicU64,
+    pub(super) duty: watch::Sender<Arc<Duty>>,
 }
 
 /// What was found of this node?
@@ -32,19 +43,29 @@ pub(super) struct Question {
 }
 
 impl Asker {
-    /// The handle, and where the checker finds the questions. `owned` is how many nodes are checked here.
+    /// The handle, and where the checker finds the questions.
     pub(super) fn new(
-        owned: Arc<AtomicUsize>,
+        shown: Arc<Shown>,
         vouch: Vouch,
         stance: watch::Receiver<Stance>,
     ) -> (Self, mpsc::Receiver<Question>) {
         let (questions, received) = mpsc::channel(QUESTIONS_QUEUE_MAX);
-        (Self { questions, owned, vouch, stance }, received)
+        (Self { questions, shown, vouch, stance }, received)
     }
 
     /// How many nodes are checked here.
     pub(crate) fn owned(&self) -> usize {
-        self.owned.load(Ordering::Relaxed)
+        self.shown.owned.load(Ordering::Relaxed)
+    }
+
+    /// How often a node was taken over from a server of the ring that was silent.
+    pub(crate) fn takeovers(&self) -> u64 {
+        self.shown.takeovers.load(Ordering::Relaxed)
+    }
+
+    /// Who checks what, as this server last worked it out.
+    pub(crate) fn duty(&self) -> Arc<Duty> {
+        Arc::clone(&self.shown.duty.borrow())
     }
 
     /// This server's own probes of these nodes, now, for a peer that asks: one answer for each question, in their order.

@@ -7,7 +7,6 @@ use tokio::sync::mpsc;
 
 use crate::catalog::Audience;
 use crate::snapshot::Snapshot;
-use crate::verdicts::Remembered;
 use crate::views::{Verdicts, Views};
 
 /// Changes of definitions that may wait here: the writer of definitions waits when there are more.
@@ -19,7 +18,7 @@ pub(crate) struct Definitions {
     views: Arc<Views>,
     checker: mpsc::Sender<Defined>,
     /// Verdicts of an earlier run, published with the first definitions and before anybody is answered.
-    remembered: Remembered,
+    remembered: Verdicts,
 }
 
 /// News of definitions.
@@ -32,7 +31,7 @@ pub(super) enum Defined {
 
 impl Definitions {
     /// The audience of the catalog, and where the checker finds what it was told.
-    pub(super) fn new(views: Arc<Views>, remembered: Remembered) -> (Self, mpsc::Receiver<Defined>) {
+    pub(super) fn new(views: Arc<Views>, remembered: Verdicts) -> (Self, mpsc::Receiver<Defined>) {
         let (checker, received) = mpsc::channel(CHANGES_QUEUE_MAX);
         (Self { views, checker, remembered }, received)
     }
@@ -41,11 +40,7 @@ impl Definitions {
 impl Audience for Definitions {
     async fn loaded(&mut self, snapshot: Arc<Snapshot>) {
         self.views.load(Arc::clone(&snapshot));
-        let mut verdicts = Verdicts::new();
-        for ((cluster, node), judged) in self.remembered.drain() {
-            verdicts.entry(cluster).or_default().push((node, judged));
-        }
-        self.views.judge(verdicts);
+        self.views.judge(std::mem::take(&mut self.remembered));
         // Nobody listens any more only while the server stops.
         let _ = self.checker.send(Defined::Everything(snapshot)).await;
     }

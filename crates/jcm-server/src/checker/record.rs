@@ -27,7 +27,8 @@ pub(super) struct Record {
     pub(super) evidence: Evidence,
     last_turn: Option<(Timestamp, Turn, Option<ServerId>)>,
     last_result: Option<Instant>,
-    /// The verdict is an earlier run's: since when it has held, until a result of this run confirms it.
+    /// The verdict is another server's or an earlier run's: since when it has held, until a result of this run
+    /// confirms it.
     unconfirmed: Option<Timestamp>,
 }
 
@@ -118,13 +119,22 @@ impl Record {
         self.unconfirmed = None;
     }
 
-    /// An earlier run's verdict stands until results of this one turn it.
+    /// A verdict of another server, or of an earlier run, stands until results of this one turn it.
     pub(super) fn resume(&mut self, held: &Judged) {
         self.judge = Judge::resume(held.verdict, held.single_vantage);
         self.unconfirmed = Some(held.since);
     }
 
-    /// Answers since when the verdict has held, once, when a first result of this run agrees with an earlier run's.
+    /// Another server judged after this one. Where both say the same, the streaks of this one go on.
+    pub(super) fn overrule(&mut self, held: &Judged) {
+        if held.verdict == self.judge.verdict() {
+            self.unconfirmed = Some(held.since);
+        } else {
+            self.resume(held);
+        }
+    }
+
+    /// Answers since when the verdict has held, once, when a first result of this run agrees with somebody else's.
     pub(super) fn confirm(&mut self, outcome: Outcome) -> Option<Timestamp> {
         let agrees = match self.judge.verdict() {
             Verdict::Down => !outcome.is_success(),

@@ -109,6 +109,15 @@ impl Records {
         });
     }
 
+    /// Another server judged the node after this one did: what it found stands until results of this one turn it or
+    /// agree with it.
+    pub(super) fn overrule(&mut self, cluster: &ClusterName, node: &NodeId, held: &Judged) {
+        let key = self.keys.get(cluster).and_then(|keys| keys.get(node));
+        if let Some(record) = key.and_then(|key| self.by_key.get_mut(key)) {
+            record.overrule(held);
+        }
+    }
+
     /// Checks the node no longer.
     pub(super) fn forget(&mut self, cluster: &ClusterName, node: &NodeId) {
         let Some(keys) = self.keys.get_mut(cluster) else {

@@ -6,17 +6,17 @@ use jcm_health::{Report, Sample, Step, TargetKey};
 use jcm_model::{ClusterName, Judged, NodeId, Stamp, Timestamp, Verdict};
 use tracing::info;
 
+use super::Checker;
 use super::doubt::{Decide, Event};
 use super::record::{Findings, Record};
 use super::suspicion::Settled;
-use super::{Checker, Judging};
 use crate::views::Verdicts;
 
 impl Checker {
     pub(super) fn findings(&self, cluster: &ClusterName, node: &NodeId) -> Option<Findings> {
         let key = self.records.key(cluster, node)?;
         let record = self.records.by_key(key)?;
-        Some(record.findings(&self.judging.server, self.doubt.vouched(key), self.doubt.suspended()))
+        Some(record.findings(&self.server, self.doubt.vouched(key), self.doubt.suspended()))
     }
 
     pub(super) fn judge(&mut self, reports: &[Report]) {
@@ -104,23 +104,18 @@ impl Checker {
         } else {
             return;
         };
-        self.sequence += 1;
-        let judged = judged(&self.judging, self.sequence, record, record.judge.verdict(), since);
+        let stamp = self.stamps.next(&self.duty, &self.views, record);
+        let judged = judged(stamp, record, since);
         turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
     }
 }
 
-fn judged(judging: &Judging, sequence: u64, record: &Record, verdict: Verdict, since: Timestamp) -> Judged {
+/// What the record has come to, under a stamp.
+fn judged(stamp: Stamp, record: &Record, since: Timestamp) -> Judged {
     Judged {
-        verdict,
+        verdict: record.judge.verdict(),
         birth: record.birth,
-        stamp: Stamp {
-            ring_epoch: 0,
-            term: 0,
-            server: judging.server.clone(),
-            incarnation: judging.incarnation,
-            sequence,
-        },
+        stamp,
         since,
         single_vantage: record.judge.is_single_vantage(),
         stale_since: None,

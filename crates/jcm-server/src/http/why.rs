@@ -1,14 +1,22 @@
 //! Why a node is as it is: who checked it, what came back, which threshold moved, what protects it.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Json, Response};
+use jcm_model::{ClusterName, NodeId, ServerId};
 use serde_json::json;
 
 use super::Problem;
 use super::request::{InNode, Params, ReadParams};
+use super::ring;
 use super::view::fetch;
 use crate::app::App;
+use crate::checker::Findings;
 use crate::definitions::caught_up;
+
+/// How long the server that checks a node may take to answer what it found.
+const FINDINGS_DEADLINE: Duration = Duration::from_secs(1);
 
 pub(super) async fn get(
     State(app): State<App>,
@@ -24,7 +32,8 @@ pub(super) async fn get(
     let node = &cluster.nodes[at];
     let route = published.routing.nodes[at];
     let judged = published.state.judged(&id);
-    let findings = app.asker.findings(&name, &id).await;
+    let owner = ring::checked_by(&app, &name, &id);
+    let (findings, note) = findings(&app, owner.as_ref(), &name, &id).await;
     let online = cluster.nodes.iter().filter(|node| node.admin() == jcm_model::Admin::Online).count();
     let routable = published.routing.nodes.iter().filter(|route| route.routable).count();
     let (vantages, thresholds, last_turn, suspended) = match findings {
@@ -48,12 +57,13 @@ pub(super) async fn get(
         "routable": route.routable,
         "effective_weight": route.effective_weight,
         "reason": route.reason.map(|reason| reason.to_string()),
-        "owner": cluster.is_checked().then_some(&app.server),
+        "owner": owner,
         "check": cluster.check.as_ref(),
         "vantages": vantages,
         "thresholds": thresholds,
         "last_turn": last_turn,
         "suspended": suspended,
+        "note": note,
         "protection": {
             "panic": published.routing.panic,
             "panic_below": cluster.header.panic_below(),
@@ -62,4 +72,26 @@ pub(super) async fn get(
         },
     }))
     .into_response())
+}
+
+/// What the owner found of the node, so that every server answers alike; and where it cannot be asked, why.
+async fn findings(
+    app: &App,
+    owner: Option<&ServerId>,
+    cluster: &ClusterName,
+    node: &NodeId,
+) -> (Option<Findings>, Option<String>) {
+    let Some(owner) = owner else { return (None, None) };
+    if *owner == app.server {
+        return (app.asker.findings(cluster, node).await, None);
+    }
+    match app.peers.findings(owner, cluster, node, FINDINGS_DEADLINE).await {
+        Ok(Some(findings)) => (Some(findings), None),
+        Ok(None) => (None, Some(format!("server `{owner}` is only about to check this node"))),
+        Err(error) => {
+            let note = format!("what checks found is not known here: {error}");
+            // It was checked here lately, or is checked here as well.
+            (app.asker.findings(cluster, node).await, Some(note))
+        }
+    }
 }

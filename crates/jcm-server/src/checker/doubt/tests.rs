@@ -9,7 +9,7 @@ use jcm_health::engine::REPORT_QUEUE_MAX;
 use jcm_model::{
     Cluster, ClusterName, Judged, Mutation, NodeId, Precondition, Revision, StoreId, TargetPolicy, Verdict,
 };
-use jcm_storage::Solo;
+use jcm_storage::{MemoryStore, Solo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use super::*;
 use crate::catalog::Audience;
 use crate::checker::{Asker, Checker, Judging, Surroundings};
 use crate::snapshot::Snapshot;
+use crate::verdicts::Remembered;
 use crate::views::Views;
 
 /// No test waits longer than this for anything.
@@ -111,17 +112,11 @@ impl Running {
         let (_, heard) = mpsc::channel(1);
         let peers = Peers::nobody(server.clone());
         let membership: Arc<dyn Membership> = Arc::new(Solo::default());
-        let surroundings = Surroundings::new(&peers, heard, &membership, &targets);
+        let surroundings = Surroundings::new(&peers, heard, &membership, &MemoryStore::new(), &targets);
         let seam: Arc<dyn jcm_health::Engine> = Arc::clone(&engine) as Arc<dyn jcm_health::Engine>;
-        let judging = Judging { server, incarnation: 1 };
-        let (mut checker, mut definitions, _) = Checker::new(
-            judging,
-            seam,
-            reports,
-            Arc::clone(&views),
-            BTreeMap::new().into_iter().collect(),
-            surroundings,
-        );
+        let judging = Judging { server, incarnation: 1, session_timeout: Duration::from_secs(6) };
+        let (mut checker, mut definitions, _) =
+            Checker::new(judging, seam, reports, Arc::clone(&views), Remembered::default(), surroundings);
         let asker = checker.among(Box::new(fake.clone()), targets);
         let clusters = clusters.iter().map(|name| cluster(name, nodes));
         definitions.loaded(snapshot(clusters)).await;

@@ -97,13 +97,13 @@ impl Server {
         let targets = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
         let (report_sender, reports) = mpsc::channel(1);
         let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), report_sender));
-        let judging = Judging { server: id(name), incarnation: 1 };
+        let judging = Judging { server: id(name), incarnation: 1, session_timeout: Duration::from_secs(6) };
         let (_, nothing) = mpsc::channel(1);
         // Nothing is checked here: what is found, the test says.
         let membership: Arc<dyn Membership> = Arc::new(Solo::default());
-        let around = Surroundings::new(&peers, nothing, &membership, &targets);
+        let around = Surroundings::new(&peers, nothing, &membership, store.as_ref(), &targets);
         let (_, definitions, asker) =
-            Checker::new(judging, engine, reports, Arc::clone(&views), Remembered::new(), around);
+            Checker::new(judging, engine, reports, Arc::clone(&views), Remembered::default(), around);
         let (catalog, follower) =
             Catalog::load(Arc::clone(&store), Arc::clone(&views), definitions).await.unwrap();
         let (registry, writer) = Registry::new(registry::Parts {

@@ -1,0 +1,221 @@
+//! Whose turn it is to check a node: the ring, who of it is heard, and what stands on the board.
+//!
+//! Pure: what is known is told, and so is the time. The rules:
+//!
+//! 1. The first server in the node's order checks it, and the next one when that one has been silent for a session
+//!    timeout and one interval. Nothing is agreed on: each server works out its own part, and two that check at once
+//!    do no harm, because stamps order what they find.
+//! 2. Silence counts only for a server that hears somebody, or that has lost the store. One that hears nobody while the
+//!    store goes on naming the others is the one that is cut off: they check their nodes, and may reach what this one
+//!    does not. With the store gone as well they may all be dead, and somebody has to check.
+//! 3. A server outside the ring checks what nobody in it can, unless another server that is heard does already.
+//! 4. A verdict of a later ring shows that this server is behind: whoever stamped it checks the node.
+//!
+//! No terms are kept here: the board has them. A verdict is stamped just beyond the one that stands there, so whoever
+//! substitutes is one term up, and so is the owner who takes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use jcm_health::ring::{Place, Ring};
+use jcm_model::{ServerId, Stamp};
+use jcm_storage::RingMembers;
+
+/// Whose turn it is to check a node, as this server sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Duty {
+    own: ServerId,
+    session_timeout: Duration,
+    ring: Ring,
+    seen: Seen,
+    /// Servers of the ring that are not known as members: since when. It takes a moment until one is listened for.
+    strangers: BTreeMap<ServerId, Instant>,
+    at: Instant,
+    leaving: Option<Leaving>,
+}
+
+/// What a server can see of the others.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// How long each other member has been silent.
+    pub(crate) silences: BTreeMap<ServerId, Duration>,
+    /// From this silence on a server counts as not heard.
+    pub(crate) silent_after: Duration,
+    /// The store is out of reach: the ring is not kept up to date.
+    pub(crate) store_is_out: bool,
+    /// This server is about to stop.
+    pub(crate) draining: bool,
+}
+
+/// This server leaves: what it checks it keeps until others have begun.
+#[derive(Debug, Clone)]
+struct Leaving {
+    since: Instant,
+    ring_epoch: u64,
+}
+
+/// All that whose turn it is follows from, but for the board: as long as it is the same, nothing has to be worked out
+/// again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Signature {
+    ring: Ring,
+    hears_anybody: bool,
+    store_is_out: bool,
+    /// For each server that is silent: of how many policies that is beyond the time.
+    given_up: BTreeMap<ServerId, usize>,
+    left: Option<usize>,
+}
+
+impl Duty {
+    /// `ring` is the last one known from an earlier run.
+    pub(crate) fn new(own: ServerId, session_timeout: Duration, ring: Ring, now: Instant) -> Self {
+        Self {
+            own,
+            session_timeout,
+            ring,
+            seen: Seen::default(),
+            strangers: BTreeMap::new(),
+            at: now,
+            leaving: None,
+        }
+    }
+
+    /// The ring that counts.
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// The ring was of another store: what its epoch says means nothing any more.
+    pub(crate) fn forget_ring(&mut self) {
+        self.ring = Ring::default();
+    }
+
+    /// Takes in the ring as it is read now, unless it is an older one, and what is seen of the others.
+    pub(crate) fn observe(&mut self, ring: &RingMembers, seen: Seen, now: Instant) {
+        if seen.draining && self.leaving.is_none() {
+            self.leaving = Some(Leaving { since: now, ring_epoch: self.ring.epoch() });
+        }
+        let is_older = ring.epoch < self.ring.epoch();
+        if !is_older && (ring.epoch, ring.servers.as_slice()) != (self.ring.epoch(), self.ring.servers()) {
+            self.ring = Ring::new(ring.epoch, ring.servers.iter().cloned());
+        }
+        self.seen = seen;
+        self.at = now;
+        let unknown = |server: &&ServerId| **server != self.own && !self.seen.silences.contains_key(*server);
+        let strangers: BTreeSet<ServerId> = self.ring.servers().iter().filter(unknown).cloned().collect();
+        self.strangers.retain(|server, _| strangers.contains(server));
+        for server in strangers {
+            self.strangers.entry(server).or_insert(now);
+        }
+    }
+
+    /// All that the answers follow from. `intervals` are those of all policies.
+    pub(crate) fn signature(&self, intervals: &BTreeSet<Duration>) -> Signature {
+        let beyond = |silence: Duration| {
+            intervals.iter().take_while(|interval| silence >= self.session_timeout + **interval).count()
+        };
+        let known = self.seen.silences.keys().chain(self.strangers.keys());
+        let given_up = known.map(|server| (server.clone(), beyond(self.silence(server))));
+        let left = |leaving: &Leaving| {
+            let gone_for = self.at.saturating_duration_since(leaving.since);
+            intervals.iter().take_while(|interval| gone_for >= **interval).count()
+        };
+        Signature {
+            ring: self.ring.clone(),
+            hears_anybody: self.hears_anybody(),
+            store_is_out: self.seen.store_is_out,
+            given_up: given_up.filter(|(_, policies)| *policies > 0).collect(),
+            left: self.leaving.as_ref().map(left),
+        }
+    }
+
+    /// Whether this server is to check the node. `held` is the stamp of the verdict that stands, `is_checked` whether
+    /// this server checks it already.
+    pub(crate) fn is_mine(
+        &self,
+        place: Place,
+        interval: Duration,
+        held: Option<&Stamp>,
+        is_checked: bool,
+    ) -> bool {
+        if self.responsible(place, interval, held) == &self.own {
+            return true;
+        }
+        self.leaving.as_ref().is_some_and(|leaving| {
+            let others_began =
+                held.is_some_and(|held| held.server != self.own && held.ring_epoch > leaving.ring_epoch);
+            is_checked && !others_began && self.at.saturating_duration_since(leaving.since) < interval
+        })
+    }
+
+    /// Who is to check the node, as far as this server can tell.
+    pub(crate) fn responsible<'a>(
+        &'a self,
+        place: Place,
+        interval: Duration,
+        held: Option<&'a Stamp>,
+    ) -> &'a ServerId {
+        let held = held.map(|held| (held.ring_epoch, &held.server));
+        let other = held.filter(|(_, server)| **server != self.own && !self.is_gone(server, interval));
+        if let Some((epoch, server)) = other
+            && epoch > self.ring.epoch()
+        {
+            return server;
+        }
+        let may = |at: usize| {
+            let server = &self.ring.servers()[at];
+            *server == self.own || !self.is_given_up(server, interval)
+        };
+        match self.ring.first(place, may) {
+            Some(at) => &self.ring.servers()[at],
+            None => other.map_or(&self.own, |(_, server)| server),
+        }
+    }
+
+    /// The stamp of this server's next verdict on a node: later than the one that stands.
+    pub(crate) fn stamp(&self, held: Option<&Stamp>, incarnation: u64, sequence: u64) -> Stamp {
+        let ring_epoch = held.map_or(0, |held| held.ring_epoch).max(self.ring.epoch());
+        let term = match held.filter(|held| held.ring_epoch == ring_epoch) {
+            Some(held) if held.server == self.own => held.term,
+            Some(held) => held.term + 1,
+            None => 0,
+        };
+        Stamp { ring_epoch, term, server: self.own.clone(), incarnation, sequence }
+    }
+
+    /// The other members that are not heard, and for how long.
+    pub(crate) fn silent(&self) -> BTreeMap<ServerId, Duration> {
+        let silent = |silence: &Duration| *silence >= self.seen.silent_after;
+        let known = self.seen.silences.iter();
+        known
+            .filter(|(_, silence)| silent(silence))
+            .map(|(server, silence)| (server.clone(), *silence))
+            .collect()
+    }
+
+    /// The other members that are heard.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = &ServerId> {
+        let known = self.seen.silences.iter();
+        known.filter(|(_, silence)| **silence < self.seen.silent_after).map(|(server, _)| server)
+    }
+
+    fn is_given_up(&self, server: &ServerId, interval: Duration) -> bool {
+        (self.seen.store_is_out || self.hears_anybody()) && self.is_gone(server, interval)
+    }
+
+    fn is_gone(&self, server: &ServerId, interval: Duration) -> bool {
+        self.silence(server) >= self.session_timeout + interval
+    }
+
+    fn hears_anybody(&self) -> bool {
+        self.heard().next().is_some()
+    }
+
+    fn silence(&self, server: &ServerId) -> Duration {
+        let stranger = || self.strangers.get(server).map(|since| self.at.saturating_duration_since(*since));
+        self.seen.silences.get(server).copied().or_else(stranger).unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests;

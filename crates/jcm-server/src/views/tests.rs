@@ -285,7 +285,9 @@ fn a_reader_that_is_ahead_of_this_server_waits_for_it() {
         let mut reader = Held::new(kind, Some(ahead));
         assert!(views.event(&name(), &mut reader).is_none(), "it is not sent back to something older");
         assert!(reader.due_at().is_some_and(|at| at > Instant::now()));
+        // And a step further: what it holds by then would be no news to it.
         writers.take(&Step::Patch { n: 1, weight });
+        writers.take(&Step::Patch { n: 1, weight: 100 + weight });
         let told = views.event(&name(), &mut reader).unwrap().name;
         assert!(told == "view" || told == "delta", "{told}");
         assert_eq!(reader.due_at(), None);

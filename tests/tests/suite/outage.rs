@@ -121,6 +121,8 @@ async fn a_damaged_snapshot_is_passed_over_for_the_one_before_it() {
     server.restart().await;
     assert_eq!(client.view("orders").await.ok()["stale"], true);
     assert!(server.log().contains("damaged"), "{}", server.log());
+    ensemble.start_all().await;
+    until_stale(&client, false).await;
 }
 
 #[tokio::test]

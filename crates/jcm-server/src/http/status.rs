@@ -43,6 +43,10 @@ pub(super) async fn status(State(app): State<App>) -> Response {
     let role = if app.membership.leads() { "leader" } else { "follower" };
     let snapshot = app.catalog.get();
     let stale_for = app.staleness.age();
+    // A store of this server's own shows by its last commit alone that it takes none, on a full disk for example. A shared
+    // one is back as soon as there is contact, not only with the next write.
+    let is_reached =
+        stale_for.is_none() && (app.store.kind() != "embedded" || app.registry.is_store_available());
     Json(json!({
         "server": app.server,
         "version": env!("CARGO_PKG_VERSION"),
@@ -51,7 +55,7 @@ pub(super) async fn status(State(app): State<App>) -> Response {
         "store": {
             "kind": app.store.kind(),
             "id": snapshot.store,
-            "state": if stale_for.is_none() && app.registry.is_store_available() { "ok" } else { "unavailable" },
+            "state": if is_reached { "ok" } else { "unavailable" },
             "revision": snapshot.revision,
             "stale_for_ms": stale_for.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         },

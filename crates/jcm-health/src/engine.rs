@@ -8,8 +8,8 @@
 //! Results that say more about this machine than about the node (a round that began or ended late, a pause) are
 //! thrown away inside the engine and only counted.
 
+pub mod reactor;
 mod schedule;
-pub mod task;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,6 +55,8 @@ pub struct Stats {
     pub overdue_rounds: u64,
     /// Reported probes that failed for want of something on this machine.
     pub local_troubles: u64,
+    /// Connections that were not kept open for the next check, for want of descriptors.
+    pub unkept: u64,
 }
 
 /// Names a target within one engine. Chosen by the caller, who maps it back to a node.

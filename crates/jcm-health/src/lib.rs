@@ -10,14 +10,14 @@
 pub mod engine;
 pub mod evidence;
 pub mod judge;
+pub mod once;
 pub mod outcome;
-mod probe;
 pub mod ring;
 
-pub use engine::task::TaskEngine;
+pub use engine::reactor::{Options, ReactorEngine};
 pub use engine::{Engine, Report, Stats, Target, TargetKey};
 pub use evidence::{Evidence, Sample};
 pub use judge::{Cause, Judge, Opinion, Step, Turn};
+pub use once::{NotProbed, OnceProber, Probed};
 pub use outcome::{LocalTrouble, Malformed, Outcome, Phase};
-pub use probe::{NotProbed, OnceProber, Probed};
 pub use ring::Ring;

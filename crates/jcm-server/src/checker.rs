@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
-use jcm_health::{Engine, Report};
-use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, Stamp, StoreId, TargetPolicy};
+use jcm_health::{Engine, ReactorEngine, Report};
+use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, Stamp, StoreId};
 use jcm_storage::{Membership, Roster, Store};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ pub(crate) struct Surroundings {
     /// What other servers say.
     heard: mpsc::Receiver<Heard>,
     membership: Arc<dyn Membership>,
-    targets: Arc<TargetPolicy>,
+    engine: Arc<ReactorEngine>,
 }
 
 impl Surroundings {
@@ -83,7 +83,7 @@ impl Surroundings {
         heard: mpsc::Receiver<Heard>,
         membership: &Arc<dyn Membership>,
         store: &dyn Store,
-        targets: &Arc<TargetPolicy>,
+        engine: &Arc<ReactorEngine>,
     ) -> Self {
         let around = Around {
             peers: peers.clone(),
@@ -91,7 +91,7 @@ impl Surroundings {
             roster: membership.roster(),
             store_stale_since: store.stale_since(),
         };
-        Self { around, heard, membership: Arc::clone(membership), targets: Arc::clone(targets) }
+        Self { around, heard, membership: Arc::clone(membership), engine: Arc::clone(engine) }
     }
 }
 
@@ -141,8 +141,8 @@ impl Checker {
             duty: watch::Sender::new(Arc::new(duty.clone())),
         });
         let (audience, definitions) = Definitions::new(Arc::clone(&views), remembered.verdicts);
-        let Surroundings { around, heard, membership, targets } = surroundings;
-        let vouch = Vouch::new(Arc::clone(&views), targets);
+        let Surroundings { around, heard, membership, engine: prober } = surroundings;
+        let vouch = Vouch::new(Arc::clone(&views), prober);
         let doubt = Doubt::new(Box::new(Company { peers: around.peers.clone(), membership }), vouch.clone());
         let (asker, questions) = Asker::new(Arc::clone(&shown), vouch, doubt.stance());
         let checker = Self {
@@ -172,8 +172,8 @@ impl Checker {
 
     /// The same among other servers than the real ones.
     #[cfg(test)]
-    fn among(&mut self, vantages: Box<dyn doubt::Vantages>, targets: Arc<TargetPolicy>) -> Asker {
-        let vouch = Vouch::new(Arc::clone(&self.views), targets);
+    fn among(&mut self, vantages: Box<dyn doubt::Vantages>, engine: Arc<ReactorEngine>) -> Asker {
+        let vouch = Vouch::new(Arc::clone(&self.views), engine);
         self.doubt = Doubt::new(vantages, vouch.clone());
         let (asker, questions) = Asker::new(Arc::clone(&self.shown), vouch, self.doubt.stance());
         self.questions = questions;

@@ -17,6 +17,13 @@ const ENVIRONMENT_PREFIX: &str = "JCM__";
 pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) store: Store,
+    pub(crate) health: Health,
+}
+
+/// Limits of the engine that carries out checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) threads: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +106,7 @@ impl Default for Config {
                     digest_file: None,
                 },
             },
+            health: Health { threads: 1 },
         }
     }
 }
@@ -231,9 +239,13 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "health.threads",
-        allowed: "1 (more are not available in this version)",
+        allowed: "from 1 to 64 threads that carry out checks; one is enough for some 20,000 checks a second",
         default: "1",
-        set: |_, text| (text == "1").then_some(()),
+        set: |config, text| {
+            let threads = text.parse().ok().filter(|threads| (1..=64).contains(threads))?;
+            config.health.threads = threads;
+            Some(())
+        },
     },
 ];
 

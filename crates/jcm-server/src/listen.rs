@@ -140,6 +140,12 @@ pub(crate) fn raise_descriptor_limit() {
     }
 }
 
+/// How many descriptors this process may have.
+pub(crate) fn descriptors_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Admission, stop: CancellationToken) {
     let first = tokio::select! {
         () = stop.cancelled() => return,

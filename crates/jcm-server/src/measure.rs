@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use jcm_health::{Engine, TaskEngine};
+use jcm_health::{Engine, ReactorEngine};
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ const BUCKETS_MUTATIONS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0,
 /// The recorder's reading side.
 pub(crate) struct Metrics {
     handle: PrometheusHandle,
-    engine: Arc<TaskEngine>,
+    engine: Arc<ReactorEngine>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Metrics {
 
 impl Metrics {
     /// Starts recording, once in a process.
-    pub(crate) fn start(engine: Arc<TaskEngine>) -> Result<Self> {
+    pub(crate) fn start(engine: Arc<ReactorEngine>) -> Result<Self> {
         let builder = PrometheusBuilder::new()
             .set_buckets(BUCKETS_SECONDS)
             .and_then(|builder| {
@@ -51,6 +51,10 @@ impl Metrics {
         describe_counter!(
             "jcm_check_local_troubles_total",
             "Probes thrown away because of trouble on this server"
+        );
+        describe_counter!(
+            "jcm_check_connections_unkept_total",
+            "Connections that were not kept open for the next probe, because the limit on descriptors is near"
         );
         describe_counter!("jcm_connections_total", "Connections accepted");
         describe_counter!("jcm_http_requests_total", "Requests answered, by route, method and status");
@@ -99,6 +103,7 @@ impl Metrics {
         let stats = self.engine.stats();
         metrics::counter!("jcm_check_rounds_late_total").absolute(stats.late_rounds);
         metrics::counter!("jcm_check_local_troubles_total").absolute(stats.local_troubles);
+        metrics::counter!("jcm_check_connections_unkept_total").absolute(stats.unkept);
         self.handle.render()
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jcm_health::engine::REPORT_QUEUE_MAX;
-use jcm_health::{Engine, TaskEngine};
+use jcm_health::{Engine, Options, ReactorEngine};
 use jcm_model::{ServerId, TargetPolicy};
 use jcm_storage::{JoinError, Membership, Standing, Store};
 use tokio::sync::mpsc;
@@ -39,6 +39,9 @@ use backend::Backend;
 use ground::Ground;
 use settings::Settings;
 use stop::{Signals, Stop};
+
+/// Descriptors that checks leave for everything else: clients, peers, the store, and connections that are being opened.
+const DESCRIPTORS_RESERVED: usize = 1_500;
 
 /// How long the tasks may take to end once everything else has.
 const TASKS_DEADLINE: Duration = Duration::from_secs(3);
@@ -105,7 +108,13 @@ async fn life(settings: &Settings) -> Result<()> {
     let own = std::iter::once(bound).chain(member.advertise.parse::<SocketAddr>()).collect();
     let targets = Arc::new(TargetPolicy { loopback_allowed: bound.ip().is_loopback(), own });
     let (report_sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
-    let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), report_sender));
+    let options = Options {
+        threads: config.health.threads,
+        kept_max: listen::descriptors_max().saturating_sub(DESCRIPTORS_RESERVED),
+    };
+    let engine =
+        ReactorEngine::start(&targets, &report_sender, options).context("checks could not be started")?;
+    let engine = Arc::new(engine);
     let metrics = Arc::new(Metrics::start(Arc::clone(&engine))?);
     let views = Arc::new(Views::new(uuid::Uuid::new_v4().as_u64_pair().0));
     let judging = Judging {
@@ -119,7 +128,7 @@ async fn life(settings: &Settings) -> Result<()> {
     let (peers, keeper, heard) =
         introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref())?;
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
-    let around = Surroundings::new(&peers, heard, &membership, store.as_ref(), &targets);
+    let around = Surroundings::new(&peers, heard, &membership, store.as_ref(), &engine);
     let (checker, definitions, asker) =
         Checker::new(judging, seam, reports, Arc::clone(&views), remembered, around);
     let checking = CancellationToken::new();
@@ -200,7 +209,7 @@ struct Running {
     writing: CancellationToken,
     checking: CancellationToken,
     following: CancellationToken,
-    engine: Arc<TaskEngine>,
+    engine: Arc<ReactorEngine>,
     backend: Backend,
     demo: Option<demo::Demo>,
 }

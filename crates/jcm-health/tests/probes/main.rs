@@ -1,4 +1,4 @@
-//! The task engine against nodes that answer in every dialect and misbehave in every way, over real sockets.
+//! The engine against nodes that answer in every dialect and misbehave in every way, over real sockets.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -8,15 +8,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jcm_health::engine::REPORT_QUEUE_MAX;
 use jcm_health::{
-    Engine, Malformed, NotProbed, OnceProber, Outcome, Phase, Probed, Report, Target, TargetKey, TaskEngine,
-    engine::REPORT_QUEUE_MAX,
+    Engine, Malformed, NotProbed, OnceProber, Options, Outcome, Phase, Probed, ReactorEngine, Report, Target,
+    TargetKey,
 };
 use jcm_model::{Check, CheckKind, CheckSpec, TargetPolicy, check::Expect};
 use node::{Node, Swallowing, read_request, refusing, wait_for_end};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{advance, pause, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 /// No test waits longer than this for anything.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -43,18 +44,20 @@ fn impatient() -> Check {
 }
 
 struct Checker {
-    engine: TaskEngine,
+    engine: ReactorEngine,
     reports: mpsc::Receiver<Report>,
 }
 
 impl Checker {
     fn start() -> Self {
-        Self::with(TargetPolicy { loopback_allowed: true, own: Vec::new() }, REPORT_QUEUE_MAX)
+        Self::with(anywhere(), REPORT_QUEUE_MAX)
     }
 
     fn with(policy: TargetPolicy, queue_max: usize) -> Self {
         let (sender, reports) = mpsc::channel(queue_max);
-        Self { engine: TaskEngine::new(Arc::new(policy), sender), reports }
+        let engine =
+            ReactorEngine::start(&Arc::new(policy), &sender, Options { threads: 1, kept_max: 100 }).unwrap();
+        Self { engine, reports }
     }
 
     fn set(&self, key: u64, generation: u64, address: SocketAddr, check: &Check) {
@@ -63,6 +66,16 @@ impl Checker {
 
     async fn stop(&self) {
         timeout(DEADLINE, self.engine.shutdown()).await.expect("every task ended");
+    }
+
+    /// Waits until the engine has so many targets: it takes orders as they come.
+    async fn targets(&self, count: usize) {
+        let has = async {
+            while self.engine.stats().targets != count {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(DEADLINE, has).await.expect("the engine takes orders");
     }
 
     async fn next(&mut self) -> Report {
@@ -477,10 +490,10 @@ async fn a_removed_target_is_not_probed_any_more() {
     checker.set(1, 1, node.address, &http());
     checker.set(2, 1, node.address, &http());
     checker.next().await;
-    assert_eq!(checker.engine.stats().targets, 2);
+    checker.targets(2).await;
     checker.engine.remove(TargetKey(1));
     checker.engine.remove(TargetKey(3));
-    assert_eq!(checker.engine.stats().targets, 1);
+    checker.targets(1).await;
     // What was on its way may arrive; after a report of the other target, that is over.
     while checker.next().await.key != TargetKey(2) {}
     for _ in 0..10 {
@@ -488,7 +501,7 @@ async fn a_removed_target_is_not_probed_any_more() {
     }
     // A kind that nobody probes is no target either.
     checker.set(2, 2, node.address, &Check { kind: CheckKind::None, ..http() });
-    assert_eq!(checker.engine.stats().targets, 0);
+    checker.targets(0).await;
     checker.stop().await;
 }
 
@@ -509,147 +522,42 @@ async fn after_shutdown_nothing_is_probed_and_the_channel_ends() {
 }
 
 #[tokio::test]
-async fn probing_waits_while_nobody_takes_the_reports() {
+async fn no_probe_begins_while_nobody_takes_the_reports() {
     let node = Node::answering(OK).await;
-    let mut checker = Checker::with(TargetPolicy { loopback_allowed: true, own: Vec::new() }, 1);
+    let mut checker = Checker::with(anywhere(), 1);
     for key in 0..3 {
         checker.set(key, 1, node.address, &http());
     }
-    // One report fits the channel, and each task holds one more in its hands.
+    // One report fits the channel; the next one stops all but what is under way.
     let all_wait = async {
-        while checker.engine.stats().rounds < 4 {
+        while checker.engine.stats().rounds < 2 {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(DEADLINE, all_wait).await.expect("four rounds");
-    sleep(http().interval * 5).await;
-    assert_eq!(checker.engine.stats().rounds, 4);
+    timeout(DEADLINE, all_wait).await.expect("two rounds");
+    sleep(http().interval * 10).await;
+    assert!(checker.engine.stats().rounds <= 4, "{:?}", checker.engine.stats());
     for _ in 0..10 {
         assert!(checker.next().await.outcome.is_success());
     }
     checker.stop().await;
 }
 
-/// Lets the tasks of the engine run until so many rounds were thrown away. The clock stands still meanwhile.
-async fn wait_for_late_rounds(engine: &TaskEngine, count: u64) {
-    for _ in 0..1_000 {
-        if engine.stats().late_rounds >= count {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-    panic!("{:?}", engine.stats());
+/// A prober for one probe apart from any round.
+fn prober(policy: TargetPolicy, at_once_max: usize) -> (OnceProber, mpsc::Receiver<Report>) {
+    let (sender, reports) = mpsc::channel(1);
+    let engine =
+        ReactorEngine::start(&Arc::new(policy), &sender, Options { threads: 1, kept_max: 100 }).unwrap();
+    (OnceProber::new(Arc::new(engine), at_once_max), reports)
 }
 
-#[tokio::test]
-async fn a_pause_within_a_probe_throws_the_round_away() {
-    let swallowing = Swallowing::start().await;
-    let mut checker = Checker::start();
-    pause();
-    checker.set(1, 1, swallowing.address, &Check { interval: Duration::from_secs(1), ..impatient() });
-    // The probe begins within the first second and would time out 400 ms later.
-    sleep(Duration::from_millis(1_001)).await;
-    assert_eq!(checker.engine.stats().rounds + checker.engine.stats().late_rounds, 0);
-    advance(Duration::from_secs(5)).await;
-    wait_for_late_rounds(&checker.engine, 1).await;
-    assert!(checker.reports.try_recv().is_err(), "a late round is not reported");
-    assert_eq!(
-        checker.next().await.outcome,
-        Outcome::TimedOut(Phase::Connecting),
-        "the next one counts again"
-    );
-    assert_eq!((checker.engine.stats().rounds, checker.engine.stats().late_rounds), (1, 1));
-    checker.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_pause_before_a_probe_throws_the_round_away() {
-    // A target that this server may not touch: its outcome needs no network, which knows nothing of paused clocks.
-    let mut checker = Checker::with(TargetPolicy::default(), 16);
-    for key in 0..10 {
-        checker.set(
-            key,
-            1,
-            "127.0.0.1:1".parse().unwrap(),
-            &Check { interval: Duration::from_secs(1), ..http() },
-        );
-    }
-    // Tasks must have looked at the clock before it jumps.
-    tokio::task::yield_now().await;
-    advance(Duration::from_secs(30)).await;
-    wait_for_late_rounds(&checker.engine, 10).await;
-    assert_eq!(
-        checker.engine.stats().rounds,
-        0,
-        "30 s of missed rounds are neither made up for nor reported"
-    );
-    for _ in 0..10 {
-        assert_eq!(checker.next().await.outcome, Outcome::Forbidden);
-    }
-    assert_eq!(checker.engine.stats().late_rounds, 10);
-    checker.stop().await;
-}
-
-/// A node outside of this runtime, which therefore stays well while the runtime of the checker is starved.
-fn healthy_node_in_a_thread() -> SocketAddr {
-    use std::io::{Read, Write};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                // A request is small and comes in one piece.
-                while matches!(stream.read(&mut [0; 4096]), Ok(1..)) {
-                    std::thread::sleep(Duration::from_millis(60));
-                    if stream.write_all(OK.as_bytes()).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
-#[tokio::test]
-async fn a_starved_process_blames_no_node() {
-    let address = healthy_node_in_a_thread();
-    let (_taken, dead) = refusing();
-    let mut checker = Checker::start();
-    for key in 0..20 {
-        let fresh = key % 2 == 0;
-        checker.set(key, 1, address, &Check { fresh, timeout: Duration::from_millis(500), ..http() });
-    }
-    let mut judged = 0;
-    for _ in 0..3 {
-        // Time enough for probes to be under way, then the only thread of this runtime stands still, as a stopped
-        // process does, for longer than any of them has.
-        sleep(Duration::from_millis(100)).await;
-        std::thread::sleep(Duration::from_millis(900));
-        while let Ok(report) = checker.reports.try_recv() {
-            assert_eq!(report.outcome, Outcome::Answered(200), "the node was well all the time");
-            judged += 1;
-        }
-    }
-    assert!(checker.engine.stats().late_rounds > 0, "the starvation did not bite");
-    assert!(judged > 0, "nothing was judged");
-    // And it still tells the truth about one that is really dead.
-    checker.set(100, 1, dead, &http());
-    loop {
-        let report = checker.next().await;
-        if report.key == TargetKey(100) {
-            assert_eq!(report.outcome, Outcome::Refused);
-            break;
-        }
-    }
-    checker.stop().await;
+fn anywhere() -> TargetPolicy {
+    TargetPolicy { loopback_allowed: true, own: Vec::new() }
 }
 
 /// One probe apart from any engine, as a peer is asked for it.
 async fn once(address: SocketAddr, check: &Check, within: Duration) -> Result<Outcome, NotProbed> {
-    let policy = TargetPolicy { loopback_allowed: true, own: Vec::new() };
-    let prober = OnceProber::new(Arc::new(policy), 4);
+    let (prober, _reports) = prober(anywhere(), 4);
     let probed = timeout(DEADLINE, prober.probe(address, &Arc::new(check.clone()), within)).await;
     probed.expect("a probe has a deadline").map(|Probed { outcome, .. }| outcome)
 }
@@ -681,7 +589,7 @@ async fn one_probe_whose_time_is_cut_short_is_no_result() {
 async fn one_probe_goes_nowhere_the_policy_forbids() {
     let well = Node::answering(OK).await;
     let policy = TargetPolicy { loopback_allowed: true, own: vec![well.address] };
-    let prober = OnceProber::new(Arc::new(policy), 4);
+    let (prober, _reports) = prober(policy, 4);
     let probed = prober.probe(well.address, &Arc::new(http()), DEADLINE).await.unwrap();
     assert_eq!((probed.outcome, well.connections()), (Outcome::Forbidden, 0));
 }
@@ -689,8 +597,7 @@ async fn one_probe_goes_nowhere_the_policy_forbids() {
 #[tokio::test]
 async fn probes_beyond_the_bound_wait_only_while_they_can_still_end_in_time() {
     let silent = Swallowing::start().await;
-    let policy = TargetPolicy { loopback_allowed: true, own: Vec::new() };
-    let prober = OnceProber::new(Arc::new(policy), 1);
+    let (prober, _reports) = prober(anywhere(), 1);
     let check = Arc::new(impatient());
     let first = prober.probe(silent.address, &check, Duration::from_secs(10));
     let no_time = prober.probe(silent.address, &check, check.timeout + Duration::from_millis(20));
@@ -700,14 +607,4 @@ async fn probes_beyond_the_bound_wait_only_while_they_can_still_end_in_time() {
     assert_eq!(first.map(|probed| probed.outcome), Ok(timed_out));
     assert_eq!(no_time, Err(NotProbed::Busy));
     assert_eq!(has_time.map(|probed| probed.outcome), Ok(timed_out));
-}
-
-#[tokio::test]
-async fn one_probe_of_a_process_that_was_away_says_nothing() {
-    let silent = Swallowing::start().await;
-    let probe = tokio::spawn(async move { once(silent.address, &impatient(), DEADLINE).await });
-    sleep(Duration::from_millis(100)).await;
-    // The only thread of this runtime stands still.
-    std::thread::sleep(Duration::from_millis(900));
-    assert_eq!(probe.await.unwrap(), Err(NotProbed::Late));
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use jcm_health::OnceProber;
-use jcm_model::{Check, TargetPolicy};
+use jcm_health::{OnceProber, ReactorEngine};
+use jcm_model::Check;
 
 use super::opinions::{CALL_QUESTIONS_MAX, UNDER_WAY_MAX};
 use crate::peers::{Answer, Question, Said};
@@ -27,8 +27,8 @@ pub(super) struct Vouch {
 }
 
 impl Vouch {
-    pub(super) fn new(views: Arc<Views>, targets: Arc<TargetPolicy>) -> Self {
-        Self { views, prober: Arc::new(OnceProber::new(targets, UNDER_WAY_MAX)) }
+    pub(super) fn new(views: Arc<Views>, engine: Arc<ReactorEngine>) -> Self {
+        Self { views, prober: Arc::new(OnceProber::new(engine, UNDER_WAY_MAX)) }
     }
 
     /// What probes of these nodes find now: one answer for each question, in their order, within the time.

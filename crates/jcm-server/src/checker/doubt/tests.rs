@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use jcm_health::TaskEngine;
 use jcm_health::engine::REPORT_QUEUE_MAX;
+use jcm_health::{Options, ReactorEngine};
 use jcm_model::{
     Cluster, ClusterName, Judged, Mutation, NodeId, Precondition, Revision, StoreId, TargetPolicy, Verdict,
 };
@@ -96,7 +96,7 @@ impl Vantages for Fake {
 struct Running {
     views: Arc<Views>,
     asker: Asker,
-    engine: Arc<TaskEngine>,
+    engine: Arc<ReactorEngine>,
     task: JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -106,18 +106,19 @@ impl Running {
     async fn start(fake: &Fake, clusters: &[&str], nodes: &[SocketAddr]) -> Self {
         let targets = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
         let (sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
-        let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), sender));
+        let options = Options { threads: 1, kept_max: 100 };
+        let engine = Arc::new(ReactorEngine::start(&targets, &sender, options).unwrap());
         let views = Arc::new(Views::new(1));
         let server = ServerId::parse("s1").unwrap();
         let (_, heard) = mpsc::channel(1);
         let peers = Peers::nobody(server.clone());
         let membership: Arc<dyn Membership> = Arc::new(Solo::default());
-        let surroundings = Surroundings::new(&peers, heard, &membership, &MemoryStore::new(), &targets);
+        let surroundings = Surroundings::new(&peers, heard, &membership, &MemoryStore::new(), &engine);
         let seam: Arc<dyn jcm_health::Engine> = Arc::clone(&engine) as Arc<dyn jcm_health::Engine>;
         let judging = Judging { server, incarnation: 1, session_timeout: Duration::from_secs(6) };
         let (mut checker, mut definitions, _) =
             Checker::new(judging, seam, reports, Arc::clone(&views), Remembered::default(), surroundings);
-        let asker = checker.among(Box::new(fake.clone()), targets);
+        let asker = checker.among(Box::new(fake.clone()), Arc::clone(&engine));
         let clusters = clusters.iter().map(|name| cluster(name, nodes));
         definitions.loaded(snapshot(clusters)).await;
         let stop = CancellationToken::new();

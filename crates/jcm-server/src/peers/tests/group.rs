@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use jcm_health::TaskEngine;
+use jcm_health::{Options, ReactorEngine};
 use jcm_model::{
     ClusterName, Judged, Mutation, NodeId, OperationId, Precondition, Revision, ServerId, Stamp,
     TargetPolicy, Timestamp, Verdict,
@@ -96,12 +96,13 @@ impl Server {
             Peers::with_digests_every(DIGESTS_PAUSE, id(name), token, Arc::clone(&views), roster.subscribe());
         let targets = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
         let (report_sender, reports) = mpsc::channel(1);
-        let engine = Arc::new(TaskEngine::new(Arc::clone(&targets), report_sender));
+        let options = Options { threads: 1, kept_max: 100 };
+        let engine = Arc::new(ReactorEngine::start(&targets, &report_sender, options).unwrap());
         let judging = Judging { server: id(name), incarnation: 1, session_timeout: Duration::from_secs(6) };
         let (_, nothing) = mpsc::channel(1);
         // Nothing is checked here: what is found, the test says.
         let membership: Arc<dyn Membership> = Arc::new(Solo::default());
-        let around = Surroundings::new(&peers, nothing, &membership, store.as_ref(), &targets);
+        let around = Surroundings::new(&peers, nothing, &membership, store.as_ref(), &engine);
         let (_, definitions, asker) =
             Checker::new(judging, engine, reports, Arc::clone(&views), Remembered::default(), around);
         let (catalog, follower) =

@@ -9,17 +9,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jcm_model::{Check, CheckKind, TargetPolicy};
+use jcm_model::{Check, CheckKind};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Dialer, Prober, Stopwatch};
+use crate::engine::reactor::{Once, ReactorEngine};
 use crate::outcome::{LocalTrouble, Outcome};
 
 /// Probes nodes once, a bounded number of them at a time.
 #[derive(Debug)]
 pub struct OnceProber {
-    dialer: Dialer,
+    engine: Arc<ReactorEngine>,
     places: Semaphore,
 }
 
@@ -43,14 +43,16 @@ pub enum NotProbed {
     CutShort,
     /// This process was away during the probe.
     Late,
+    /// The engine was stopped.
+    Stopped,
     /// This machine could not probe.
     Local(LocalTrouble),
 }
 
 impl OnceProber {
-    /// Probes what `policy` permits, at most `at_once_max` nodes at a time.
-    pub fn new(policy: Arc<TargetPolicy>, at_once_max: usize) -> Self {
-        Self { dialer: Dialer::new(policy, at_once_max), places: Semaphore::new(at_once_max) }
+    /// Probes what the engine may, at most `at_once_max` nodes at a time.
+    pub fn new(engine: Arc<ReactorEngine>, at_once_max: usize) -> Self {
+        Self { engine, places: Semaphore::new(at_once_max) }
     }
 
     /// Probes the node under this policy, and answers within `within` in any case. The probe itself has the policy's
@@ -62,7 +64,9 @@ impl OnceProber {
         within: Duration,
     ) -> Result<Probed, NotProbed> {
         let asked = Instant::now();
-        let mut prober = Prober::new(address, once(check)).ok_or(NotProbed::Kind(check.kind))?;
+        if !ReactorEngine::probes(check.kind) {
+            return Err(NotProbed::Kind(check.kind));
+        }
         let place_by = asked + within.saturating_sub(check.timeout);
         let place = match self.places.try_acquire() {
             Ok(place) => Ok(place),
@@ -70,14 +74,12 @@ impl OnceProber {
         };
         // Places are never taken away.
         let _place = place.map_err(|_| NotProbed::Busy)?;
-        let mut watch = Stopwatch::start(check.timeout, within);
-        let probing = timeout_at(asked + within, prober.probe(&self.dialer, &mut watch)).await;
-        match probing {
-            // Whoever was away cannot say that the time was too short, either: both are no result.
-            _ if watch.is_late() => Err(NotProbed::Late),
+        match timeout_at(asked + within, self.engine.once(address, once(check))).await {
             Err(_) => Err(NotProbed::CutShort),
-            Ok(Outcome::Local(trouble)) => Err(NotProbed::Local(trouble)),
-            Ok(outcome) => Ok(Probed { outcome, latency: watch.elapsed() }),
+            Ok(None) => Err(NotProbed::Stopped),
+            Ok(Some(Once { is_late: true, .. })) => Err(NotProbed::Late),
+            Ok(Some(Once { outcome: Outcome::Local(trouble), .. })) => Err(NotProbed::Local(trouble)),
+            Ok(Some(Once { outcome, latency, .. })) => Ok(Probed { outcome, latency }),
         }
     }
 }
@@ -93,6 +95,7 @@ impl fmt::Display for NotProbed {
             Self::Kind(kind) => write!(f, "nothing probes checks of the kind `{}`", kind.as_str()),
             Self::Busy => f.write_str("this server has too many probes under way"),
             Self::CutShort => f.write_str("the time for the answer was over before that of the probe"),
+            Self::Stopped => f.write_str("this server is stopping"),
             Self::Late => f.write_str("this server was late itself"),
             Self::Local(trouble) => trouble.fmt(f),
         }

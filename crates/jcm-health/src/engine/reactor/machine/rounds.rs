@@ -1,0 +1,339 @@
+//! One round of a target: connect, ask, read, and what it came to.
+//!
+//! It follows no redirect, unpacks no body, stores nothing that a node says and sends no header that a user chose.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use jcm_model::CheckKind;
+use mio::net::TcpStream;
+use mio::{Interest, Token};
+use tracing::{debug, warn};
+
+use super::super::Once;
+use super::super::exchange::{self, Exchange, Step};
+use super::{Connection, Machine, State};
+use crate::engine::Report;
+use crate::outcome::{Outcome, Phase};
+
+/// A connection that was idle for longer is not used again: firewalls forget such connections without a word, and the
+/// next probe would time out on a healthy node.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+
+impl Machine {
+    pub(super) fn begin(&mut self, id: u32, now: Instant) {
+        self.rounds_in_tick += 1;
+        self.in_flight += 1;
+        let slot = self.slot(id);
+        slot.started = now;
+        slot.deadline = now + slot.target.check.timeout;
+        let is_kept = slot
+            .connection
+            .as_ref()
+            .is_some_and(|kept| now.saturating_duration_since(kept.idle_since) <= IDLE_MAX);
+        if is_kept {
+            let at = slot.deadline;
+            self.arm(id, at);
+            self.write(id, 0, true, now);
+        } else {
+            self.close(id);
+            self.open(id, now);
+        }
+    }
+
+    /// Opens a connection, as soon as there is leave.
+    pub(super) fn open(&mut self, id: u32, now: Instant) {
+        let slot = self.slot(id);
+        let (group, address) = (slot.group, slot.target.address);
+        // The policy is asked again here, although nodes were checked when they were written: what was permitted then, on
+        // another server, may be this server's own port now.
+        if self.policy.permit(address).is_err() {
+            self.conclude(id, Outcome::Forbidden, now, false);
+        } else if self.admission.ask(group, id) {
+            self.connect(id, now);
+        } else {
+            let slot = self.slot(id);
+            slot.state = State::Queued { since: now };
+            let at = now + slot.schedule.late_max();
+            self.arm(id, at);
+        }
+    }
+
+    /// Leave has come: the clock of the probe stood still meanwhile, because to queue for this machine's own limits must
+    /// not eat the node's time.
+    pub(super) fn connect_admitted(&mut self, id: u32, now: Instant) {
+        let slot = self.slot(id);
+        if let State::Queued { since } = slot.state {
+            let stood = now.saturating_duration_since(since);
+            slot.started += stood;
+            slot.deadline += stood;
+        }
+        self.connect(id, now);
+    }
+
+    pub(super) fn connect(&mut self, id: u32, now: Instant) {
+        self.slot(id).state = State::Connecting;
+        match self.dial(id, now) {
+            Ok(connection) => {
+                let slot = self.slot(id);
+                slot.connection = Some(connection);
+                let at = slot.deadline;
+                self.open += 1;
+                self.arm(id, at);
+            }
+            Err(error) => self.conclude(id, Outcome::from_io(&error, Phase::Connecting), now, false),
+        }
+    }
+
+    pub(super) fn dial(&mut self, id: u32, now: Instant) -> io::Result<Connection> {
+        let address = self.slot(id).target.address;
+        let mut stream = TcpStream::connect(address)?;
+        // A checker that is done closes with a reset, as HAProxy's does. An ordinary close by the side that speaks last
+        // leaves a minute of TIME_WAIT for every probe, here or on the node, and on a hung node a connection that nobody
+        // ever takes down. Nothing is lost: whatever is unsent or unread by then is not wanted.
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+        self.serial = self.serial.wrapping_add(1);
+        self.poll.registry().register(
+            &mut stream,
+            token(id, self.serial),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        Ok(Connection { stream, serial: self.serial, idle_since: now })
+    }
+
+    /// Something happened to a connection.
+    pub(super) fn event(&mut self, event: &mio::event::Event, now: Instant) {
+        let (id, serial) = split(event.token());
+        let slot = self.slots.get_mut(id as usize).and_then(Option::as_mut);
+        let Some(slot) = slot else { return };
+        if slot.connection.as_ref().is_none_or(|connection| connection.serial != serial) {
+            return;
+        }
+        match slot.state {
+            // Something to read before a question was asked is the end of the stream, a farewell such as 408, or garbage:
+            // none of it is an answer to what is asked next.
+            State::Resting if event.is_readable() || event.is_read_closed() || event.is_error() => {
+                self.close(id);
+            }
+            State::Connecting if event.is_writable() || event.is_error() || event.is_write_closed() => {
+                self.connected(id, event.is_error() || event.is_write_closed(), now);
+            }
+            State::Writing { sent, reused } if event.is_writable() || event.is_error() => {
+                self.write(id, sent, reused, now);
+            }
+            State::Reading { reused }
+                if event.is_readable() || event.is_read_closed() || event.is_error() =>
+            {
+                self.read(id, reused, now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn connected(&mut self, id: u32, is_in_doubt: bool, now: Instant) {
+        let ephemeral_from = self.ephemeral_from;
+        let slot = self.slot(id);
+        let (address, group, kind) = (slot.target.address, slot.group, slot.target.check.kind);
+        let stream = &slot.connection.as_ref().expect("an event came for it").stream;
+        let error = if is_in_doubt { stream.take_error().unwrap_or_else(Some) } else { None };
+        // Where nobody listens on a port of this machine's own ephemeral range, the kernel may pick just that port as the
+        // source: TCP then connects to itself, and a dead node would seem to live.
+        let is_own =
+            address.port() >= ephemeral_from && stream.local_addr().is_ok_and(|local| local == address);
+        if let Some(error) = error {
+            self.conclude(id, Outcome::from_io(&error, Phase::Connecting), now, false);
+        } else if is_own {
+            self.conclude(id, Outcome::Refused, now, false);
+        } else if kind == CheckKind::Tcp {
+            self.conclude(id, Outcome::Connected, now, false);
+        } else {
+            self.admission.give_back(group);
+            self.write(id, 0, false, now);
+        }
+    }
+
+    pub(super) fn write(&mut self, id: u32, sent: usize, reused: bool, now: Instant) {
+        let mut request = std::mem::take(&mut self.request);
+        let slot = self.slot(id);
+        exchange::write_request(&mut request, slot.target.address, &slot.target.check);
+        let stream = &mut slot.connection.as_mut().expect("it was opened").stream;
+        let written = stream.write(&request[sent..]);
+        let outcome = match written {
+            Ok(count) if sent + count == request.len() => {
+                slot.state = State::Reading { reused };
+                None
+            }
+            Ok(count) => {
+                slot.state = State::Writing { sent: sent + count, reused };
+                None
+            }
+            Err(error) if would_block(&error) => {
+                slot.state = State::Writing { sent, reused };
+                None
+            }
+            Err(error) => {
+                slot.state = State::Writing { sent, reused };
+                Some(Outcome::from_io(&error, Phase::Writing))
+            }
+        };
+        self.request = request;
+        if let Some(outcome) = outcome {
+            self.unanswered(id, reused, outcome, now);
+        }
+    }
+
+    pub(super) fn read(&mut self, id: u32, reused: bool, now: Instant) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let step = loop {
+            let slot = self.slot(id);
+            let room = slot.exchange.room().min(buffer.len());
+            let stream = &mut slot.connection.as_mut().expect("an event came for it").stream;
+            let phase = if slot.exchange.is_empty() { Phase::Waiting } else { Phase::Reading };
+            match stream.read(&mut buffer[..room]) {
+                Ok(0) => break slot.exchange.end(Outcome::Closed, &slot.target.check),
+                Ok(count) => {
+                    let step = slot.exchange.take(&buffer[..count], &slot.target.check);
+                    // Less than there was room for is all there was.
+                    if step != Step::Waiting || count < room {
+                        break step;
+                    }
+                }
+                Err(error) if would_block(&error) => break Step::Waiting,
+                Err(error) => {
+                    break slot.exchange.end(Outcome::from_io(&error, phase), &slot.target.check);
+                }
+            }
+        };
+        self.buffer = buffer;
+        match step {
+            Step::Waiting => {}
+            // A server that gives an idle connection up may still say so: that was no answer to this question.
+            Step::Done { outcome: outcome @ Outcome::UnexpectedStatus(408), .. } if reused => {
+                self.unanswered(id, reused, outcome, now);
+            }
+            Step::Done { outcome, reusable } => {
+                self.slot(id).exchange = Exchange::default();
+                if reusable {
+                    self.keep(id, now);
+                } else {
+                    self.close(id);
+                }
+                self.conclude_open(id, outcome, now);
+            }
+            Step::Unanswered(outcome) => self.unanswered(id, reused, outcome, now),
+        }
+    }
+
+    /// Servers close idle connections whenever they like, also while a request is on its way: no sign of trouble, so a
+    /// fresh connection decides, within what is left of the same deadline.
+    pub(super) fn unanswered(&mut self, id: u32, reused: bool, outcome: Outcome, now: Instant) {
+        if reused {
+            self.close(id);
+            self.slot(id).exchange = Exchange::default();
+            self.open(id, now);
+        } else {
+            self.conclude(id, outcome, now, false);
+        }
+    }
+
+    /// Keeps the connection for the next round, where there are not too many.
+    pub(super) fn keep(&mut self, id: u32, now: Instant) {
+        if let Some(connection) = &mut self.slot(id).connection {
+            connection.idle_since = now;
+        }
+        if self.open > self.kept_max {
+            self.close(id);
+            if self.shared.unkept.fetch_add(1, Relaxed) == 0 {
+                warn!(
+                    limit = self.kept_max,
+                    "no more connections are kept between checks: the limit on descriptors is near, the rest opens one for each"
+                );
+            }
+        }
+    }
+
+    /// A round is over, and its connection is not used again.
+    pub(super) fn conclude(&mut self, id: u32, outcome: Outcome, now: Instant, is_late: bool) {
+        self.close(id);
+        self.slot(id).exchange = Exchange::default();
+        self.finish(id, outcome, now, is_late);
+    }
+
+    /// A round is over, and its connection was dealt with.
+    pub(super) fn conclude_open(&mut self, id: u32, outcome: Outcome, now: Instant) {
+        self.finish(id, outcome, now, false);
+    }
+
+    pub(super) fn finish(&mut self, id: u32, outcome: Outcome, now: Instant, is_late: bool) {
+        self.leave_state(id);
+        let slot = self.slot(id);
+        let (started, timeout) = (slot.started, slot.target.check.timeout);
+        let (key, generation) = (slot.target.key, slot.target.generation);
+        let latency = now.saturating_duration_since(started);
+        let once = slot.once.take();
+        let is_late = is_late || self.pauses.spoiled(started, timeout);
+        if let Some(answer) = once {
+            // Whoever asked may have gone away.
+            let _ = answer.send(Once { outcome, latency, is_late });
+            self.remove(id);
+            return;
+        }
+        if is_late {
+            self.count_late(id);
+        } else {
+            self.shared.rounds.fetch_add(1, Relaxed);
+            self.shared.local_troubles.fetch_add(u64::from(outcome.is_local_trouble()), Relaxed);
+            self.unsent.push_back(Report { key, generation, at: now, latency, outcome });
+        }
+        self.rest(id, now);
+    }
+
+    /// Until the next round.
+    pub(super) fn rest(&mut self, id: u32, now: Instant) {
+        let slot = self.slot(id);
+        slot.state = State::Resting;
+        slot.due = slot.schedule.after(now);
+        let due = slot.due;
+        self.arm(id, due);
+    }
+
+    /// Gives back what the state holds.
+    pub(super) fn leave_state(&mut self, id: u32) {
+        let slot = self.slot(id);
+        let (state, group) = (slot.state, slot.group);
+        slot.state = State::Resting;
+        match state {
+            State::Resting => return,
+            State::Queued { .. } => self.admission.withdraw(group, id),
+            State::Connecting => self.admission.give_back(group),
+            State::Writing { .. } | State::Reading { .. } => {}
+        }
+        self.in_flight -= 1;
+    }
+
+    pub(super) fn close(&mut self, id: u32) {
+        if self.slot(id).connection.take().is_some() {
+            self.open -= 1;
+        }
+    }
+
+    pub(super) fn count_late(&mut self, id: u32) {
+        self.shared.late_rounds.fetch_add(1, Relaxed);
+        debug!(address = %self.slot(id).target.address, "late round thrown away");
+    }
+}
+
+/// A target and which of its connections: an event may be of one that was closed since.
+fn token(id: u32, serial: u32) -> Token {
+    Token(id as usize | ((serial as usize) << 32))
+}
+
+fn split(Token(token): Token) -> (u32, u32) {
+    let half = |bits: usize| u32::try_from(bits & 0xFFFF_FFFF).expect("32 bits");
+    (half(token), half(token >> 32))
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

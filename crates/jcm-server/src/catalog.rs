@@ -53,6 +53,8 @@ pub(crate) struct Catalog {
     operations: Mutex<Operations>,
     /// Since when it does not follow the store; `None`: it does.
     behind_since: watch::Sender<Option<Instant>>,
+    /// Why definitions could not be loaded, while it does not follow the store.
+    behind_because: Mutex<Option<Arc<str>>>,
 }
 
 impl Catalog {
@@ -96,7 +98,13 @@ impl Catalog {
             remembered.note_all(operations);
             feed
         });
-        let catalog = Arc::new(Self { views, head, operations: Mutex::new(remembered), behind_since });
+        let catalog = Arc::new(Self {
+            views,
+            head,
+            operations: Mutex::new(remembered),
+            behind_since,
+            behind_because: Mutex::default(),
+        });
         let follower = Follower { catalog: Arc::clone(&catalog), store, binding, feed, audience };
         (catalog, follower)
     }
@@ -115,6 +123,15 @@ impl Catalog {
     /// Whether this memory follows the store, and with it knows the operations that a write must not repeat.
     pub(crate) fn is_following(&self) -> bool {
         self.behind_since.borrow().is_none()
+    }
+
+    /// Why it does not, as far as that is known.
+    pub(crate) fn behind_because(&self) -> Option<Arc<str>> {
+        self.behind_because.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_behind_because(&self, reason: Option<Arc<str>>) {
+        *self.behind_because.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     /// The definitions as this server has them now.
@@ -238,6 +255,7 @@ impl<A: Audience> Follower<A> {
                 outcome = self.load_again() => outcome,
             };
             let Err(reason) = outcome else { return true };
+            self.catalog.set_behind_because(Some(Arc::from(reason.as_str())));
             // What is held goes on being served, and takes no writes.
             self.catalog.behind_since.send_if_modified(|since| {
                 let turned = since.is_none();
@@ -274,6 +292,7 @@ impl<A: Audience> Follower<A> {
         self.audience.loaded(Arc::new(snapshot)).await;
         self.catalog.head.send_replace(revision);
         self.feed = Some(feed);
+        self.catalog.set_behind_because(None);
         self.catalog.behind_since.send_if_modified(|since| since.take().is_some());
         info!(%store, %revision, "definitions loaded");
         Ok(())

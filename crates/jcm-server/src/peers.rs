@@ -10,6 +10,7 @@
 mod connection;
 mod error;
 mod follow;
+mod gate;
 mod keeper;
 mod line;
 mod liveness;
@@ -35,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::checker::Findings;
+use crate::pause::Pulse;
 use crate::registry::{Write, WriteError, Written};
 use crate::views::Views;
 pub(crate) use error::PeerError;
@@ -106,8 +108,9 @@ impl Peers {
         token: Option<Token>,
         views: Arc<Views>,
         roster: watch::Receiver<Arc<Roster>>,
+        pulse: Pulse,
     ) -> (Self, Keeper, mpsc::Receiver<Heard>) {
-        Self::with_digests_every(DIGESTS_PAUSE, server, token, views, roster)
+        Self::with_digests_every(DIGESTS_PAUSE, server, token, views, roster, pulse)
     }
 
     fn with_digests_every(
@@ -116,12 +119,13 @@ impl Peers {
         token: Option<Token>,
         views: Arc<Views>,
         roster: watch::Receiver<Arc<Roster>>,
+        pulse: Pulse,
     ) -> (Self, Keeper, mpsc::Receiver<Heard>) {
         let stock = Arc::new(Stock::new(views));
         let door = Door { stock: Arc::clone(&stock), token: token.clone() };
         let shared = Arc::new(Shared::new(server, pause, Some(door)));
         let (checker, heard) = mpsc::channel(HEARD_QUEUE_MAX);
-        let keeper = Keeper::new(Arc::clone(&shared), stock, token, roster, checker);
+        let keeper = Keeper::new(Arc::clone(&shared), stock, token, roster, checker, pulse);
         (Self(shared), keeper, heard)
     }
 

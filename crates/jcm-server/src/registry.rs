@@ -70,12 +70,13 @@ pub(crate) struct Parts {
     pub(crate) membership: Arc<dyn Membership>,
     pub(crate) targets: Arc<TargetPolicy>,
     pub(crate) others: Arc<dyn Others>,
+    /// Tells whether this process stood still.
+    pub(crate) pulse: Pulse,
 }
 
 #[derive(Debug)]
 struct Shared {
     parts: Parts,
-    pulse: Pulse,
     queue: mpsc::Sender<Queued>,
     router: Mutex<Router>,
     attempts: Mutex<Attempts>,
@@ -111,7 +112,6 @@ impl Registry {
     pub(crate) fn new(parts: Parts) -> (Self, Writer) {
         let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
         let store_available = Arc::new(AtomicBool::new(true));
-        let pulse = Pulse::new();
         let writer = Writer {
             queue,
             catalog: Arc::clone(&parts.catalog),
@@ -119,13 +119,13 @@ impl Registry {
             membership: Arc::clone(&parts.membership),
             targets: Arc::clone(&parts.targets),
             store_available: Arc::clone(&store_available),
-            pulse: pulse.clone(),
+            pulse: parts.pulse.clone(),
             pace: writer::Pace::default(),
+            trouble: writer::Trouble::default(),
             waiting: Vec::new(),
         };
         let shared = Shared {
             parts,
-            pulse,
             queue: sender,
             router: Mutex::default(),
             attempts: Mutex::default(),
@@ -138,7 +138,7 @@ impl Registry {
     /// Carries out a write, durably, here or by another server, and waits until this server's memory shows it.
     pub(crate) async fn write(&self, write: Write) -> Answer {
         let operation = write.operation;
-        let task = self.clone().see_through(Arc::new(write), self.0.pulse.came_in());
+        let task = self.clone().see_through(Arc::new(write), self.0.parts.pulse.came_in());
         let answer = self.0.tasks.spawn(task).await;
         answer.unwrap_or_else(|_| Err(WriteError::unknown(operation, "this server is stopping", None)))
     }
@@ -146,7 +146,7 @@ impl Registry {
     /// The same by this server itself, whoever leads, within a time of at most [`WRITE_DEADLINE`]: what a peer forwarded
     /// is not forwarded again.
     pub(crate) async fn carry_out(&self, write: Write, within: Duration) -> Answer {
-        let (write, stretch) = (Arc::new(write), self.0.pulse.came_in());
+        let (write, stretch) = (Arc::new(write), self.0.parts.pulse.came_in());
         let deadline = Instant::now() + within.min(WRITE_DEADLINE);
         let attempt = self.attempts().begin(write.operation);
         let answer = self.here(&write, deadline, stretch).await;
@@ -162,7 +162,7 @@ impl Registry {
 
     /// Tells whether this process stood still, which no write outlives.
     pub(crate) fn pulse(&self) -> Pulse {
-        self.0.pulse.clone()
+        self.0.parts.pulse.clone()
     }
 
     /// Whether the store is in reach, and took the last commit that it was given.
@@ -275,7 +275,7 @@ impl Registry {
 
     async fn forward(&self, to: &ServerId, write: &Write, deadline: Instant, stretch: Stretch) -> Hop {
         let within = FORWARD_DEADLINE.min(deadline.saturating_duration_since(Instant::now()));
-        if within.is_zero() || self.0.pulse.is_over(stretch) {
+        if within.is_zero() || self.0.parts.pulse.is_over(stretch) {
             return Hop::Undone;
         }
         metrics::counter!("jcm_writes_forwarded_total").increment(1);
@@ -290,13 +290,15 @@ impl Registry {
                 return Hop::Answered(answer);
             }
             Err(error) => {
-                warn!(server = %to, %error, "a write could not be forwarded");
+                debug!(server = %to, %error, "a write could not be forwarded");
                 if error.is_undone() { Hop::Undone } else { Hop::InDoubt(error.to_string()) }
             }
         };
         metrics::counter!("jcm_writes_forward_failed_total").increment(1);
         let seen = self.seen();
-        self.router().failed(to, &seen, Instant::now());
+        if self.router().failed(to, &seen, Instant::now()) {
+            warn!(leader = %to, epoch = seen.epoch, "the leader did not carry a write out: it is passed by until it does");
+        }
         hop
     }
 
@@ -304,7 +306,10 @@ impl Registry {
     async fn here(&self, write: &Arc<Write>, deadline: Instant, stretch: Stretch) -> Answer {
         if !self.0.parts.catalog.is_following() {
             let reason = "this server serves what it held when it lost its store, and waits for that";
-            return Err(WriteError::unavailable(reason));
+            return Err(WriteError::unavailable(match self.0.parts.catalog.behind_because() {
+                Some(because) => format!("{reason}: {because}"),
+                None => reason.to_owned(),
+            }));
         }
         let operation = write.operation;
         let (answer, result) = oneshot::channel();

@@ -30,6 +30,7 @@ use crate::config::{self, Config};
 use crate::damping::{self, Runs};
 use crate::data_dir::DataDir;
 use crate::measure::Metrics;
+use crate::pause::Pulse;
 use crate::peers::{Heard, Keeper, Peers, Token};
 use crate::registry::{self, Registry};
 use crate::staleness::{self, Staleness};
@@ -125,8 +126,9 @@ async fn life(settings: &Settings) -> Result<()> {
     let runs = Runs::begin(data_dir.file("runs.json"));
     let verdicts_file = data_dir.file("verdicts.snapshot");
     let remembered = data_dir.store().map(|store| verdicts::load(&verdicts_file, store)).unwrap_or_default();
+    let pulse = Pulse::new();
     let (peers, keeper, heard) =
-        introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref())?;
+        introduce(config, data_dir.server(), store.as_ref(), &views, membership.as_ref(), &pulse)?;
     let seam: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
     let around = Surroundings::new(&peers, heard, &membership, store.as_ref(), &engine);
     let (checker, definitions, asker) =
@@ -152,10 +154,11 @@ async fn life(settings: &Settings) -> Result<()> {
         membership: Arc::clone(&membership),
         targets,
         others: Arc::new(peers.clone()),
+        pulse: pulse.clone(),
     });
     let writing = CancellationToken::new();
     tasks.spawn(writer.run(writing.clone()));
-    tasks.spawn(registry.pulse().run(checking.clone()));
+    tasks.spawn(pulse.run(checking.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
     tasks.spawn(Arc::clone(&metrics).upkeep(checking.clone()));
     tasks.spawn(verdicts::keep(verdicts_file, Arc::clone(&views), asker.clone(), checking.clone()));
@@ -312,6 +315,7 @@ fn introduce(
     store: &dyn Store,
     views: &Arc<Views>,
     membership: &dyn Membership,
+    pulse: &Pulse,
 ) -> Result<(Peers, Option<Keeper>, mpsc::Receiver<Heard>)> {
     if store.kind() == "embedded" {
         let (_, heard) = mpsc::channel(1);
@@ -321,7 +325,8 @@ fn introduce(
     if token.is_none() && !config.server.listen.ip().is_loopback() {
         warn!("INSECURE: no server.peer_token_file, whoever reaches this port may speak as a server");
     }
-    let (peers, keeper, heard) = Peers::new(server.clone(), token, Arc::clone(views), membership.roster());
+    let (peers, keeper, heard) =
+        Peers::new(server.clone(), token, Arc::clone(views), membership.roster(), pulse.clone());
     Ok((peers, Some(keeper), heard))
 }
 

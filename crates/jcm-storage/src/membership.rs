@@ -77,6 +77,10 @@ pub trait Membership: Send + Sync + std::fmt::Debug {
     /// tried on, unless the server leaves.
     async fn join(&self, member: Member) -> Result<(), JoinError>;
 
+    /// Leads no longer and does not stand again until it announces itself anew; it stays known, and in the ring. Returns
+    /// at once, and the store hears of it as soon as it can.
+    fn resign(&self);
+
     /// Makes this server unknown again, before it stops: out of the ring first. Bounded in time.
     async fn leave(&self);
 
@@ -144,6 +148,9 @@ impl Membership for Solo {
         self.announce(member);
         Ok(())
     }
+
+    /// Nobody could lead in its place.
+    fn resign(&self) {}
 
     async fn leave(&self) {
         self.roster.send_replace(Arc::new(Roster { epoch: 1, ..Roster::default() }));

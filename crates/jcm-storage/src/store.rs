@@ -128,6 +128,13 @@ pub enum LoadError {
         /// What was tried and failed.
         reason: String,
     },
+    /// There is nothing where the definitions that this server holds should be: it was wiped, or is another place. What
+    /// the server holds may be all there is of them.
+    #[error("the store cannot be used: {reason}")]
+    Emptied {
+        /// What is missing, and what to do.
+        reason: String,
+    },
     /// The store was written by a later version, or is not one of ours; trying again does not help.
     #[error("the store cannot be used: {reason}")]
     Unusable {

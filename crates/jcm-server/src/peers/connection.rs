@@ -17,12 +17,14 @@ use tracing::{debug, info, warn};
 use v1::follow_request::{self, Request};
 use v1::follow_response::{self, Event};
 
+use super::gate::Gate;
 use super::keeper::Word;
 use super::line::{Client, Line};
 use super::parcel::{self, MESSAGE_BYTES_MAX};
 use super::stock::Stock;
 use super::token::{Bearer, Token};
 use super::{Heard, SERVERS_MAX, SILENT_AFTER, Shared, Standing};
+use crate::pause::Pulse;
 
 /// Time to connect and be welcomed, names looked up included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -53,6 +55,7 @@ pub(super) struct Connection {
     pub(super) relayed: watch::Receiver<BTreeSet<ServerId>>,
     pub(super) words: mpsc::Sender<Word>,
     pub(super) checker: mpsc::Sender<Heard>,
+    pub(super) pulse: Pulse,
 }
 
 /// Why a server is not followed any more.
@@ -74,6 +77,8 @@ enum End {
     Silent,
     #[error("it does not read what it is asked")]
     Unread,
+    #[error("this server stood still: what it was told meanwhile is too old")]
+    Paused,
     #[error("it closed the connection")]
     Closed,
     #[error("the connection broke: {0}")]
@@ -119,7 +124,8 @@ impl Connection {
     }
 
     async fn follow(&self, address: &str, was_followed: &mut bool) -> End {
-        let welcomed = tokio::time::timeout(CONNECT_DEADLINE, self.connect(address)).await;
+        let gate = Gate::new(&self.pulse);
+        let welcomed = tokio::time::timeout(CONNECT_DEADLINE, self.connect(address, gate.clone())).await;
         let (client, requests, stream) = match welcomed {
             Ok(Ok(welcomed)) => welcomed,
             Ok(Err(end)) => return end,
@@ -130,22 +136,29 @@ impl Connection {
         let line = Line { server: self.server.clone(), client };
         let _listed = Listed::new(Arc::clone(&self.shared), &line);
         let mut listening = Listening { connection: self, requests, missed: false, doubts: BTreeMap::new() };
-        let (Ok(end) | Err(end)) = listening.listen(stream).await.map(|never| match never {});
-        end
+        tokio::select! {
+            biased;
+            () = gate.shut() => End::Paused,
+            ended = listening.listen(stream) => {
+                let (Ok(end) | Err(end)) = ended.map(|never| match never {});
+                end
+            }
+        }
     }
 
     async fn connect(
         &self,
         address: &str,
+        gate: Gate,
     ) -> Result<(Client, mpsc::Sender<v1::FollowRequest>, Streaming<v1::FollowResponse>), End> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| End::Unreachable(chain(&error)))?
             .connect_timeout(CONNECT_DEADLINE)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_AFTER)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| End::Unreachable(chain(&error)))?;
+        let channel =
+            endpoint.connect_with_connector(gate).await.map_err(|error| End::Unreachable(chain(&error)))?;
         let mut client = PeersClient::with_interceptor(channel, Bearer(self.token.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::stock::Stock;
 use super::token::Token;
 use super::{Heard, Liveness, Shared, Standing, relay};
+use crate::pause::Pulse;
 
 /// How often who is heard is worked out anew, and told.
 const TICK: Duration = Duration::from_millis(250);
@@ -46,6 +47,7 @@ pub(crate) struct Keeper {
     /// Who is not heard here, and by way of whom it is followed.
     relays: BTreeMap<ServerId, ServerId>,
     checker: mpsc::Sender<Heard>,
+    pulse: Pulse,
     sender: mpsc::Sender<Word>,
     words: mpsc::Receiver<Word>,
     tasks: JoinSet<()>,
@@ -65,6 +67,7 @@ impl Keeper {
         token: Option<Token>,
         roster: watch::Receiver<Arc<Roster>>,
         checker: mpsc::Sender<Heard>,
+        pulse: Pulse,
     ) -> Self {
         let liveness = Liveness::new(shared.server.clone(), Instant::now());
         let (sender, words) = mpsc::channel(WORDS_QUEUE_MAX);
@@ -77,6 +80,7 @@ impl Keeper {
             connections: BTreeMap::new(),
             relays: BTreeMap::new(),
             checker,
+            pulse,
             sender,
             words,
             tasks: JoinSet::new(),
@@ -159,6 +163,7 @@ impl Keeper {
             relayed: kept.relayed.subscribe(),
             words: self.sender.clone(),
             checker: self.checker.clone(),
+            pulse: self.pulse.clone(),
         };
         self.tasks.spawn(connection.run(kept.stop.clone()));
         kept

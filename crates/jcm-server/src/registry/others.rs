@@ -1,6 +1,7 @@
 //! The other servers, as far as a write needs them: a seam, so that forwarding is tried without a network.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jcm_model::ServerId;
@@ -11,7 +12,7 @@ use crate::peers::{PeerError, Peers};
 /// The other servers, as far as a write needs them.
 #[tonic::async_trait]
 pub(crate) trait Others: Send + Sync + Debug {
-    /// The servers that can be asked now.
+    /// The servers that can be asked now, without those that are about to stop.
     fn connected(&self) -> Vec<ServerId>;
 
     /// Lets the server carry the write out by itself. Unless the error says that nothing was done, it may have been.
@@ -21,7 +22,10 @@ pub(crate) trait Others: Send + Sync + Debug {
 #[tonic::async_trait]
 impl Others for Peers {
     fn connected(&self) -> Vec<ServerId> {
-        Peers::connected(self)
+        let liveness = Arc::clone(&self.liveness().borrow());
+        let mut connected = Peers::connected(self);
+        connected.retain(|server| !liveness.standing(server).draining);
+        connected
     }
 
     async fn forward(&self, to: &ServerId, write: &Write, within: Duration) -> Result<Answer, PeerError> {

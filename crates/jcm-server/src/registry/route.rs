@@ -81,10 +81,11 @@ impl Router {
         self.bypass.take_if(|bypass| bypass.leader == *server);
     }
 
-    /// The server did not answer, or cannot write. Passing by concerns the leader alone: others are asked by need.
-    pub(super) fn failed(&mut self, server: &ServerId, seen: &Seen, now: Instant) {
+    /// The server did not answer, or cannot write. Passing by concerns the leader alone: others are asked by need. Answers
+    /// whether the leader is passed by from now on.
+    pub(super) fn failed(&mut self, server: &ServerId, seen: &Seen, now: Instant) -> bool {
         if seen.leader.as_ref() != Some(server) {
-            return;
+            return false;
         }
         match &mut self.bypass {
             Some(bypass) if bypass.leader == *server && bypass.epoch == seen.epoch => {
@@ -93,6 +94,7 @@ impl Router {
                     bypass.pause = (bypass.pause * 2).min(BYPASS_MAX);
                     bypass.retry_at = now + bypass.pause;
                 }
+                false
             }
             bypass => {
                 *bypass = Some(Bypass {
@@ -102,6 +104,7 @@ impl Router {
                     retry_at: now + BYPASS,
                     trying: false,
                 });
+                true
             }
         }
     }

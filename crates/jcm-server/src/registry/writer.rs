@@ -15,7 +15,7 @@ use jcm_storage::{CommitError, Membership, Store};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::WRITE_DEADLINE;
 use super::batch::{Batch, Settled, Standing};
@@ -44,6 +44,7 @@ pub(crate) struct Writer {
     pub(super) store_available: Arc<AtomicBool>,
     pub(super) pulse: Pulse,
     pub(super) pace: Pace,
+    pub(super) trouble: Trouble,
     /// Taken from the queue, and not answered yet.
     pub(super) waiting: Vec<Queued>,
 }
@@ -53,6 +54,31 @@ pub(crate) struct Writer {
 pub(super) struct Pace {
     writes_max: usize,
     failures: u32,
+}
+
+/// What is said of a store that takes no writes: once when that begins and once when it ends, however many writes come
+/// meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    since: Option<Instant>,
+    /// Writes that were refused since.
+    refused: usize,
+}
+
+impl Trouble {
+    /// So many writes are refused for this. Answers whether it is news.
+    fn refuse(&mut self, writes: usize, now: Instant) -> bool {
+        self.refused += writes;
+        let is_news = self.since.is_none();
+        self.since.get_or_insert(now);
+        is_news
+    }
+
+    /// The store takes writes. Answers for how long it did not, and how many were refused, where that is news.
+    fn end(&mut self, now: Instant) -> Option<(Duration, usize)> {
+        let since = self.since.take()?;
+        Some((now.saturating_duration_since(since), std::mem::take(&mut self.refused)))
+    }
 }
 
 impl Default for Pace {
@@ -170,7 +196,7 @@ impl Writer {
         });
         match committed {
             Ok(()) => {
-                self.store_available.store(true, Ordering::Relaxed);
+                self.available();
                 self.pace.succeeded();
                 // On the head after it, for which nothing that was submitted before can be in doubt.
                 self.answer(batch.settled, last);
@@ -187,7 +213,8 @@ impl Writer {
                 self.pause().await;
             }
             Err(CommitError::Unknown { reason }) => {
-                warn!(reason, "a commit's outcome is unknown");
+                debug!(reason, "a commit's outcome is unknown");
+                metrics::counter!("jcm_commits_unknown_total").increment(1);
                 // Submitted, as far as anybody knows. The feed may bring it; else it is tried again on the same head.
                 self.wait_on(batch.settled, |settled| settled.queued.stage.submitted_on());
                 let pause = self.pace.failed(false).max(PAUSE);
@@ -208,7 +235,6 @@ impl Writer {
                 let _ = tokio::time::timeout(PAUSE_MAX, newer).await;
             }
             Err(CommitError::Unavailable { reason }) => {
-                warn!(reason, "the store takes no writes");
                 self.unavailable(batch.settled, batch.head, &reason).await;
             }
         }
@@ -220,7 +246,7 @@ impl Writer {
         let head = timeout_at(deadline.into(), self.store.head()).await;
         match head {
             Ok(Ok(found)) if found == batch.head => {
-                self.store_available.store(true, Ordering::Relaxed);
+                self.available();
                 self.pace.succeeded();
                 self.answer(batch.settled, found);
             }
@@ -257,10 +283,20 @@ impl Writer {
         // Those of which something may still come to be are asked about again until their time is over.
         let (in_doubt, certain): (Vec<_>, Vec<_>) =
             settled.into_iter().partition(|settled| settled.is_in_doubt(head));
+        if self.trouble.refuse(certain.len(), Instant::now()) {
+            warn!(reason, "the store takes no writes");
+        }
         refuse(certain, head, || WriteError::unavailable(reason));
         if !in_doubt.is_empty() {
             self.wait_on(in_doubt, |settled| settled.before);
             let _ = tokio::time::timeout(PAUSE_MAX, self.catalog.reached(head.next())).await;
+        }
+    }
+
+    fn available(&mut self) {
+        self.store_available.store(true, Ordering::Relaxed);
+        if let Some((after, refused)) = self.trouble.end(Instant::now()) {
+            info!(?after, refused, "the store takes writes again");
         }
     }
 
@@ -318,4 +354,20 @@ fn in_doubt(settled: Settled) {
     let reason = "it was submitted, and the store did not tell what came of it";
     let answer = WriteError::unknown(settled.queued.write.operation, reason, settled.before);
     settled.queued.answer(Err(answer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_takes_no_writes_is_told_once_and_its_return_with_what_it_cost() {
+        let (mut trouble, start) = (Trouble::default(), Instant::now());
+        assert_eq!(trouble.end(start), None);
+        assert!(trouble.refuse(3, start));
+        assert!(!trouble.refuse(4, start + Duration::from_secs(1)));
+        assert_eq!(trouble.end(start + Duration::from_secs(2)), Some((Duration::from_secs(2), 7)));
+        assert_eq!(trouble.end(start + Duration::from_secs(2)), None);
+        assert!(trouble.refuse(1, start + Duration::from_secs(3)), "the next time is news again");
+    }
 }

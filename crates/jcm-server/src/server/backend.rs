@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use jcm_proto::SavedDefinitions;
 use jcm_storage::zookeeper::{self, ZooKeeper};
 use jcm_storage::{EmbeddedStore, LoadError, Membership, Solo, Store};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::catalog::{Catalog, Followed};
 use crate::config::{self, StoreKind};
@@ -87,6 +87,20 @@ impl Backend {
                 Ok(Err(error @ LoadError::Unusable { .. })) => {
                     return Err(error).context(format!("ZooKeeper at {}{}", config.hosts, config.root));
                 }
+                // What is on this disk may be all there is left of them.
+                Ok(Err(error @ LoadError::Emptied { .. })) => {
+                    let place = || format!("ZooKeeper at {}{}", config.hosts, config.root);
+                    let Some(saved) = saved else { return Err(error).with_context(place) };
+                    error!(
+                        place = place(),
+                        reason = %error,
+                        revision = %saved.revision,
+                        clusters = saved.clusters.len(),
+                        nodes = saved.node_count(),
+                        "starting from the definitions saved on disk, marked stale; writes are refused"
+                    );
+                    break Some(saved);
+                }
                 Ok(Err(LoadError::Unavailable { reason })) => reason,
                 Err(_) => "no answer".to_owned(),
             };
@@ -132,7 +146,7 @@ impl Backend {
         loop {
             let reason = match Catalog::fetch(self.store.as_ref()).await {
                 Ok((snapshot, followed)) => return Ok((snapshot, Some(followed))),
-                Err(LoadError::Unavailable { reason }) => reason,
+                Err(LoadError::Unavailable { reason } | LoadError::Emptied { reason }) => reason,
                 Err(error @ LoadError::Unusable { .. }) => return Err(error.into()),
             };
             // It was there a moment ago.

@@ -93,9 +93,11 @@ impl Stop {
 
     /// Until the port is closed. At most 5.2 seconds.
     pub(super) async fn hand_over(self) {
-        // 1. Whoever asks whether to send work here is told no, and so are the other servers.
+        // 1. Whoever asks whether to send work here is told no, and so are the other servers. What they have sent is carried
+        //    out; somebody else leads before this server is gone.
         self.stopping.cancel();
         self.peers.drain();
+        self.membership.resign();
         let is_alone =
             self.membership.roster().borrow().members.iter().all(|member| member.id == self.server);
         // 2. Checks go on until others have taken them over.

@@ -22,6 +22,8 @@ pub(super) enum Verdict {
     Ours { identity: Identity, version: i32 },
     /// It holds nothing, and neither do we.
     Make,
+    /// It holds nothing, and we hold definitions.
+    Emptied(String),
     /// It is not ours, for this reason.
     Alien(String),
 }
@@ -30,7 +32,7 @@ pub(super) enum Verdict {
 pub(super) fn judge(expected: Option<StoreId>, found: Option<Introduction>) -> Verdict {
     match (expected, found) {
         (None, None) => Verdict::Make,
-        (Some(expected), None) => Verdict::Alien(format!(
+        (Some(expected), None) => Verdict::Emptied(format!(
             "this server holds the definitions of store {expected}, and the ensemble holds none: it was wiped, or it is \
              another one; put its data back, or restore a snapshot"
         )),
@@ -99,7 +101,6 @@ mod tests {
         }
         let newer = Some((Err("its format 7 is newer".to_owned()), 0));
         for (expected, found, named) in [
-            (Some(store(1)), None, vec![store(1).to_string()]),
             (Some(store(1)), found(2, &[3]), vec![store(1).to_string(), store(2).to_string()]),
             (None, newer.clone(), vec!["newer".to_owned()]),
             (Some(store(1)), newer, vec!["newer".to_owned()]),
@@ -107,5 +108,7 @@ mod tests {
             let Verdict::Alien(reason) = judge(expected, found) else { panic!("{named:?} was taken") };
             assert!(named.iter().all(|name| reason.contains(name)), "{reason}");
         }
+        let Verdict::Emptied(reason) = judge(Some(store(1)), None) else { panic!("it holds nothing") };
+        assert!(reason.contains(&store(1).to_string()), "{reason}");
     }
 }

@@ -183,12 +183,12 @@ impl Inner {
             match verdict {
                 Verdict::Ours { identity, version } => return Ok(self.bind(identity, version)),
                 Verdict::Alien(reason) => {
-                    let mut state = self.state();
-                    if state.alien.as_ref() != Some(&reason) {
-                        error!(reason, "the ZooKeeper ensemble is not the one that this server is bound to");
-                        state.alien = Some(reason.clone());
-                    }
+                    self.refuse(&reason);
                     return Err(LoadError::Unusable { reason });
+                }
+                Verdict::Emptied(reason) => {
+                    self.refuse(&reason);
+                    return Err(LoadError::Emptied { reason });
                 }
                 Verdict::Make => match make(&self.session).await {
                     // Whoever made it, this server or another: it is there to be read.
@@ -200,6 +200,15 @@ impl Inner {
             }
         }
         Err(LoadError::Unavailable { reason: "the identity of the store changes all the time".to_owned() })
+    }
+
+    /// Nothing is written or followed until it is the right ensemble.
+    fn refuse(&self, reason: &str) {
+        let mut state = self.state();
+        if state.alien.as_deref() != Some(reason) {
+            error!(reason, "the ZooKeeper ensemble is not the one that this server is bound to");
+            state.alien = Some(reason.to_owned());
+        }
     }
 
     fn bind(&self, identity: Identity, version: i32) -> Bound {

@@ -87,7 +87,7 @@ impl Shared {
     /// The epoch in which this server leads, as far as it can be sure now.
     fn leads_in(&self) -> Option<u64> {
         let lease = (*self.lease.lock().unwrap_or_else(PoisonError::into_inner))?;
-        (lease.is_sure(Instant::now()) && !self.wish.borrow().is_leaving).then_some(lease.epoch)
+        (lease.is_sure(Instant::now()) && self.wish.borrow().stands()).then_some(lease.epoch)
     }
 }
 
@@ -131,6 +131,7 @@ impl Membership for ZooKeeperMembership {
         self.shared.wish.send_if_modified(|wish| {
             let before = wish.clone();
             wish.member = Some(member);
+            wish.is_resigned = false;
             wish.is_leaving = false;
             *wish != before
         });
@@ -152,6 +153,10 @@ impl Membership for ZooKeeperMembership {
             Ok(_) => Err(JoinError::Unavailable { reason: "it is being shut down".to_owned() }),
             Err(_) => Err(JoinError::Unavailable { reason: self.describe() }),
         }
+    }
+
+    fn resign(&self) {
+        self.shared.wish.send_if_modified(|wish| !std::mem::replace(&mut wish.is_resigned, true));
     }
 
     async fn leave(&self) {

@@ -85,12 +85,10 @@ impl Inner {
         let session = &self.session;
         fetch::sync(session, Instant::now() + REQUEST_PATIENCE).await.map_err(|error| chain(&error))?;
         let found = fetch::identity(session).await.map_err(|error| chain(&error))?;
-        let is_empty = found.is_none();
         let identity = match judge(self.expected(), found) {
             Verdict::Ours { identity, version } => Some((identity, version)),
-            Verdict::Make => None,
             // Another store, or one that nobody here can read, is somebody else's to restore; an empty ensemble is not.
-            Verdict::Alien(_) if is_empty => None,
+            Verdict::Make | Verdict::Emptied(_) => None,
             Verdict::Alien(reason) => return Err(reason),
         };
         let stores = fetch::children(session, STORES).await.map_err(|error| chain(&error))?;

@@ -24,6 +24,7 @@ use super::super::{Heard, Liveness, Peers, Token, routes};
 use crate::catalog::Catalog;
 use crate::checker::{Checker, Judging, Surroundings};
 use crate::listen;
+use crate::pause::Pulse;
 use crate::registry::{self, Registry};
 use crate::verdicts::Remembered;
 use crate::views::{Answer, Verdicts, Views};
@@ -92,8 +93,14 @@ impl Server {
         let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
         let views = Arc::new(Views::new(fastrand::u64(..)));
         let roster = watch::Sender::new(Arc::new(Roster::default()));
-        let (peers, keeper, heard) =
-            Peers::with_digests_every(DIGESTS_PAUSE, id(name), token, Arc::clone(&views), roster.subscribe());
+        let (peers, keeper, heard) = Peers::with_digests_every(
+            DIGESTS_PAUSE,
+            id(name),
+            token,
+            Arc::clone(&views),
+            roster.subscribe(),
+            Pulse::new(),
+        );
         let targets = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
         let (report_sender, reports) = mpsc::channel(1);
         let options = Options { threads: 1, kept_max: 100 };
@@ -113,6 +120,7 @@ impl Server {
             membership,
             targets,
             others: Arc::new(peers.clone()),
+            pulse: Pulse::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -71,6 +71,7 @@ impl Group {
                 membership: Arc::new(Fixed { own: id(n), roster: roster.clone() }),
                 targets: Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() }),
                 others: Arc::clone(&links) as Arc<dyn Others>,
+                pulse: Pulse::new(),
             });
             tasks.spawn(writer.run(stop.clone()));
             let pulse = registry.pulse();
@@ -317,6 +318,8 @@ impl Membership for Fixed {
     async fn join(&self, _: Member) -> Result<(), JoinError> {
         Ok(())
     }
+
+    fn resign(&self) {}
 
     async fn leave(&self) {}
 

@@ -173,7 +173,7 @@ impl Keeper {
         let reading = &look.reading;
         let own = reading.queue.of(look.session).zip(wish.member.as_ref());
         let mine = own.map(|(own, member)| Leader { server: member.id.clone(), candidate: own.name() });
-        let leads = mine.is_some() && reading.leader() == mine.as_ref() && !wish.is_leaving;
+        let leads = mine.is_some() && reading.leader() == mine.as_ref() && wish.stands();
         if !leads {
             self.shared.set_lease(None);
         }

@@ -17,8 +17,17 @@ pub(super) struct Wish {
     pub(super) member: Option<Member>,
     /// Sharing in the checks.
     pub(super) shares: bool,
+    /// Leading no longer, and not standing for election either.
+    pub(super) is_resigned: bool,
     /// Known no longer, and nothing else either: it is about to stop.
     pub(super) is_leaving: bool,
+}
+
+impl Wish {
+    /// Whether it may lead.
+    pub(super) fn stands(&self) -> bool {
+        !self.is_resigned && !self.is_leaving
+    }
 }
 
 /// One thing to do.
@@ -85,7 +94,7 @@ pub(super) fn plan(wish: &Wish, reading: &Reading, session: i64) -> Plan {
         },
     }
     // From here on the id is this server's: whatever else stands under it is its own.
-    own_places(&member.id, wish.shares, reading, session).map_or(Plan::Settled, Plan::Next)
+    own_places(&member.id, wish, reading, session).map_or(Plan::Settled, Plan::Next)
 }
 
 /// The ring first, so that others take its checks over before they miss it; the name last.
@@ -100,18 +109,22 @@ fn departure(server: &ServerId, reading: &Reading, session: i64) -> Option<Step>
     (there.session == session).then_some(Step::Unregister)
 }
 
-fn own_places(server: &ServerId, shares: bool, reading: &Reading, session: i64) -> Option<Step> {
+fn own_places(server: &ServerId, wish: &Wish, reading: &Reading, session: i64) -> Option<Step> {
     if let Some(candidate) = reading.queue.left_over(server, session) {
         return Some(Step::Withdraw(candidate.name()));
     }
-    let Some(own) = reading.queue.of(session) else { return Some(Step::Stand) };
-    if reading.queue.first() == Some(own) {
-        let leader = Leader { server: server.clone(), candidate: own.name() };
-        if reading.epoch.leader.as_ref() != Some(&leader) {
-            return Some(Step::Lead { after: reading.epoch.number, leader });
+    match reading.queue.of(session) {
+        None if wish.stands() => return Some(Step::Stand),
+        Some(own) if !wish.stands() => return Some(Step::Withdraw(own.name())),
+        Some(own) if reading.queue.first() == Some(own) => {
+            let leader = Leader { server: server.clone(), candidate: own.name() };
+            if reading.epoch.leader.as_ref() != Some(&leader) {
+                return Some(Step::Lead { after: reading.epoch.number, leader });
+            }
         }
+        _ => {}
     }
-    match (shares, reading.ring_session) {
+    match (wish.shares, reading.ring_session) {
         (true, None) => Some(Step::EnterRing),
         (true, Some(there)) if there != session => Some(Step::ReenterRing),
         (false, Some(_)) => Some(Step::LeaveRing),
@@ -140,7 +153,7 @@ mod tests {
     }
 
     fn wish() -> Wish {
-        Wish { member: Some(member(1)), shares: true, is_leaving: false }
+        Wish { member: Some(member(1)), shares: true, ..Wish::default() }
     }
 
     fn candidate(session: i64, server: &str, sequence: u32) -> String {
@@ -259,6 +272,16 @@ mod tests {
         let unwilling = Wish { shares: false, ..wish() };
         assert_eq!(store.settle(&unwilling), [Step::LeaveRing]);
         assert_eq!(store.plan(&Wish::default()), Plan::Settled, "without a wish nothing is done");
+    }
+
+    #[test]
+    fn whoever_resigns_gives_up_its_place_in_the_queue_and_stays_a_member_that_shares() {
+        let mut store = Store::default();
+        store.settle(&wish());
+        let resigned = Wish { is_resigned: true, ..wish() };
+        assert_eq!(store.settle(&resigned), [Step::Withdraw(candidate(SESSION, "a", 0))]);
+        assert_eq!(store.reading.ring_session, Some(SESSION));
+        assert!(matches!(store.settle(&wish())[..], [Step::Stand, Step::Lead { .. }]), "announced anew");
     }
 
     #[test]

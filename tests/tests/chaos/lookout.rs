@@ -175,6 +175,19 @@ pub(crate) async fn all_healthy(clients: &[Client], cluster: &str) {
     }
 }
 
+/// Waits until every server has a share of the checks, by the word of each of them. Servers join the ring a while after
+/// their start.
+pub(crate) async fn all_share(clients: &[Client], cluster: &str, nodes: &[SocketAddr]) {
+    for client in clients {
+        eventually(VERDICT_DEADLINE, &format!("all servers share the checks of {cluster}"), async || {
+            let owners = owners(client, cluster, nodes).await;
+            let sharing = distinct(&owners).len();
+            if sharing == clients.len() { Ok(()) } else { Err(format!("{sharing} of {}", clients.len())) }
+        })
+        .await;
+    }
+}
+
 /// Which server checks each node, by one server's word.
 pub(crate) async fn owners(
     client: &Client,

@@ -28,10 +28,11 @@ pub(crate) async fn three() -> (Ensemble, Group) {
     (zookeeper, group)
 }
 
-/// A checked cluster of so many real nodes, healthy by the word of every server.
+/// A checked cluster of so many real nodes, healthy by the word of every server, and shared among all of them.
 pub(crate) async fn checked(group: &Group, name: &str, nodes: usize) -> Arc<Target> {
     let target = Arc::new(Target::start(nodes).await);
     group.client(0).put_cluster(name, &lookout::checked(&target)).await.ok();
+    lookout::all_share(&group.clients(), name, target.nodes()).await;
     lookout::all_healthy(&group.clients(), name).await;
     target
 }

@@ -48,7 +48,8 @@ impl Field {
             let cluster = json!({ "check": { "kind": "http", "path": "/status" }, "nodes": part });
             group.client(0).put_cluster(name, &cluster).await.ok();
         }
-        for name in CLUSTERS {
+        for (name, part) in CLUSTERS.iter().zip(nodes.chunks(nodes.len() / CLUSTERS.len())) {
+            lookout::all_share(&group.clients(), name, part).await;
             lookout::all_healthy(&group.clients(), name).await;
         }
         Self { network, group, target: Arc::new(target), addresses, _zookeeper: zookeeper }

@@ -148,7 +148,8 @@ async fn row_04_leader_paused() {
         sent.spawn(async move {
             let node = json!({ "address": format!("10.0.{}.{}", number / 200, number % 200 + 1), "ports": { "http": 80 } });
             let request = client.request(Method::POST, "/v1/clusters/fenced/nodes").json(&node);
-            client.try_send(request.timeout(PATIENCE)).await.is_ok_and(|answer| matches!(answer.status, 200 | 201))
+            let answer = client.try_send(request.timeout(PATIENCE)).await;
+            (number, answer.ok().map(|answer| answer.status))
         });
     };
     (0..20).for_each(&mut send);
@@ -163,10 +164,14 @@ async fn row_04_leader_paused() {
     let before = group.client(others[0]).get("/v1/clusters/fenced?consistent=true").await.node_ids();
     let resumed = Instant::now();
     group.server(leader).signal("CONT").await;
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut read_after) = (0, 0);
     while let Some(answered) = sent.join_next().await {
-        acknowledged += usize::from(answered.expect("a sender does not panic"));
+        let (number, status) = answered.expect("a sender does not panic");
+        acknowledged += usize::from(matches!(status, Some(200 | 201)));
+        read_after += usize::from(number >= 20 && status.is_some());
     }
+    // Connections from before it goes on are closed unread.
+    row.none("requests_read_late", read_after);
     row.converged(&group).await;
     load.more(50).await;
     let after = group.client(others[0]).get("/v1/clusters/fenced?consistent=true").await.node_ids();

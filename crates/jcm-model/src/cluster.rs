@@ -250,6 +250,20 @@ impl Cluster {
         self.position(id).ok().map(|i| &self.nodes[i])
     }
 
+    /// The cluster as it would be without any nodes; it does not cost what they are.
+    #[must_use]
+    pub fn without_nodes(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            revision: self.revision,
+            created: self.created,
+            check_changed: self.check_changed,
+            header: Arc::clone(&self.header),
+            check: Arc::clone(&self.check),
+            nodes: Vec::new(),
+        }
+    }
+
     /// The revision of a node's present form: added, moved to another address or port, or checked in another way.
     /// A verdict counts only for the birth it was found at.
     pub fn birth(&self, node: &Node) -> Revision {

@@ -10,6 +10,7 @@ pub mod change;
 pub mod check;
 pub mod cluster;
 pub mod duration;
+pub mod edit;
 pub mod invalid;
 pub mod mutation;
 pub mod name;
@@ -27,6 +28,7 @@ pub use address::TargetPolicy;
 pub use change::{Change, Effect};
 pub use check::{Check, CheckKind, CheckSpec};
 pub use cluster::{Cluster, ClusterSpec, Header};
+pub use edit::Edit;
 pub use invalid::Invalid;
 /// A point on the wall clock, for people: nothing is decided by it.
 pub use jiff::Timestamp;

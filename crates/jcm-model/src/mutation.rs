@@ -3,7 +3,7 @@
 //! A mutation is a function of the state it meets, not a new state: after a conflict it is tried again on the newer
 //! state, and only a precondition that no longer holds refuses it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,9 +13,10 @@ use serde_json::Value;
 use crate::change::{Change, Effect};
 use crate::check::CheckKind;
 use crate::cluster::{NODES_MAX, refuse_twins};
+use crate::edit::Place;
 use crate::invalid::{Invalid, quoted};
 use crate::node::Node;
-use crate::{Cluster, ClusterName, ClusterSpec, Header, NodeId, NodeSpec, Revision, TargetPolicy};
+use crate::{Cluster, ClusterName, ClusterSpec, Edit, Header, NodeId, NodeSpec, Revision, TargetPolicy};
 
 /// One wish. Every kind names its cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,6 +109,8 @@ impl From<Invalid> for Refusal {
 
 impl Mutation {
     /// What this mutation does to the cluster as it is, as the change of the given revision. `None`: nothing.
+    ///
+    /// For many mutations of one cluster there is [`Mutation::change_in`].
     pub fn change(
         &self,
         name: &ClusterName,
@@ -116,17 +119,31 @@ impl Mutation {
         revision: Revision,
         targets: &TargetPolicy,
     ) -> Result<Option<Change>, Refusal> {
-        let found = before.map(|cluster| cluster.revision);
-        let there = || before.ok_or_else(|| Refusal::NoCluster { cluster: name.clone() });
+        self.change_in(&Edit::new(before.cloned()), name, precondition, revision, targets)
+    }
+
+    /// The same for a cluster that changes are being made to. What is asked of single nodes costs what they are, not what
+    /// the cluster holds.
+    pub fn change_in(
+        &self,
+        before: &Edit,
+        name: &ClusterName,
+        precondition: Precondition,
+        revision: Revision,
+        targets: &TargetPolicy,
+    ) -> Result<Option<Change>, Refusal> {
+        let found = before.revision();
         let creates = matches!(self, Self::PutCluster(_));
-        if !creates {
-            there()?;
-        }
+        let held = match before.without_nodes() {
+            None if !creates => return Err(Refusal::NoCluster { cluster: name.clone() }),
+            held => held,
+        };
         if (precondition.absent && found.is_some())
             || (precondition.revision.is_some() && precondition.revision != found)
         {
             return Err(Refusal::Condition { cluster: name.clone(), found });
         }
+        let patched;
         let wanted = match self {
             Self::DeleteCluster => {
                 return Ok(Some(Change { cluster: name.clone(), revision, effect: Effect::Deleted }));
@@ -138,37 +155,38 @@ impl Mutation {
                 replace_all: true,
                 removed: &[],
             },
-            Self::PutNodes(nodes) => {
-                Wanted { header: None, nodes, nodes_left_out: false, replace_all: false, removed: &[] }
-            }
-            Self::DeleteNodes(ids) => {
-                Wanted { header: None, nodes: &[], nodes_left_out: false, replace_all: false, removed: ids }
-            }
+            Self::PutNodes(nodes) => Wanted { nodes, ..Wanted::default() },
+            Self::DeleteNodes(ids) => Wanted { removed: ids, ..Wanted::default() },
             Self::PatchCluster(patch) => {
-                let spec = patched_cluster(name, there()?, patch)?;
-                return Self::PutCluster(spec).change(
-                    name,
-                    before,
-                    Precondition::default(),
-                    revision,
-                    targets,
-                );
+                // What says nothing of nodes leaves them as they are, and is not tried on them.
+                let names_nodes = patch.get("nodes").is_some();
+                let whole = if names_nodes { before.to_cluster() } else { None };
+                let held = whole.as_deref().or(held);
+                patched = held.map(|held| patched_cluster(name, held, patch)).transpose()?;
+                patched.as_ref().map_or_else(Wanted::default, |spec| Wanted {
+                    header: Some(spec.header.clone()),
+                    nodes: &spec.nodes,
+                    nodes_left_out: names_nodes && spec.nodes_left_out,
+                    replace_all: names_nodes,
+                    removed: &[],
+                })
             }
             Self::PatchNode(id, patch) => {
-                let spec = patched_node(name, there()?, id, patch)?;
-                return Self::PutNodes(vec![spec]).change(
-                    name,
+                let spec = patched_node(name, before, id, patch)?;
+                return Self::PutNodes(vec![spec]).change_in(
                     before,
+                    name,
                     Precondition::default(),
                     revision,
                     targets,
                 );
             }
         };
-        wanted.difference(name, before, revision, targets)
+        wanted.difference(before, name, revision, targets)
     }
 }
 
+#[derive(Default)]
 struct Wanted<'a> {
     header: Option<Header>,
     nodes: &'a [NodeSpec],
@@ -182,24 +200,21 @@ struct Wanted<'a> {
 impl Wanted<'_> {
     fn difference(
         self,
+        before: &Edit,
         name: &ClusterName,
-        before: Option<&Arc<Cluster>>,
         revision: Revision,
         targets: &TargetPolicy,
     ) -> Result<Option<Change>, Refusal> {
-        if let Some(cluster) = before.filter(|cluster| self.nodes_left_out && !cluster.nodes.is_empty()) {
+        if self.nodes_left_out && before.node_count() > 0 {
             let reason = format!(
                 "left out, and cluster `{name}` has {} nodes: write `\"nodes\": []` to take them all away",
-                cluster.nodes.len()
+                before.node_count()
             );
             return Err(Invalid::at("nodes", reason).into());
         }
         refuse_twins(self.nodes).map_err(|e| e.within("nodes"))?;
-        let held: &[Arc<Node>] = before.map_or(&[], |cluster| &cluster.nodes);
         let ids = self.resolve_ids(before);
-        if let Some(id) =
-            self.removed.iter().find(|id| before.is_none_or(|cluster| cluster.node(id).is_none()))
-        {
+        if let Some(id) = self.removed.iter().find(|id| before.node(id).is_none()) {
             return Err(Refusal::NoNode { cluster: name.clone(), node: id.clone() });
         }
         let mut removed = self.removed.to_vec();
@@ -221,7 +236,7 @@ impl Wanted<'_> {
                 attributes: spec.attributes.clone(),
                 birth: revision,
             };
-            let held = before.and_then(|cluster| cluster.node(id));
+            let held = before.node(id);
             if let Some(held) = held
                 && spec.id.is_none()
                 && !self.replace_all
@@ -243,39 +258,36 @@ impl Wanted<'_> {
             put.push(Arc::new(node));
         }
         if self.replace_all {
-            removed.extend(held.iter().map(|node| &node.id).filter(|id| !named.contains(id)).cloned());
+            let gone = before.nodes().map(|node| &node.id).filter(|id| !named.contains(id));
+            removed.extend(gone.cloned());
+            removed.sort_unstable();
         }
-        let header =
-            self.header.filter(|header| before.is_none_or(|cluster| !cluster.header.same_meaning(header)));
-        if before.is_some() && header.is_none() && put.is_empty() && removed.is_empty() {
+        let held = before.without_nodes();
+        let header = self.header.filter(|header| held.is_none_or(|held| !held.header.same_meaning(header)));
+        if held.is_some() && header.is_none() && put.is_empty() && removed.is_empty() {
             return Ok(None);
         }
-        let effect =
-            Effect::Updated { created: before.is_none(), header: header.map(Arc::new), put, removed };
-        let change = Change { cluster: name.clone(), revision, effect };
-        let after = change.apply(before).expect("an update leaves a cluster");
-        refuse_unless_sound(&after, &change)?;
-        Ok(Some(change))
+        let added = put.iter().filter(|node| before.node(&node.id).is_none()).count();
+        refuse_unless_few(name, (before.node_count() + added).saturating_sub(removed.len()))?;
+        refuse_unless_checkable(before, header.as_ref(), &put, &removed)?;
+        // Who replaces all nodes names all, and no two that are named share a place.
+        let clash = put.iter().filter(|_| !self.replace_all).find_map(|node| clash(before, &named, node));
+        if let Some((node, other, (address, port))) = clash {
+            let cluster = name.clone();
+            return Err(Refusal::Clash { cluster, node: node.clone(), other: other.clone(), address, port });
+        }
+        let effect = Effect::Updated { created: held.is_none(), header: header.map(Arc::new), put, removed };
+        Ok(Some(Change { cluster: name.clone(), revision, effect }))
     }
 
     /// The id of each entry: its own, that of the node which already has its place, or a new one.
-    fn resolve_ids(&self, before: Option<&Arc<Cluster>>) -> Vec<NodeId> {
-        let mut places: HashMap<(IpAddr, u16), &NodeId> = HashMap::new();
-        if let Some(cluster) = before
-            && self.nodes.iter().any(|spec| spec.id.is_none())
-        {
-            for node in &cluster.nodes {
-                places.extend(node.ports.iter().map(|(_, port)| ((node.address, port.get()), &node.id)));
-            }
-        }
+    fn resolve_ids(&self, before: &Edit) -> Vec<NodeId> {
         let held_at = |spec: &NodeSpec| {
-            spec.ports.iter().find_map(|(_, port)| places.get(&(spec.address, port.get())).copied())
+            spec.ports.iter().find_map(|(_, port)| before.holder((spec.address, port.get())).cloned())
         };
         self.nodes
             .iter()
-            .map(|spec| {
-                spec.id.clone().or_else(|| held_at(spec).cloned()).unwrap_or_else(|| spec.default_id())
-            })
+            .map(|spec| spec.id.clone().or_else(|| held_at(spec)).unwrap_or_else(|| spec.default_id()))
             .collect()
     }
 }
@@ -286,50 +298,54 @@ fn shares_place(held: &Node, spec: &NodeSpec) -> bool {
     held.address == spec.address && spec.ports.iter().any(|(_, port)| has(*port))
 }
 
-/// What must hold of a cluster as a whole, tried on what the change touched.
-fn refuse_unless_sound(after: &Cluster, change: &Change) -> Result<(), Refusal> {
-    if after.nodes.len() > NODES_MAX {
-        let reason = format!(
-            "cluster `{}` would have {} nodes, the limit is {NODES_MAX}",
-            after.name,
-            after.nodes.len()
-        );
-        return Err(Invalid::at("nodes", reason).into());
+fn refuse_unless_few(name: &ClusterName, node_count: usize) -> Result<(), Invalid> {
+    if node_count <= NODES_MAX {
+        return Ok(());
     }
-    if after.check.kind != CheckKind::None
-        && let Some(port) = &after.check.port
-        && let Some(node) = after.nodes.iter().find(|node| node.port(Some(port)).is_none())
-    {
-        let reason =
-            format!("{} is to be checked, and node `{}` has no port of that name", quoted(port), node.id);
-        return Err(Invalid::at("check.port", reason).into());
-    }
-    let Effect::Updated { put, .. } = &change.effect else {
+    let reason = format!("cluster `{name}` would have {node_count} nodes, the limit is {NODES_MAX}");
+    Err(Invalid::at("nodes", reason))
+}
+
+/// Every node has the port that is to be checked. Where the check stays as it is, those that stay are known to have it.
+fn refuse_unless_checkable(
+    before: &Edit,
+    header: Option<&Header>,
+    put: &[Arc<Node>],
+    removed: &[NodeId],
+) -> Result<(), Invalid> {
+    let held = before.without_nodes().map(|held| &*held.check);
+    let new = header.map(Header::check);
+    let Some(check) = new.as_ref().or(held).filter(|check| check.kind != CheckKind::None) else {
         return Ok(());
     };
-    if put.is_empty() {
-        return Ok(());
-    }
-    let written: HashSet<&NodeId> = put.iter().map(|node| &node.id).collect();
-    let mut places: HashMap<(IpAddr, u16), &NodeId> = HashMap::with_capacity(after.nodes.len());
-    for node in &after.nodes {
-        for (_, port) in node.ports.iter() {
-            if let Some(other) = places.insert((node.address, port.get()), &node.id)
-                && *other != node.id
-            {
-                let (writer, holder) =
-                    if written.contains(&node.id) { (&node.id, other) } else { (other, &node.id) };
-                return Err(Refusal::Clash {
-                    cluster: after.name.clone(),
-                    node: writer.clone(),
-                    other: holder.clone(),
-                    address: node.address,
-                    port: port.get(),
-                });
-            }
+    let Some(port) = &check.port else { return Ok(()) };
+    let lacks = |node: &&Arc<Node>| node.port(Some(port)).is_none();
+    let touched: HashSet<&NodeId> = match new {
+        Some(_) => put.iter().map(|node| &node.id).chain(removed).collect(),
+        None => HashSet::new(),
+    };
+    let stay = before.nodes().filter(|node| new.is_some() && !touched.contains(&node.id));
+    match stay.chain(put).filter(lacks).min_by_key(|node| &node.id) {
+        Some(node) => {
+            let reason =
+                format!("{} is to be checked, and node `{}` has no port of that name", quoted(port), node.id);
+            Err(Invalid::at("check.port", reason))
         }
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// A node that is there and not among those written, and has a place that this one is written with.
+fn clash<'a>(
+    before: &'a Edit,
+    named: &HashSet<&NodeId>,
+    node: &'a Node,
+) -> Option<(&'a NodeId, &'a NodeId, Place)> {
+    node.ports.iter().find_map(|(_, port)| {
+        let place = (node.address, port.get());
+        let other = before.holder(place).filter(|other| !named.contains(other))?;
+        Some((&node.id, other, place))
+    })
 }
 
 fn patched_cluster(name: &ClusterName, held: &Cluster, patch: &Value) -> Result<ClusterSpec, Refusal> {
@@ -346,12 +362,7 @@ fn patched_cluster(name: &ClusterName, held: &Cluster, patch: &Value) -> Result<
     }
 }
 
-fn patched_node(
-    cluster: &ClusterName,
-    held: &Cluster,
-    id: &NodeId,
-    patch: &Value,
-) -> Result<NodeSpec, Refusal> {
+fn patched_node(cluster: &ClusterName, held: &Edit, id: &NodeId, patch: &Value) -> Result<NodeSpec, Refusal> {
     let node = held.node(id).ok_or_else(|| Refusal::NoNode { cluster: cluster.clone(), node: id.clone() })?;
     let mut written = serde_json::to_value(node.to_spec()).expect("a node is JSON");
     merge(&mut written, patch, "a node")?;

@@ -2,12 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its place")]
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jcm_model::routing::{Reason, route};
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterSpec, ClusterState, Effect, Judged, Mutation, NodeId, NodeSpec,
-    Precondition, Refusal, Revision, ServerId, Stamp, TargetPolicy, Timestamp, Verdict,
+    Change, CheckKind, Cluster, ClusterName, ClusterSpec, ClusterState, Edit, Effect, Judged, Mutation, Node,
+    NodeId, NodeSpec, Precondition, Refusal, Revision, ServerId, Stamp, TargetPolicy, Timestamp, Verdict,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -36,6 +37,8 @@ fn spec(json: Value) -> ClusterSpec {
 #[derive(Default)]
 struct History {
     cluster: Option<Arc<Cluster>>,
+    /// What should be there by the changes alone.
+    nodes: BTreeMap<NodeId, Arc<Node>>,
     revision: Revision,
 }
 
@@ -46,6 +49,13 @@ impl History {
         if let Some(change) = &change {
             self.cluster = change.apply(self.cluster.as_ref());
             self.revision = next;
+            match &change.effect {
+                Effect::Deleted => self.nodes.clear(),
+                Effect::Updated { put, removed, .. } => {
+                    self.nodes.retain(|id, _| !removed.contains(id));
+                    self.nodes.extend(put.iter().map(|node| (node.id.clone(), Arc::clone(node))));
+                }
+            }
         }
         Ok(change)
     }
@@ -78,7 +88,7 @@ fn judged(cluster: &Cluster, id: &NodeId, verdict: Verdict, sequence: u64) -> Ju
 
 fn mutations() -> impl Strategy<Value = Mutation> {
     let nodes = prop::collection::btree_map(0_u16..8, prop::option::of(1_u16..=1000), 0..6);
-    let list = |nodes: std::collections::BTreeMap<u16, Option<u16>>| -> Vec<Value> {
+    let list = |nodes: BTreeMap<u16, Option<u16>>| -> Vec<Value> {
         nodes.into_iter().map(|(n, weight)| node(n, weight)).collect()
     };
     let specs = move |values: Vec<Value>| -> Vec<NodeSpec> {
@@ -99,6 +109,49 @@ fn mutations() -> impl Strategy<Value = Mutation> {
             .prop_map(|(n, weight)| Mutation::PatchNode(id(n), json!({ "weight": weight }))),
         Just(Mutation::PatchCluster(json!({ "properties": { "a": "b" } }))),
         Just(Mutation::DeleteCluster),
+    ]
+}
+
+fn nodes_of(history: &History) -> Vec<Arc<Node>> {
+    history.cluster.as_ref().map_or_else(Vec::new, |cluster| cluster.nodes.clone())
+}
+
+/// No two nodes share a place, and each has the port that is to be checked.
+fn is_sound(history: &History) -> bool {
+    let mut places = HashMap::new();
+    nodes_of(history).iter().all(|node| {
+        let check = &history.cluster().check;
+        let is_checkable = check.kind == CheckKind::None || node.port(check.port.as_deref()).is_some();
+        let mut ports = node.ports.iter().map(|(_, port)| (node.address, *port));
+        is_checkable && ports.all(|place| *places.entry(place).or_insert(node.id.clone()) == node.id)
+    })
+}
+
+/// The same, with nodes that crowd each other out: few ids, few ports, several in one change, some that lack the port to
+/// be checked.
+fn crowded() -> impl Strategy<Value = Mutation> {
+    let node = (prop::option::of(0_u8..4), 0_u16..4, prop::option::of(0_u16..4), prop::bool::weighted(0.1))
+        .prop_map(|(id, port, other, is_plain)| {
+            let mut ports = json!({ "http": 18000 + port });
+            if let Some(other) = other {
+                ports["admin"] = json!(18000 + other);
+            }
+            if is_plain {
+                ports = json!({ "plain": 18000 + port });
+            }
+            let mut node = json!({ "address": "127.0.0.1", "ports": ports });
+            if let Some(id) = id {
+                node["id"] = json!(format!("n{id}"));
+            }
+            serde_json::from_value::<NodeSpec>(node).unwrap()
+        });
+    let named = (0_u8..4).prop_map(|n| NodeId::parse(&format!("n{n}")).unwrap());
+    prop_oneof![
+        2 => mutations(),
+        8 => prop::collection::vec(node, 1..4).prop_map(Mutation::PutNodes),
+        1 => prop::collection::vec(named, 1..3).prop_map(Mutation::DeleteNodes),
+        1 => Just(Mutation::PatchCluster(json!({ "check": { "kind": "tcp", "port": "http" } }))),
+        1 => Just(Mutation::PatchCluster(json!({ "check": null, "nodes": [] }))),
     ]
 }
 
@@ -137,6 +190,45 @@ proptest! {
                     prop_assert!(cluster.nodes.iter().all(|node| cluster.birth(node) <= cluster.revision));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn many_changes_made_at_once_lead_where_they_lead_one_by_one(
+        start in prop::collection::vec(crowded(), 0..4),
+        steps in prop::collection::vec((crowded(), prop::bool::weighted(0.3)), 1..60),
+    ) {
+        let mut history = History::default();
+        history.put(json!({}));
+        for mutation in &start {
+            let _ = history.try_on(mutation, Precondition::default());
+        }
+        let mut edit = Edit::new(history.cluster.clone());
+        let creation = Mutation::PutCluster(spec(json!({})));
+        for (mutation, is_taken_back) in &steps {
+            let mutation = if edit.is_there() { mutation } else { &creation };
+            let next = history.revision.next();
+            let change = mutation.change_in(&edit, &name(), Precondition::default(), next, &policy());
+            if *is_taken_back {
+                // As if it had never been.
+                if let Ok(Some(change)) = &change {
+                    let undo = edit.apply(change);
+                    edit.undo(undo);
+                }
+                prop_assert_eq!(
+                    mutation.change_in(&edit, &name(), Precondition::default(), next, &policy()),
+                    change
+                );
+            } else {
+                prop_assert_eq!(&change, &history.try_on(mutation, Precondition::default()));
+                if let Ok(Some(change)) = &change {
+                    edit.apply(change);
+                }
+            }
+            prop_assert_eq!(edit.to_cluster(), history.cluster.clone());
+            prop_assert_eq!(history.nodes.values().cloned().collect::<Vec<_>>(), nodes_of(&history));
+            prop_assert!(is_sound(&history));
+            prop_assert_eq!(edit.node_count(), history.cluster.as_ref().map_or(0, |cluster| cluster.nodes.len()));
         }
     }
 

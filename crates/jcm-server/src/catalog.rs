@@ -6,10 +6,11 @@
 
 mod operations;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jcm_model::{Change, Cluster, ClusterName, OperationId, Revision, StoreId};
+use jcm_model::{Change, Cluster, ClusterName, Edit, OperationId, Revision, StoreId};
 use jcm_proto::Transaction;
 use jcm_storage::{ChangeFeed, Feed, LoadError, Store};
 use tokio::sync::watch;
@@ -37,7 +38,8 @@ pub(crate) type Binding = Arc<Mutex<DataDir>>;
 pub(crate) trait Audience: Send + 'static {
     /// Everything is new: the snapshot replaces all that was said before.
     fn loaded(&mut self, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> + Send;
-    /// One transaction was committed; `snapshot` is what it led to, and each change comes with what it left.
+    /// One transaction was committed; `snapshot` is what it led to, and each change comes with what all of them left of its
+    /// cluster.
     fn committed(
         &mut self,
         snapshot: Arc<Snapshot>,
@@ -213,20 +215,27 @@ impl<A: Audience> Follower<A> {
     async fn apply(&mut self, transaction: &Transaction) {
         let mut next = Snapshot::clone(&self.catalog.get());
         let mut changes = Vec::with_capacity(transaction.entries.len());
+        let mut edits: BTreeMap<&ClusterName, Edit> = BTreeMap::new();
         for entry in &transaction.entries {
             let change = &entry.change;
             if change.revision <= next.revision {
                 continue;
             }
-            let after = change.apply(next.clusters.get(&change.cluster));
-            match &after {
-                Some(cluster) => next.clusters.insert(change.cluster.clone(), Arc::clone(cluster)),
-                None => next.clusters.remove(&change.cluster),
-            };
-            next.quarantined.remove(&change.cluster);
+            let name = &change.cluster;
+            let edit = edits.entry(name).or_insert_with(|| Edit::new(next.clusters.get(name).cloned()));
+            edit.apply(change);
+            next.quarantined.remove(name);
             next.revision = change.revision;
-            changes.push((change.clone(), after));
+            changes.push(change);
         }
+        for (name, edit) in edits {
+            match edit.to_cluster() {
+                Some(cluster) => next.clusters.insert(name.clone(), cluster),
+                None => next.clusters.remove(name),
+            };
+        }
+        let left = |change: &Change| (change.clone(), next.clusters.get(&change.cluster).cloned());
+        let changes = changes.into_iter().map(left).collect();
         let revision = next.revision;
         // Before anybody can meet the new head: whoever works on it must find the operations that led to it.
         {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jcm_model::{Cluster, ClusterName, Revision, StoreId};
+use jcm_model::{Cluster, ClusterName, Edit, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -88,9 +88,14 @@ impl Inner {
 
 impl State {
     fn apply(&mut self, submission: Submission) {
+        let mut edits: BTreeMap<&ClusterName, Edit> = BTreeMap::new();
         for entry in &submission.transaction.entries {
             let name = &entry.change.cluster;
-            match entry.change.apply(self.clusters.get(name)) {
+            let edit = edits.entry(name).or_insert_with(|| Edit::new(self.clusters.get(name).cloned()));
+            edit.apply(&entry.change);
+        }
+        for (name, edit) in edits {
+            match edit.to_cluster() {
                 Some(cluster) => self.clusters.insert(name.clone(), cluster),
                 None => self.clusters.remove(name),
             };

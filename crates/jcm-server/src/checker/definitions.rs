@@ -25,7 +25,7 @@ pub(crate) struct Definitions {
 pub(super) enum Defined {
     /// All of them, in the place of what was before.
     Everything(Arc<Snapshot>),
-    /// One transaction: each change with what it left.
+    /// One transaction: each change with what all of them left of its cluster.
     Changed(Vec<(Change, Option<Arc<Cluster>>)>),
 }
 

@@ -1,11 +1,9 @@
 //! Working a batch out: each write meets the state that the writes before it would leave.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use jcm_model::{
-    Change, Cluster, ClusterName, Effect, Mutation, NodeId, Precondition, Revision, TargetPolicy,
-};
+use jcm_model::edit::Undo;
+use jcm_model::{Change, ClusterName, Edit, Effect, Mutation, NodeId, Precondition, Revision, TargetPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::{Wish, Write, WriteError};
@@ -48,7 +46,14 @@ pub(super) struct Draft<'a> {
     base: &'a Snapshot,
     targets: &'a TargetPolicy,
     revision: Revision,
-    touched: HashMap<ClusterName, Option<Arc<Cluster>>>,
+    touched: HashMap<ClusterName, Touched>,
+}
+
+/// A cluster that some write is about.
+struct Touched {
+    edit: Edit,
+    /// How many changes were made to it.
+    changes: usize,
 }
 
 /// A write that may be committed.
@@ -66,43 +71,38 @@ impl<'a> Draft<'a> {
     pub(super) fn attempt(&mut self, write: &Write) -> Result<Attempt, WriteError> {
         let pruned = if write.prune { self.pruned(write) } else { Vec::new() };
         let mut attempt = Attempt { changes: Vec::new(), outcomes: Vec::new() };
-        let mut undo: Vec<(ClusterName, Option<Option<Arc<Cluster>>>)> = Vec::new();
+        let mut undo: Vec<(ClusterName, Undo)> = Vec::new();
         let start = self.revision;
         for (index, wish) in write.wishes.iter().chain(&pruned).enumerate() {
-            let before = self.get(&wish.cluster);
             let revision = self.revision.next();
+            let touched = self.touched.entry(wish.cluster.clone()).or_insert_with(|| Touched {
+                edit: Edit::new(self.base.clusters.get(&wish.cluster).cloned()),
+                changes: 0,
+            });
             let change = match self.base.quarantined.get(&wish.cluster) {
-                Some(reason) if !self.touched.contains_key(&wish.cluster) => {
-                    refuse_unless_deletion(wish, revision, reason)
-                }
-                _ => {
-                    let change = wish.mutation.change(
-                        &wish.cluster,
-                        before.as_ref(),
-                        wish.precondition,
-                        revision,
-                        self.targets,
-                    );
-                    change.map_err(|refusal| WriteError::Refused { index, refusal })
-                }
+                Some(reason) if touched.changes == 0 => refuse_unless_deletion(wish, revision, reason),
+                _ => wish
+                    .mutation
+                    .change_in(&touched.edit, &wish.cluster, wish.precondition, revision, self.targets)
+                    .map_err(|refusal| WriteError::Refused { index, refusal }),
             };
             match change {
                 Ok(change) => {
-                    attempt.outcomes.push(outcome(&wish.cluster, before.as_deref(), change.as_ref()));
+                    attempt.outcomes.push(outcome(&wish.cluster, &touched.edit, change.as_ref()));
                     if let Some(change) = change {
-                        let after = change.apply(before.as_ref());
-                        undo.push((wish.cluster.clone(), self.touched.insert(wish.cluster.clone(), after)));
+                        undo.push((wish.cluster.clone(), touched.edit.apply(&change)));
+                        touched.changes += 1;
                         self.revision = revision;
                         attempt.changes.push(change);
                     }
                 }
                 Err(error) => {
                     self.revision = start;
-                    for (name, previous) in undo.into_iter().rev() {
-                        match previous {
-                            Some(previous) => self.touched.insert(name, previous),
-                            None => self.touched.remove(&name),
-                        };
+                    for (name, undo) in undo.into_iter().rev() {
+                        if let Some(touched) = self.touched.get_mut(&name) {
+                            touched.edit.undo(undo);
+                            touched.changes -= 1;
+                        }
                     }
                     return Err(error);
                 }
@@ -111,10 +111,10 @@ impl<'a> Draft<'a> {
         Ok(attempt)
     }
 
-    fn get(&self, name: &ClusterName) -> Option<Arc<Cluster>> {
+    fn is_there(&self, name: &ClusterName) -> bool {
         match self.touched.get(name) {
-            Some(touched) => touched.clone(),
-            None => self.base.clusters.get(name).cloned(),
+            Some(touched) => touched.edit.is_there(),
+            None => self.base.clusters.contains_key(name),
         }
     }
 
@@ -136,7 +136,7 @@ impl<'a> Draft<'a> {
             mutation: Mutation::DeleteCluster,
             precondition: Precondition::default(),
         };
-        names.into_iter().filter(|name| self.get(name).is_some()).map(wish).collect()
+        names.into_iter().filter(|name| self.is_there(name)).map(wish).collect()
     }
 }
 
@@ -154,11 +154,11 @@ fn refuse_unless_deletion(
     }
 }
 
-fn outcome(name: &ClusterName, before: Option<&Cluster>, change: Option<&Change>) -> Outcome {
+fn outcome(name: &ClusterName, before: &Edit, change: Option<&Change>) -> Outcome {
     let mut outcome = Outcome {
         name: name.clone(),
         action: Action::Unchanged,
-        revision: before.map_or(Revision::ZERO, |cluster| cluster.revision),
+        revision: before.revision().unwrap_or(Revision::ZERO),
         header_changed: false,
         nodes_added: Vec::new(),
         nodes_changed: Vec::new(),
@@ -169,15 +169,15 @@ fn outcome(name: &ClusterName, before: Option<&Cluster>, change: Option<&Change>
     match &change.effect {
         Effect::Deleted => {
             outcome.action = Action::Deleted;
-            outcome.nodes_removed =
-                before.map_or_else(Vec::new, |c| c.nodes.iter().map(|node| node.id.clone()).collect());
+            outcome.nodes_removed = before.nodes().map(|node| node.id.clone()).collect();
+            outcome.nodes_removed.sort_unstable();
         }
         Effect::Updated { created, header, put, removed } => {
             outcome.action = if *created { Action::Created } else { Action::Updated };
             outcome.header_changed = header.is_some();
             outcome.nodes_removed.clone_from(removed);
             for node in put {
-                let known = before.is_some_and(|cluster| cluster.node(&node.id).is_some());
+                let known = before.node(&node.id).is_some();
                 if known { &mut outcome.nodes_changed } else { &mut outcome.nodes_added }
                     .push(node.id.clone());
             }

@@ -211,7 +211,7 @@ fn replace(database: &Database, restoration: &Restoration) -> Result<(), Failure
         write.open_table(LOG)?;
         for (name, cluster) in &restoration.clusters {
             // A header beside which the nodes lie is a cluster without them.
-            let header = Cluster { nodes: Vec::new(), ..(**cluster).clone() };
+            let header = cluster.without_nodes();
             let header = record::encode(&v1::Cluster::from(&header));
             clusters.insert(name.as_str().as_bytes(), header.as_slice())?;
             for node in &cluster.nodes {

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jcm_model::{Cluster, ClusterName, Effect};
+use jcm_model::{Cluster, ClusterName, Edit, Effect};
 use jcm_proto::Transaction;
 
 use super::layout::{Layout, chunk, chunk_of, chunks_for};
 use super::mirror::{Before, quarantined};
-use super::stored::{encode_chunk, encode_cluster};
+use super::stored::{encode_chunks, encode_cluster};
 use crate::CommitError;
 
 /// What one request may take. ZooKeeper cuts the connection, and with it all others in flight, at 1,048,575 bytes; what
@@ -59,7 +59,7 @@ impl Draft {
 
 /// What becomes of one cluster.
 struct Touched {
-    now: Option<Arc<Cluster>>,
+    edit: Edit,
     /// Whether nothing of what was there is kept.
     is_new: bool,
     /// The chunks in which a node changed.
@@ -77,7 +77,11 @@ pub(super) fn draft(
         let change = &entry.change;
         let before = excerpt.get(&change.cluster).unwrap_or(&Before::Absent);
         let touched = touched.entry(&change.cluster).or_insert_with(|| Touched {
-            now: if let Before::There(cluster) = before { Some(Arc::clone(cluster)) } else { None },
+            edit: Edit::new(if let Before::There(cluster) = before {
+                Some(Arc::clone(cluster))
+            } else {
+                None
+            }),
             is_new: false,
             chunks: BTreeSet::new(),
         });
@@ -94,23 +98,30 @@ pub(super) fn draft(
                 touched.chunks.extend(removed.iter().map(chunk_of));
             }
         }
-        touched.now = change.apply(touched.now.as_ref());
+        touched.edit.apply(change);
     }
     let mut draft = Draft { writes: Vec::new(), after: Vec::new() };
     for (name, touched) in touched {
         let before = excerpt.get(name).unwrap_or(&Before::Absent);
-        write_cluster(&mut draft.writes, &layout.cluster(name), before, &touched);
-        draft.after.push((name.clone(), touched.now));
+        let now = touched.edit.to_cluster();
+        write_cluster(&mut draft.writes, &layout.cluster(name), before, now.as_ref(), &touched);
+        draft.after.push((name.clone(), now));
     }
     Ok(draft)
 }
 
-fn write_cluster(writes: &mut Vec<Write>, path: &str, before: &Before, touched: &Touched) {
+fn write_cluster(
+    writes: &mut Vec<Write>,
+    path: &str,
+    before: &Before,
+    now: Option<&Arc<Cluster>>,
+    touched: &Touched,
+) {
     let chunks_before = match before {
         Before::There(cluster) => chunks_for(cluster.nodes.len()),
         Before::Absent | Before::Quarantined(_) => 0,
     };
-    let chunks_now = touched.now.as_ref().map_or(0, |cluster| chunks_for(cluster.nodes.len()));
+    let chunks_now = now.map_or(0, |cluster| chunks_for(cluster.nodes.len()));
     // Children go before their parent.
     for gone in chunks_now..chunks_before {
         writes.push(Write::Delete { path: chunk(path, gone) });
@@ -122,7 +133,7 @@ fn write_cluster(writes: &mut Vec<Write>, path: &str, before: &Before, touched: 
         writes.push(Write::Delete { path: path.to_owned() });
     }
     let is_there = matches!(before, Before::There(_));
-    let Some(cluster) = &touched.now else {
+    let Some(cluster) = now else {
         if is_there {
             writes.push(Write::Delete { path: path.to_owned() });
         }
@@ -134,11 +145,14 @@ fn write_cluster(writes: &mut Vec<Write>, path: &str, before: &Before, touched: 
     } else {
         Write::Create { path: path_of_it, data }
     });
-    for number in 0..chunks_now {
-        if number >= chunks_before {
-            writes.push(Write::Create { path: chunk(path, number), data: encode_chunk(cluster, number) });
-        } else if touched.is_new || touched.chunks.contains(&number) {
-            writes.push(Write::Set { path: chunk(path, number), data: encode_chunk(cluster, number) });
-        }
+    let is_written =
+        |number: u32| number >= chunks_before || touched.is_new || touched.chunks.contains(&number);
+    for (number, data) in encode_chunks(cluster, (0..chunks_now).filter(|number| is_written(*number))) {
+        let path = chunk(path, number);
+        writes.push(if number >= chunks_before {
+            Write::Create { path, data }
+        } else {
+            Write::Set { path, data }
+        });
     }
 }

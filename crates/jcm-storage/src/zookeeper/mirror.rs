@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use jcm_model::{Change, Cluster, ClusterName, Effect};
+use jcm_model::{Cluster, ClusterName, Edit, Effect};
 use jcm_proto::Transaction;
 
 use crate::CommitError;
@@ -55,8 +55,27 @@ impl Mirror {
 
     /// Takes what somebody committed. What is there of it already stays.
     pub(super) fn take(&mut self, transaction: &Transaction) {
+        let mut edits: BTreeMap<&ClusterName, Edit> = BTreeMap::new();
         for entry in &transaction.entries {
-            self.apply(&entry.change);
+            let change = &entry.change;
+            let name = &change.cluster;
+            if self.quarantine.contains_key(name) {
+                if matches!(change.effect, Effect::Deleted) {
+                    self.quarantine.remove(name);
+                }
+                continue;
+            }
+            let edit = edits.entry(name).or_insert_with(|| Edit::new(self.clusters.get(name).cloned()));
+            // An update of what is not there: it was read after its deletion, which is to follow.
+            if edit.is_there() || matches!(change.effect, Effect::Updated { created: true, .. }) {
+                edit.apply(change);
+            }
+        }
+        for (name, edit) in edits {
+            match edit.to_cluster() {
+                Some(cluster) => self.clusters.insert(name.clone(), cluster),
+                None => self.clusters.remove(name),
+            };
         }
     }
 
@@ -69,25 +88,6 @@ impl Mirror {
                 None => self.clusters.remove(&name),
             };
         }
-    }
-
-    fn apply(&mut self, change: &Change) {
-        let name = &change.cluster;
-        if self.quarantine.contains_key(name) {
-            if matches!(change.effect, Effect::Deleted) {
-                self.quarantine.remove(name);
-            }
-            return;
-        }
-        let before = self.clusters.get(name);
-        // An update of what is not there: it was read after its deletion, which is to follow.
-        if before.is_none() && !matches!(change.effect, Effect::Updated { created: true, .. }) {
-            return;
-        }
-        match change.apply(before) {
-            Some(cluster) => self.clusters.insert(name.clone(), cluster),
-            None => self.clusters.remove(name),
-        };
     }
 }
 

@@ -21,7 +21,7 @@ use super::identity::{Verdict, judge};
 use super::inner::Inner;
 use super::layout::{IDENTITY, Layout, STORES, block_of, chunk, chunks_for};
 use super::session::CallError;
-use super::stored::{Head, Identity, encode_chunk, encode_cluster};
+use super::stored::{Head, Identity, encode_chunks, encode_cluster};
 use crate::RestoreError;
 use crate::restoration::{InForce, Restoration};
 use crate::store::chain;
@@ -265,9 +265,7 @@ impl Inner {
 /// Everything that makes a cluster where none is.
 fn creation(path: &str, cluster: &Cluster) -> Vec<Write> {
     let mut writes = vec![Write::Create { path: path.to_owned(), data: encode_cluster(cluster) }];
-    let chunks = 0..chunks_for(cluster.nodes.len());
-    writes.extend(
-        chunks.map(|number| Write::Create { path: chunk(path, number), data: encode_chunk(cluster, number) }),
-    );
+    let chunks = encode_chunks(cluster, 0..chunks_for(cluster.nodes.len()));
+    writes.extend(chunks.map(|(number, data)| Write::Create { path: chunk(path, number), data }));
     writes
 }

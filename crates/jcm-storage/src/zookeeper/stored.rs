@@ -1,5 +1,6 @@
 //! What is in the znodes: bytes to values and back. Nothing is asked and nothing is decided here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jcm_model::{Cluster, ClusterName, Node, Revision, StoreId};
@@ -112,11 +113,8 @@ fn encode_head(revision: Revision, recent: &[Revision]) -> Vec<u8> {
 /// The cluster's own znode.
 pub(super) fn encode_cluster(cluster: &Cluster) -> Vec<u8> {
     let chunks = chunks_for(cluster.nodes.len());
-    let cluster = if chunks == 0 {
-        v1::Cluster::from(cluster)
-    } else {
-        v1::Cluster::from(&Cluster { nodes: Vec::new(), ..cluster.clone() })
-    };
+    let cluster =
+        if chunks == 0 { v1::Cluster::from(cluster) } else { v1::Cluster::from(&cluster.without_nodes()) };
     record::encode(&v1::StoredCluster { cluster: Some(cluster), chunks })
 }
 
@@ -133,13 +131,22 @@ pub(super) fn decode_cluster(name: &ClusterName, bytes: &[u8]) -> Result<(Cluste
     Ok((cluster, message.chunks))
 }
 
-/// A chunk of a cluster's nodes.
-pub(super) fn encode_chunk(cluster: &Cluster, chunk: u32) -> Vec<u8> {
-    let nodes = cluster.nodes.iter().filter(|node| chunk_of(&node.id) == chunk);
-    record::encode(&v1::StoredChunk {
-        cluster: cluster.name.to_string(),
-        chunk,
-        nodes: nodes.map(|node| node.as_ref().into()).collect(),
+/// These chunks of a cluster's nodes, each with its number. All of them in one walk over the nodes.
+pub(super) fn encode_chunks(
+    cluster: &Cluster,
+    numbers: impl IntoIterator<Item = u32>,
+) -> impl Iterator<Item = (u32, Vec<u8>)> {
+    let mut chunks: BTreeMap<u32, Vec<v1::Node>> =
+        numbers.into_iter().map(|number| (number, Vec::new())).collect();
+    if !chunks.is_empty() {
+        for node in &cluster.nodes {
+            if let Some(nodes) = chunks.get_mut(&chunk_of(&node.id)) {
+                nodes.push(node.as_ref().into());
+            }
+        }
+    }
+    chunks.into_iter().map(|(chunk, nodes)| {
+        (chunk, record::encode(&v1::StoredChunk { cluster: cluster.name.to_string(), chunk, nodes }))
     })
 }
 

@@ -97,23 +97,43 @@ async fn row_03_server_terminated() {
     let mut row = Row::begin(
         "03",
         "SIGTERM to the leader, then to a follower, under writes",
-        "in-flight writes finished; exit <= 10 s; failed calls 0; write gap <= 1 s",
+        "in-flight writes finished; exit <= 10 s; failed calls 0; write gap <= 1 s; no check is late by more than an \
+         interval; wrong downs 0",
     );
     let (_zookeeper, mut group) = scene::three().await;
+    let target = scene::checked(&group, "checked", 60).await;
+    let lookout = Lookout::start(group.clients(), &["checked"]);
     let load = Load::start(group.clients(), Plan::usual()).await;
     load.more(50).await;
-    let (mut exits, mut stops) = (Duration::ZERO, Vec::new());
+    let (mut exits, mut unchecked, mut stops) = (Duration::ZERO, Duration::ZERO, Vec::new());
     for leads in [true, false] {
         let server = if leads { group.leader().await } else { group.follower().await };
+        let coverage = Coverage::start(&target);
+        tokio::time::sleep(INTERVAL).await;
         let at = Instant::now();
         let status = group.server_mut(server).terminate().await;
         exits = exits.max(at.elapsed());
         row.require("exit-status", status.success(), format!("{status}"));
         load.more(60).await;
         stops.push((scene::others(&group, server), at, Instant::now()));
+        tokio::time::sleep(INTERVAL * 2).await;
+        unchecked = unchecked.max(coverage.stop().await.into_values().max().unwrap_or_default());
         group.server_mut(server).restart().await;
         group.converged(PATIENCE).await;
+        lookout::all_share(&group.clients(), "checked", target.nodes()).await;
     }
+    eventually(PATIENCE, "each node is checked by one server", async || {
+        let mut owned = 0;
+        for client in group.clients() {
+            let status = group::answer(&client, "/v1/status").await?;
+            owned += status["nodes_owned"].as_u64().unwrap_or_default();
+        }
+        if owned == 60 { Ok(()) } else { Err(format!("{owned} checks of 60 nodes")) }
+    })
+    .await;
+    let (history, _) = lookout.stop().await;
+    row.violations("wrong_downs", &history.violations());
+    row.time_within("coverage_gap_s", unchecked, INTERVAL * 2 + LOOKED);
     row.converged(&group).await;
     let done = load.stop().await;
     // Refused: nothing was sent, the client goes to the next server. 503: said so, nothing was submitted.

@@ -13,6 +13,8 @@ use crate::row::Row;
 use crate::scene::{self, PATIENCE, SESSION_TIMEOUT, is_short};
 
 const EVERY: [usize; 3] = [0, 1, 2];
+/// Lines that a server may log in a row of a minute.
+const LOG_LINES_MAX: usize = 200;
 /// A write has two seconds, and its answer a way back.
 const REFUSED_WITHIN: Duration = Duration::from_millis(2_200);
 
@@ -133,6 +135,10 @@ async fn row_10_quorum_lost() {
         refused.iter().filter(|attempt| attempt.begun > gone + INTERVAL * 3 && attempt.status != Some(503));
     row.none("answers_other_than_503", others.count());
     row.time_within("recovery_s", recovery(&done, serves), Duration::from_secs(10));
+    // An outage under load must not fill a disk: what began and what ended, however many writes were refused.
+    let lines = EVERY.map(|server| group.server(server).log().lines().count()).into_iter().max();
+    row.figure("log_lines", lines.unwrap_or_default());
+    row.require("log-flooded", lines.is_some_and(|lines| lines <= LOG_LINES_MAX), format!("{lines:?} lines"));
     let (history, looks) = lookout.stop().await;
     let unanswered: usize = looks.values().map(|(good, all)| all - good).sum();
     row.none("failed_views", unanswered);

@@ -34,7 +34,9 @@ pub(super) fn announce(bound: SocketAddr, hints: bool, demo: Option<&demo::Demo>
 /// Logs to standard error, as `JCM_LOG` and `JCM_LOG_FORMAT` say.
 pub(super) fn start_logging() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("JCM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // What the client of ZooKeeper warns of, several lines a second while that is away, this server says itself, once.
+    let filter =
+        EnvFilter::try_from_env("JCM_LOG").unwrap_or_else(|_| EnvFilter::new("info,zookeeper_client=error"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let is_json = std::env::var("JCM_LOG_FORMAT").is_ok_and(|format| format == "json");
     if is_json {

@@ -14,7 +14,7 @@ use crate::scene::{self, PATIENCE, SESSION_TIMEOUT, is_short};
 
 const EVERY: [usize; 3] = [0, 1, 2];
 /// Lines that a server may log in a row of a minute.
-const LOG_LINES_MAX: usize = 200;
+const LOG_LINES_MAX: usize = 120;
 /// A write has two seconds, and its answer a way back.
 const REFUSED_WITHIN: Duration = Duration::from_millis(2_200);
 

@@ -247,6 +247,13 @@ impl Group {
                     return Err(format!("{} sees the members {ids:?}", Self::id(*index)));
                 }
             }
+            let ring = sharing(&answer(&self.client(servers[0]), "/v1/ring").await?);
+            for index in &servers[1..] {
+                let other = sharing(&answer(&self.client(*index), "/v1/ring").await?);
+                if ring != other {
+                    return Err(format!("rings differ: {ring:?}, {other:?}"));
+                }
+            }
             let list = answer(&self.client(servers[0]), "/v1/clusters").await?;
             for index in &servers[1..] {
                 let other = answer(&self.client(*index), "/v1/clusters").await?;
@@ -280,6 +287,12 @@ pub async fn answer(client: &Client, path: &str) -> Result<Value, String> {
 fn definitions(list: &Value) -> Vec<(Value, Value)> {
     let rows = list["clusters"].as_array().into_iter().flatten();
     rows.map(|row| (row["name"].clone(), row["revision"].clone())).collect()
+}
+
+/// What a ring says of who shares the checks: its epoch, and the servers in it.
+fn sharing(ring: &Value) -> (Value, Vec<Value>) {
+    let rows = ring["servers"].as_array().into_iter().flatten();
+    (ring["epoch"].clone(), rows.map(|row| row["id"].clone()).collect())
 }
 
 fn shown(statuses: &[Value]) -> String {

@@ -29,7 +29,7 @@ struct Field {
 }
 
 impl Field {
-    /// So many servers, and sixty nodes in three clusters that all of them call healthy.
+    /// So many servers that share the checks, and sixty nodes in three clusters that all of them call healthy.
     async fn of(servers: usize) -> Self {
         let network = Network::of(&HOSTS).await;
         let zookeeper = Ensemble::of(3).within("zk", network.address("zk")).start().await;
@@ -145,8 +145,8 @@ async fn row_20_two_servers_cut_from_each_other() {
     tokio::time::sleep(SESSION_TIMEOUT + INTERVAL * 6).await;
     load.more(50).await;
     row.traffic("packets_dropped", usize::try_from(field.network.dropped().await).unwrap_or(usize::MAX), 5);
-    for (asked, owner) in [(0, 0), (1, 1)] {
-        row.traffic("own_share", field.share(asked, owner).await, 5);
+    for (name, server) in [("share_of_r1", 0), ("share_of_r2", 1)] {
+        row.traffic(name, field.share(server, server).await, 5);
     }
     field.network.heal().await;
     row.converged(group).await;

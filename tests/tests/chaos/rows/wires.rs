@@ -128,8 +128,14 @@ async fn row_19_one_server_without_zookeeper() {
             && attempt.ended < healed
     });
     row.traffic("writes_through_a_peer", through_peers.count(), 20);
-    let failed = done.reads.iter().filter(|read| read.server == server && read.status != Some(200)).count();
-    row.none("failed_reads", failed);
+    let of_it = done.reads.iter().filter(|read| read.server == server && read.begun > cut);
+    row.traffic("reads", of_it.clone().count(), 20);
+    let failed: Vec<_> = of_it.filter(|read| read.status != Some(200)).collect();
+    row.figure("failed_reads", failed.len());
+    for read in failed {
+        let text = format!("{:?}, {:?} after the cut", read.status, read.begun - cut);
+        row.require("failed-read", false, text);
+    }
     let (history, _) = lookout.stop().await;
     row.none("turns", history.turns());
     row.violations("wrong_downs", &history.violations());

@@ -274,9 +274,28 @@ impl Inner {
         Ok(Err(unavailable("it was submitted, not answered, and is certainly not there")))
     }
 
-    /// A fault on purpose: the same operations once more, on whatever the head is now.
+    /// A fault on purpose: the same operations once more, on whatever the head is now, until that is answered.
     #[cfg(feature = "planted")]
     async fn retry_blindly(
+        &self,
+        base: &Base,
+        submission: &Submission,
+        deadline: Instant,
+    ) -> Result<(), CommitError> {
+        loop {
+            match self.submit_once_more(base, submission, deadline).await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(CommitError::Unknown { reason: error.to_string() });
+                }
+                // Others commit meanwhile: the head has moved again.
+                Err(_) => tokio::time::sleep(RESOLVE_PAUSE).await,
+            }
+        }
+    }
+
+    #[cfg(feature = "planted")]
+    async fn submit_once_more(
         &self,
         base: &Base,
         submission: &Submission,

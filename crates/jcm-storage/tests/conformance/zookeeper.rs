@@ -347,7 +347,7 @@ async fn a_wiped_or_alien_ensemble_is_refused_and_what_is_held_is_kept() {
     // A server that holds it must not take the empty one; one that holds nothing makes a new store there.
     let late = ZooKeeper::connect(config.clone()).unwrap();
     let wiped = late.store().open(Some(id)).await.unwrap_err();
-    assert!(matches!(&wiped, LoadError::Unusable { reason } if reason.contains(&id.to_string())), "{wiped}");
+    assert!(matches!(&wiped, LoadError::Emptied { reason } if reason.contains(&id.to_string())), "{wiped}");
     let alien = open(&config, None).await.store().id();
     assert_ne!(alien, id);
     let foreign = late.store().open(Some(id)).await.unwrap_err().to_string();

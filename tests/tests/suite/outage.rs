@@ -172,8 +172,13 @@ async fn a_server_refuses_a_store_that_is_not_its_own_and_names_both() {
     ensemble.stop_all().await;
     ensemble.wipe().await;
     ensemble.start_all().await;
+    // One that belongs to no store begins a new one there.
+    let mut other = Server::serve(&on(&ensemble, "s2")).start().await;
+    let alien = other.client().get("/v1/status").await.ok()["store"]["id"].as_str().unwrap().to_owned();
+    assert_ne!(alien, store);
     let exit = Server::serve(&on(&ensemble, "s1")).data(&server.data()).try_start().await;
-    check_refused(&exit.expect_err("it must refuse"), &[&store, "restore"]);
+    check_refused(&exit.expect_err("it must refuse"), &[&store, &alien]);
+    assert!(other.terminate().await.success());
 }
 
 #[tokio::test]

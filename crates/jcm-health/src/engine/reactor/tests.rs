@@ -96,6 +96,31 @@ async fn a_starved_process_blames_no_node() {
 }
 
 #[tokio::test]
+async fn an_end_that_comes_together_with_the_last_bytes_is_not_missed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // The connection ends with the thread's hold on it, in the middle of the head.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Le");
+        }
+    });
+    let (engine, mut reports) = start();
+    let check = Arc::new(Check { timeout: Duration::from_secs(10), ..check() });
+    for key in 0..10 {
+        engine.set(Target { key: TargetKey(key), address, check: Arc::clone(&check), generation: 1 });
+    }
+    for _ in 0..40 {
+        // While the thread stands still both arrive, and it is told of them in one go.
+        engine.stall(Duration::from_millis(15));
+        assert_eq!(next(&mut reports).await.outcome, Outcome::Closed);
+    }
+    engine.shutdown().await;
+}
+
+#[tokio::test]
 async fn rounds_that_were_missed_are_not_made_up_for() {
     // A target that this engine may not touch: its outcome needs no network.
     let (engine, mut reports) = start();

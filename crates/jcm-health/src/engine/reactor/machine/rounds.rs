@@ -105,30 +105,29 @@ impl Machine {
     /// Something happened to a connection.
     pub(super) fn event(&mut self, event: &mio::event::Event, now: Instant) {
         let (id, serial) = split(event.token());
-        let slot = self.slots.get_mut(id as usize).and_then(Option::as_mut);
-        let Some(slot) = slot else { return };
-        if slot.connection.as_ref().is_none_or(|connection| connection.serial != serial) {
-            return;
-        }
-        match slot.state {
+        let has_more = event.is_readable() || event.is_read_closed() || event.is_error();
+        match self.state_of(id, serial) {
             // Something to read before a question was asked is the end of the stream, a farewell such as 408, or garbage:
             // none of it is an answer to what is asked next.
-            State::Resting if event.is_readable() || event.is_read_closed() || event.is_error() => {
-                self.close(id);
-            }
-            State::Connecting if event.is_writable() || event.is_error() || event.is_write_closed() => {
+            Some(State::Resting) if has_more => self.close(id),
+            Some(State::Connecting) if event.is_writable() || event.is_error() || event.is_write_closed() => {
                 self.connected(id, event.is_error() || event.is_write_closed(), now);
             }
-            State::Writing { sent, reused } if event.is_writable() || event.is_error() => {
+            Some(State::Writing { sent, reused }) if event.is_writable() || event.is_error() => {
                 self.write(id, sent, reused, now);
-            }
-            State::Reading { reused }
-                if event.is_readable() || event.is_read_closed() || event.is_error() =>
-            {
-                self.read(id, reused, now);
             }
             _ => {}
         }
+        // What came together with the leave to write is told only once.
+        if has_more && let Some(State::Reading { reused }) = self.state_of(id, serial) {
+            self.read(id, reused, event.is_read_closed() || event.is_error(), now);
+        }
+    }
+
+    /// Where the target stands whose connection this is, unless that is of the past.
+    fn state_of(&self, id: u32, serial: u32) -> Option<State> {
+        let slot = self.slots.get(id as usize)?.as_ref()?;
+        slot.connection.as_ref().filter(|connection| connection.serial == serial).map(|_| slot.state)
     }
 
     pub(super) fn connected(&mut self, id: u32, is_in_doubt: bool, now: Instant) {
@@ -183,7 +182,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn read(&mut self, id: u32, reused: bool, now: Instant) {
+    pub(super) fn read(&mut self, id: u32, reused: bool, is_ending: bool, now: Instant) {
         let mut buffer = std::mem::take(&mut self.buffer);
         let step = loop {
             let slot = self.slot(id);
@@ -194,8 +193,9 @@ impl Machine {
                 Ok(0) => break slot.exchange.end(Outcome::Closed, &slot.target.check),
                 Ok(count) => {
                     let step = slot.exchange.take(&buffer[..count], &slot.target.check);
-                    // Less than there was room for is all there was.
-                    if step != Step::Waiting || count < room {
+                    // Less than there was room for is all there was, unless the end has come with it: that is told only
+                    // once.
+                    if step != Step::Waiting || (count < room && !is_ending) {
                         break step;
                     }
                 }
@@ -214,7 +214,8 @@ impl Machine {
             }
             Step::Done { outcome, reusable } => {
                 self.slot(id).exchange = Exchange::default();
-                if reusable {
+                // The node has ended it already, and says so only once.
+                if reusable && !is_ending {
                     self.keep(id, now);
                 } else {
                     self.close(id);

@@ -150,24 +150,8 @@ impl Registry {
         let deadline = Instant::now() + within.min(WRITE_DEADLINE);
         let attempt = self.attempts().begin(write.operation);
         let answer = self.here(&write, deadline, stretch).await;
-        self.end(write.operation, attempt, answer)
-    }
-
-    /// An attempt is over. One that did nothing cannot be told from one that failed by whoever repeats a write of which
-    /// nobody knows what came: he hears of that one too.
-    fn end(&self, operation: OperationId, attempt: u64, answer: Answer) -> Answer {
-        let before = self.attempts().end(operation, attempt, &answer);
-        let error = match answer {
-            Err(error @ (WriteError::Unavailable { .. } | WriteError::Busy)) => error,
-            answer => return answer,
-        };
-        let on = match before {
-            Some(Attempt::SubmittedOn(on)) if self.0.parts.catalog.get().revision <= on => Some(on),
-            Some(Attempt::InDoubt) => None,
-            _ => return Err(error),
-        };
-        let reason = format!("an attempt before this one was not answered; and now: {error}");
-        Err(WriteError::unknown(operation, reason, on))
+        self.attempts().end(write.operation, attempt, &answer);
+        answer
     }
 
     /// Waits for the writes that were taken on; new ones may still come.
@@ -228,7 +212,7 @@ impl Registry {
         let deadline = Instant::now() + WRITE_DEADLINE;
         let attempt = self.attempts().begin(write.operation);
         let answer = self.anywhere(&write, deadline, stretch).await;
-        let answer = self.end(write.operation, attempt, answer);
+        self.attempts().end(write.operation, attempt, &answer);
         self.shown(&answer, deadline).await;
         answer
     }

@@ -243,7 +243,6 @@ impl Inner {
         let layout = &base.bound.layout;
         let expected = base.head.revision;
         let unread = |error: fetch::ReadError| chain(&error);
-        let session_before = self.session.contact().borrow().session;
         fetch::sync(&self.session, deadline).await.map_err(unread)?;
         let head = match fetch::head(&self.session, layout, deadline).await.map_err(unread)? {
             Some(Ok(head)) => head,
@@ -257,10 +256,6 @@ impl Inner {
             if record.is_some_and(|(bytes, _)| bytes == submission.record) {
                 info!(revision = submission.transaction.last().0, "a commit without an answer is there");
                 return Ok(Ok(()));
-            }
-            // Another session may ask a member that has the record yet to come.
-            if self.session.contact().borrow().session != session_before {
-                return Err("the session was lost while the outcome was looked for".to_owned());
             }
             return Ok(Err(CommitError::Conflict { expected, found: head.revision }));
         }

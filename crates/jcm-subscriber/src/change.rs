@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::balancer::Balancer;
 use crate::cluster::{NodeStatus, Properties};
 use crate::core::Published;
 use crate::status::{Standing, Status};
@@ -22,6 +23,7 @@ use crate::view::View;
 pub struct Change {
     before: Option<Published>,
     after: Published,
+    balancer: Arc<Balancer>,
 }
 
 /// A node whose verdict turned.
@@ -36,8 +38,8 @@ pub struct Turn {
 }
 
 impl Change {
-    pub(crate) fn between(before: Option<Published>, after: Published) -> Self {
-        Self { before, after }
+    pub(crate) fn between(before: Option<Published>, after: Published, balancer: Arc<Balancer>) -> Self {
+        Self { before, after, balancer }
     }
 
     /// Which cluster.
@@ -65,9 +67,9 @@ impl Change {
         Properties::of(&self.after.view)
     }
 
-    /// Every node of the cluster as it is now.
+    /// Every node of the cluster as it is now; counts of calls are as of this question.
     pub fn nodes(&self) -> Vec<NodeStatus> {
-        NodeStatus::all(&self.after.view)
+        NodeStatus::all(&self.after.view, &self.balancer)
     }
 
     /// The nodes whose verdict turned, in the order of their ids.
@@ -121,20 +123,31 @@ fn missing_from(one: Option<&View>, other: &View) -> Vec<Arc<Node>> {
 pub struct Changes {
     inner: WatchStream<Published>,
     before: Option<Published>,
+    balancer: Arc<Balancer>,
     /// Nothing is published any more after this.
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Changes {
     /// Beginning with what is held now.
-    pub(crate) fn from_nothing(published: watch::Receiver<Published>, ended: CancellationToken) -> Self {
-        Self { inner: WatchStream::new(published), before: None, ended: Box::pin(ended.cancelled_owned()) }
+    pub(crate) fn from_nothing(
+        published: watch::Receiver<Published>,
+        balancer: Arc<Balancer>,
+        ended: CancellationToken,
+    ) -> Self {
+        let ended = Box::pin(ended.cancelled_owned());
+        Self { inner: WatchStream::new(published), before: None, balancer, ended }
     }
 
     /// Beginning with what changes from now on.
-    pub(crate) fn from_now(mut published: watch::Receiver<Published>, ended: CancellationToken) -> Self {
+    pub(crate) fn from_now(
+        mut published: watch::Receiver<Published>,
+        balancer: Arc<Balancer>,
+        ended: CancellationToken,
+    ) -> Self {
         let before = Some(published.borrow_and_update().clone());
-        Self { inner: WatchStream::from_changes(published), before, ended: Box::pin(ended.cancelled_owned()) }
+        let ended = Box::pin(ended.cancelled_owned());
+        Self { inner: WatchStream::from_changes(published), before, balancer, ended }
     }
 
     /// The next change; `None` when there will be none any more. Nothing is lost when it is dropped while it waits.
@@ -171,7 +184,7 @@ impl Stream for Changes {
             let before = self.before.replace(after.clone());
             // Before anything is known there is nothing to tell.
             if before.is_some() || after.standing != Standing::Unknown {
-                return Poll::Ready(Some(Change::between(before, after)));
+                return Poll::Ready(Some(Change::between(before, after, Arc::clone(&self.balancer))));
             }
         }
     }

@@ -1,45 +1,63 @@
 //! The handle of one cluster: what a program picks from and looks at.
 
+use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jcm_model::routing::Reason;
 use jcm_model::{ClusterName, Header, Node, NodeId, Revision, Verdict};
 
-use crate::alloc::{self, AllocError};
+use crate::alloc::{self, AllocError, Want};
+use crate::balancer::Balancer;
+use crate::calls::Calls;
 use crate::change::{Change, Changes};
 use crate::core::{Core, Published};
+use crate::outlier::Cause;
 use crate::picked::Picked;
-use crate::policy::Policy;
 use crate::status::{Standing, Status};
 use crate::subscriber::Shared;
 use crate::view::View;
+use crate::{driver, key};
 
 /// One cluster, kept up to date while any handle of it lives. Clones are cheap and share everything.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     core: Arc<Core>,
-    policy: Policy,
+    balancer: Arc<Balancer>,
     shared: Arc<Shared>,
 }
 
 impl Cluster {
-    pub(crate) fn new(core: Arc<Core>, policy: Policy, shared: Arc<Shared>) -> Self {
-        Self { core, policy, shared }
+    pub(crate) fn new(core: Arc<Core>, balancer: Arc<Balancer>, shared: Arc<Shared>) -> Self {
+        Self { core, balancer, shared }
     }
 
     /// A node to call. It takes no lock, waits for nothing and allocates nothing, except when the calling thread meets
     /// a new view of the cluster for the first time.
     #[inline]
     pub fn alloc(&self) -> Result<Picked, AllocError> {
-        alloc::pick(&self.core, self.policy.0)
+        alloc::pick(&self.balancer)
+    }
+
+    /// A node to call for a key. With [`Policy::ring_hash`](crate::Policy::ring_hash) and
+    /// [`Policy::maglev`](crate::Policy::maglev) a key comes to the same node from every program on the same platform, and
+    /// few keys move when nodes come and go. With the others a key comes to the same node as long as nothing changes
+    /// in the cluster, and most keys move when something does; with those that compare loads it comes to
+    /// the same two nodes, of which the better is taken.
+    ///
+    /// What counts as the key is what its [`Hash`](std::hash::Hash) feeds: `"7"` and `String::from("7")` are the same, and so
+    /// are a value and a reference to it; `7_u32` and `7_u64` differ.
+    pub fn alloc_for<K: Hash + ?Sized>(&self, key: &K) -> Result<Picked, AllocError> {
+        let want = Want { key: Some(key::hash_of(key)), excluded: &[] };
+        alloc::pick_wanted(&self.balancer, want)
     }
 
     /// A node to call that is none of the given ones: for another try elsewhere. When all nodes of the first choice are
-    /// excluded, those of the next priority are taken.
+    /// excluded, those that stand by are taken: other priorities and zones, what is outside of the subset, and at last what
+    /// this program ejected.
     pub fn alloc_excluding(&self, excluded: &[&NodeId]) -> Result<Picked, AllocError> {
-        alloc::pick_excluding(&self.core, self.policy.0, excluded)
+        alloc::pick_wanted(&self.balancer, Want { key: None, excluded })
     }
 
     /// Its name.
@@ -57,14 +75,15 @@ impl Cluster {
         self.core.view().revision()
     }
 
-    /// Whether too few nodes are fit, so that protection routes to every online one.
+    /// Whether too few nodes are fit, so that picks go to every online one: by the threshold of this handle's policy, or
+    /// by that of the cluster's definition.
     pub fn is_panicking(&self) -> bool {
-        self.core.view().routing.panic
+        self.balancer.plan().panic
     }
 
     /// Every node with what is known of it, at one moment, in the order of ids.
     pub fn nodes(&self) -> Vec<NodeStatus> {
-        NodeStatus::all(&self.core.view())
+        NodeStatus::all(&self.core.view(), &self.balancer)
     }
 
     /// The cluster's free configuration, at one moment.
@@ -74,14 +93,15 @@ impl Cluster {
 
     /// The changes of this cluster, the latest only. The first is what is held now.
     pub fn stream(&self) -> Changes {
-        Changes::from_nothing(self.core.subscribe(), self.shared.ended())
+        Changes::from_nothing(self.core.subscribe(), Arc::clone(&self.balancer), self.shared.ended())
     }
 
     /// Calls `callback` for what changes from now on, from a task of this subscriber, until that is shut down or its last
     /// handle is gone. Changes that come faster than it returns become one. A panic in it is
     /// logged and ends nothing. It must not block for long: it runs on a thread of the runtime.
     pub fn on_change(&self, mut callback: impl FnMut(&Change) + Send + 'static) {
-        let mut changes = Changes::from_now(self.core.subscribe(), self.shared.ended());
+        let mut changes =
+            Changes::from_now(self.core.subscribe(), Arc::clone(&self.balancer), self.shared.ended());
         self.shared.spawn(async move {
             while let Some(change) = changes.next().await {
                 if catch_unwind(AssertUnwindSafe(|| callback(&change))).is_err() {
@@ -124,29 +144,57 @@ pub struct NodeStatus {
     pub effective_weight: u16,
     /// Why; `None` for a healthy node in use.
     pub reason: Option<Reason>,
-    /// Calls of this program that are under way, as far as its policy counts them (p2c does).
+    /// Calls through this handle that are under way; 0 where its policy does not count them (round robin, random, Maglev).
     pub in_flight: u32,
+    /// What a call is expected to take; `None` where nothing is known, or the policy is not
+    /// [`peak_ewma`](crate::Policy::peak_ewma).
+    pub latency: Option<Duration>,
+    /// Calls of this program that were reported as succeeded.
+    pub successes: u64,
     /// Calls of this program that were reported as failed.
     pub failures: u64,
+    /// Set while this program leaves the node alone because its own calls to it fail.
+    pub ejected: Option<Ejected>,
+}
+
+/// A node that this program leaves alone for a while, see [`Outliers`](crate::Outliers).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ejected {
+    /// For how much longer.
+    pub left: Duration,
+    /// Why.
+    pub cause: Cause,
 }
 
 impl NodeStatus {
-    pub(crate) fn all(view: &View) -> Vec<Self> {
+    pub(crate) fn all(view: &View, balancer: &Balancer) -> Vec<Self> {
         let Some(state) = view.state() else {
             return Vec::new();
         };
+        let plan = balancer.plan();
+        let mut calls = plan.calls_of(view.nodes());
+        let now = driver::now();
         state
             .nodes()
             .zip(&view.routing.nodes)
-            .enumerate()
-            .map(|(at, ((node, judged), route))| Self {
-                node: Arc::clone(node),
-                verdict: judged.map_or(Verdict::Unknown, |judged| judged.verdict),
-                routable: route.routable,
-                effective_weight: route.effective_weight,
-                reason: route.reason,
-                in_flight: view.load(at).in_flight(),
-                failures: view.load(at).failures(),
+            .zip(view.seats())
+            .map(|(((node, judged), route), seat)| {
+                let calls = calls.next().flatten();
+                let tally = seat.outcomes.tally();
+                Self {
+                    node: Arc::clone(node),
+                    verdict: judged.map_or(Verdict::Unknown, |judged| judged.verdict),
+                    routable: route.routable,
+                    effective_weight: route.effective_weight,
+                    reason: route.reason,
+                    in_flight: calls.map_or(0, Calls::in_flight),
+                    latency: calls.and_then(|calls| calls.latency.estimate()),
+                    successes: tally.successes,
+                    failures: tally.failures,
+                    ejected: seat
+                        .ejected()
+                        .map(|(until, cause)| Ejected { left: until.saturating_duration_since(now), cause }),
+                }
             })
             .collect()
     }

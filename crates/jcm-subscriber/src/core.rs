@@ -1,29 +1,37 @@
 //! What the handles of one cluster share with the task that keeps it up to date.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use jcm_model::ClusterName;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use crate::alloc::SlotNumber;
+use crate::balancer::Balancer;
+use crate::outlier::{INTERVAL, Outliers};
+use crate::plan::Alarm;
+use crate::policy::Policy;
 use crate::status::Standing;
 use crate::view::{Content, View};
 
 /// One cluster. The driver writes, everybody reads.
 #[derive(Debug)]
 pub(crate) struct Core {
-    generation: Generation,
     view: ArcSwap<View>,
     published: watch::Sender<Published>,
-    slot: SlotNumber,
+    tended: Mutex<Tended>,
+    /// Told when a node failed so often in a row that [`Self::tend`] is not to wait.
+    judge: Arc<Notify>,
 }
 
-/// The number of the current view, on a cache line of its own: every pick reads it, and it is written once a view.
+/// What follows the view, and how it is judged. Its lock makes writers take turns; who picks never meets it.
 #[derive(Debug)]
-#[repr(align(64))]
-struct Generation(AtomicU64);
+struct Tended {
+    balancers: Vec<Weak<Balancer>>,
+    outliers: Outliers,
+    /// When success rates are compared next.
+    interval_ends: Instant,
+}
 
 /// What is held at one moment, and how far it can be relied on.
 #[derive(Debug, Clone)]
@@ -33,40 +41,87 @@ pub(crate) struct Published {
 }
 
 impl Core {
-    pub(crate) fn new(name: ClusterName) -> Self {
-        let slot = SlotNumber::take();
-        let view = Arc::new(View::empty(name, slot.get()));
+    pub(crate) fn new(name: ClusterName, judge: Arc<Notify>, now: Instant) -> Self {
+        let view = Arc::new(View::empty(name));
         Self {
-            generation: Generation(AtomicU64::new(view.generation)),
             view: ArcSwap::new(Arc::clone(&view)),
             published: watch::Sender::new(Published { view, standing: Standing::Unknown }),
-            slot,
+            tended: Mutex::new(Tended {
+                balancers: Vec::new(),
+                outliers: Outliers::default(),
+                interval_ends: now + INTERVAL,
+            }),
+            judge,
         }
     }
 
+    /// Adds a way of picking, which follows the view from now on while it lives. Given `outliers` hold for all of the cluster.
+    pub(crate) fn balance(&self, policy: Policy, outliers: Option<Outliers>, now: Instant) -> Arc<Balancer> {
+        let mut tended = self.tended();
+        if let Some(outliers) = outliers {
+            tended.outliers = outliers;
+            self.follow(&mut tended, &self.view(), now);
+        }
+        let balancer = Arc::new(Balancer::new(policy, &self.view(), self.alarm(&tended), now));
+        tended.balancers.push(Arc::downgrade(&balancer));
+        balancer
+    }
+
     /// Replaces what is held in one step. `None` keeps the view and changes the standing alone.
-    pub(crate) fn publish(&self, content: Option<Content>, standing: Standing) {
+    pub(crate) fn publish(&self, content: Option<Content>, standing: Standing, now: Instant) {
+        let mut tended = self.tended();
         let view = match content {
             None => self.view(),
             Some(content) => {
-                let next = Arc::new(self.view.load().next(content));
+                let next = Arc::new(self.view.load().next(content, now));
                 self.view.store(Arc::clone(&next));
-                // After the view: a thread that sees this number finds a view at least as new.
-                self.generation.0.store(next.generation, Ordering::Release);
+                self.follow(&mut tended, &next, now);
                 next
             }
         };
         self.published.send_replace(Published { view, standing });
     }
 
-    #[inline]
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.0.load(Ordering::Acquire)
+    /// Judges what calls of this program came to, and moves on what changes with time. To be called each second, and when
+    /// it is told to.
+    pub(crate) fn tend(&self, now: Instant) {
+        let mut tended = self.tended();
+        let interval_over = now >= tended.interval_ends;
+        if interval_over {
+            tended.interval_ends = now + INTERVAL;
+        }
+        if let Some((next, changed)) = self.view.load().judged(&tended.outliers, interval_over, now) {
+            let next = Arc::new(next);
+            self.view.store(Arc::clone(&next));
+            if changed {
+                self.follow(&mut tended, &next, now);
+            }
+            // Where only what is remembered of nodes changed, nobody is told.
+            self.published.send_if_modified(|published| {
+                published.view = next;
+                changed
+            });
+        }
+        for balancer in tended.balancers.iter().filter_map(Weak::upgrade) {
+            if balancer.plan().ramping {
+                balancer.follow(&self.view(), self.alarm(&tended), now);
+            }
+        }
     }
 
-    #[inline]
-    pub(crate) fn slot(&self) -> usize {
-        self.slot.get()
+    fn follow(&self, tended: &mut Tended, view: &Arc<View>, now: Instant) {
+        tended.balancers.retain(|balancer| balancer.strong_count() > 0);
+        for balancer in tended.balancers.iter().filter_map(Weak::upgrade) {
+            balancer.follow(view, self.alarm(tended), now);
+        }
+    }
+
+    fn alarm(&self, tended: &Tended) -> Alarm {
+        Alarm { failures: tended.outliers.urgent_at(), judge: Arc::clone(&self.judge) }
+    }
+
+    fn tended(&self) -> MutexGuard<'_, Tended> {
+        self.tended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn view(&self) -> Arc<View> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use jcm_model::ClusterName;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,8 @@ use crate::subscriber::SubscribeError;
 
 /// Messages of links that wait to be applied. Beyond it a link stops reading, and the server sends the latest later.
 const MESSAGES_MAX: usize = 64;
-/// How often clusters are looked for that no handle holds any more. Nobody waits for it.
+/// How often clusters are looked for that no handle holds any more, and what changes with time is moved on: slow starts,
+/// and nodes that were ejected. A step of a slow start is as long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a handle asks for.
@@ -47,6 +48,8 @@ pub(crate) struct Driver {
     disk: Option<Disk>,
     tasks: TaskTracker,
     stopped: CancellationToken,
+    /// Told by reports that a node fails.
+    judge: Arc<Notify>,
     /// Whatever must outlive this task is told that it ended.
     _ended: DropGuard,
 }
@@ -70,6 +73,7 @@ impl Driver {
             disk,
             tasks,
             stopped,
+            judge: Arc::new(Notify::new()),
             _ended: ended,
         }
     }
@@ -87,7 +91,11 @@ impl Driver {
                 Some(command) = commands.recv() => self.carry_out(command),
                 Some(event) = self.inbox.recv() => self.apply(event),
                 () = sleep_until(deadline) => self.apply(Event::Tick),
-                _ = sweep.tick() => self.sweep(),
+                () = self.judge.notified() => self.tend(),
+                _ = sweep.tick() => {
+                    self.sweep();
+                    self.tend();
+                }
             }
         }
         // Whoever asks from now on learns that nobody keeps this up to date any more.
@@ -102,7 +110,7 @@ impl Driver {
                 Err(SubscribeError::TooMany { cluster: cluster.clone(), limit: CLUSTERS_MAX })
             }
             None => {
-                let core = Arc::new(Core::new(cluster.clone()));
+                let core = Arc::new(Core::new(cluster.clone(), Arc::clone(&self.judge), now()));
                 self.cores.insert(cluster.clone(), Arc::clone(&core));
                 self.apply(Event::Subscribe { cluster, saved });
                 Ok(core)
@@ -158,7 +166,7 @@ impl Driver {
             return;
         };
         let standing = self.session.standing(cluster);
-        core.publish(changed.then(|| held.content()), standing);
+        core.publish(changed.then(|| held.content()), standing, now());
         // Nothing is worth no file, and what was just read from disk would only look younger if it were written again.
         if let Some(disk) = &self.disk
             && changed
@@ -166,6 +174,11 @@ impl Driver {
         {
             disk.save(cluster, Saved { held: held.clone(), written: SystemTime::now() });
         }
+    }
+
+    fn tend(&self) {
+        let now = now();
+        self.cores.values().for_each(|core| core.tend(now));
     }
 
     fn sweep(&mut self) {
@@ -181,7 +194,7 @@ impl Driver {
 }
 
 /// The runtime's clock, so that tests can pause it.
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

@@ -24,20 +24,25 @@
 //! says so on purpose empties it. With no server reachable a program keeps what it holds, and starts from what it wrote
 //! to disk the last time.
 //!
-//! Decisions are pure and sit in `held`, `session` and `schedule`; sockets, files and time are in `driver`, `link` and
+//! Decisions are pure and sit in `held`, `session`, `outlier` and `plan`; sockets, files and time are in `driver`, `link` and
 //! `disk`. There is no wall clock in any decision.
 
 mod subscriber;
 
 mod change;
 mod cluster;
+mod outlier;
 mod picked;
 mod policy;
 mod status;
 
 mod alloc;
+mod balancer;
+mod calls;
 mod core;
-mod schedule;
+mod key;
+mod latency;
+mod plan;
 mod view;
 
 mod driver;
@@ -50,10 +55,13 @@ mod disk;
 mod snapshot;
 
 mod random;
+#[cfg(test)]
+mod sketch;
 
 pub use alloc::AllocError;
 pub use change::{Change, Changes, Turn};
-pub use cluster::{Cluster, NodeStatus, Properties};
+pub use cluster::{Cluster, Ejected, NodeStatus, Properties};
+pub use outlier::{Cause, Outliers};
 pub use picked::{NoSuchPort, Picked};
 pub use policy::Policy;
 pub use status::Status;

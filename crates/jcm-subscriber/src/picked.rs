@@ -6,8 +6,8 @@ use std::sync::Arc;
 use jcm_model::{ClusterName, Node, NodeId};
 
 use crate::alloc;
-use crate::policy::Choice;
-use crate::view::View;
+use crate::latency::Micros;
+use crate::plan::Plan;
 
 /// A node that was picked for one call. Hold it while the call is under way, and [`report`](Self::report) how it went;
 /// dropped without a report, the call counts as cancelled.
@@ -16,13 +16,13 @@ use crate::view::View;
 #[must_use = "a node that is not held counts as a call that was cancelled at once"]
 pub struct Picked {
     /// `Some` until it is dropped.
-    view: Option<Arc<View>>,
-    /// Which entry of the view, and the [`COUNTED`] bit. Two fields, not three: a pick then returns in two registers.
+    plan: Option<Arc<Plan>>,
+    /// Which entry of the plan.
     entry: u32,
+    /// When the call began, where the policy wants to know. All fields together are two words: a pick then returns in two
+    /// registers.
+    began: Micros,
 }
-
-/// Set where the load of the entry counts the call. Views have far fewer entries than this.
-const COUNTED: u32 = 1 << 31;
 
 /// The node offers no port of that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,29 +39,22 @@ pub struct NoSuchPort {
 }
 
 impl Picked {
-    /// A call to an entry of `view` begins; `reference` is to the same view.
+    /// A call to an entry of `plan` begins; `reference` is to the same plan.
     #[inline]
-    pub(crate) fn begin(view: &View, reference: Arc<View>, entry: u32, choice: Choice) -> Self {
-        let counted = choice == Choice::P2c;
-        if counted {
-            view.entries[entry as usize].load.start();
-        }
-        Self { view: Some(reference), entry: if counted { entry | COUNTED } else { entry } }
+    pub(crate) fn begin(plan: &Plan, reference: Arc<Plan>, entry: u32) -> Self {
+        plan.begin(entry);
+        let began = if plan.choice.times() { Micros::now() } else { Micros::default() };
+        Self { plan: Some(reference), entry, began }
     }
 
     #[inline]
-    fn entry(&self) -> u32 {
-        self.entry & !COUNTED
-    }
-
-    #[inline]
-    fn view(&self) -> &View {
-        self.view.as_ref().expect("only a drop takes it")
+    fn plan(&self) -> &Plan {
+        self.plan.as_ref().expect("only a drop takes it")
     }
 
     /// The definition of the node.
     pub fn node(&self) -> &Node {
-        self.view().node(self.entry())
+        self.plan().node(self.entry)
     }
 
     /// Its id.
@@ -87,7 +80,7 @@ impl Picked {
     fn no_such_port(&self, port: &str) -> NoSuchPort {
         let offered: Vec<&str> = self.node().ports.iter().map(|(name, _)| name).collect();
         NoSuchPort {
-            cluster: self.view().name.clone(),
+            cluster: self.plan().view.name.clone(),
             node: self.id().clone(),
             port: port.to_owned(),
             offered: offered.join(", "),
@@ -104,10 +97,22 @@ impl Picked {
         self.node().attributes.zone()
     }
 
-    /// Ends the call. A failure is counted for the node, see [`NodeStatus::failures`](crate::NodeStatus::failures).
-    pub fn report<T, E>(self, outcome: &Result<T, E>) {
-        if outcome.is_err() {
-            self.view().entries[self.entry() as usize].load.fail();
+    /// Ends the call and tells this program, and nobody else, how it went: [`Policy::peak_ewma`](crate::Policy::peak_ewma)
+    /// learns how long it took since the pick, and [`Outliers`](crate::Outliers) whether it failed. An `Err` should be a
+    /// failure of the node: a refused connection, a broken one, a time-out, an answer that says that the node does not work.
+    pub fn report<T, E>(mut self, outcome: &Result<T, E>) {
+        self.finish(Some(outcome.is_ok()));
+    }
+
+    /// Ends the call, at most once. `None` is a call that came to nothing, which says nothing but how long it took at least.
+    #[inline]
+    fn finish(&mut self, succeeded: Option<bool>) {
+        if let Some(plan) = self.plan.take() {
+            if succeeded.is_some() || plan.choice.times() {
+                plan.learn(self.entry, self.began, succeeded, Micros::now);
+            }
+            plan.end(self.entry);
+            alloc::give_back(plan);
         }
     }
 }
@@ -115,19 +120,14 @@ impl Picked {
 impl Drop for Picked {
     #[inline]
     fn drop(&mut self) {
-        if let Some(view) = self.view.take() {
-            if self.entry & COUNTED != 0 {
-                view.entries[self.entry() as usize].load.end();
-            }
-            alloc::give_back(view);
-        }
+        self.finish(None);
     }
 }
 
 impl std::fmt::Debug for Picked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Picked")
-            .field("cluster", &self.view().name)
+            .field("cluster", &self.plan().view.name)
             .field("node", self.id())
             .finish_non_exhaustive()
     }

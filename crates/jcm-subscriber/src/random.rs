@@ -33,14 +33,28 @@ impl Random {
         scale(self.next() as u32, bound)
     }
 
-    /// Two different numbers below `bound`, which is at least 2.
+    /// 64 random bits as two numbers of 32.
     #[inline]
-    pub(crate) fn two_below(&mut self, bound: u32) -> (u32, u32) {
-        let bits = self.next();
-        let first = scale((bits >> 32) as u32, bound);
-        let second = scale(bits as u32, bound - 1);
-        (first, second + u32::from(second >= first))
+    pub(crate) fn halves(bits: u64) -> (u32, u32) {
+        ((bits >> 32) as u32, bits as u32)
     }
+}
+
+/// Two different numbers below `bound`, which is at least 2, from 64 random bits.
+#[inline]
+pub(crate) fn two_below(bits: u64, bound: u32) -> (u32, u32) {
+    let (high, low) = Random::halves(bits);
+    let (first, second) = (scale(high, bound), scale(low, bound - 1));
+    (first, second + u32::from(second >= first))
+}
+
+/// Spreads 64 bits over all of their places, one to one: the finalizer of splitmix64 (Steele, Lea, Flood, "Fast Splittable
+/// Pseudorandom Number Generators", 2014).
+#[inline]
+pub(crate) fn mixed(bits: u64) -> u64 {
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 #[inline]
@@ -50,7 +64,7 @@ fn fold(product: u128) -> u64 {
 
 /// Maps 32 random bits to a number below `bound` without a division.
 #[inline]
-fn scale(bits: u32, bound: u32) -> u32 {
+pub(crate) fn scale(bits: u32, bound: u32) -> u32 {
     ((u64::from(bits) * u64::from(bound)) >> 32) as u32
 }
 
@@ -63,7 +77,7 @@ mod tests {
         let mut random = Random::seeded(1);
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..1000 {
-            let (first, second) = random.two_below(4);
+            let (first, second) = two_below(random.next(), 4);
             assert!(first != second && first < 4 && second < 4);
             seen.insert((first, second));
         }

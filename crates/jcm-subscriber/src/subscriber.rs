@@ -11,7 +11,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::Cluster;
 use crate::disk::{self, Disk};
-use crate::driver::{Command, Driver};
+use crate::driver::{self, Command, Driver};
+use crate::outlier::Outliers;
 use crate::policy::Policy;
 use crate::servers::{self, Server, Servers};
 
@@ -103,6 +104,12 @@ pub enum SubscribeError {
     /// That is no cluster's name.
     #[error("the cluster cannot be subscribed")]
     Name(#[from] Invalid),
+    /// The policy makes no sense.
+    #[error("the policy is refused")]
+    Policy(#[source] Invalid),
+    /// The rules for ejecting nodes make no sense.
+    #[error("the outliers are refused")]
+    Outliers(#[source] Invalid),
     /// One subscriber follows no more clusters than one stream carries.
     #[error("cluster `{cluster}` cannot be subscribed: one subscriber follows at most {limit} clusters")]
     TooMany {
@@ -127,7 +134,12 @@ impl Subscriber {
 
     /// Starts describing the subscription of a cluster.
     pub fn cluster(&self, name: impl Into<String>) -> ClusterBuilder {
-        ClusterBuilder { shared: Arc::clone(&self.shared), name: name.into(), policy: Policy::default() }
+        ClusterBuilder {
+            shared: Arc::clone(&self.shared),
+            name: name.into(),
+            policy: Policy::default(),
+            outliers: None,
+        }
     }
 
     /// Stops the background tasks and waits until they are gone and the last views are on disk, at most 5 seconds.
@@ -234,6 +246,7 @@ pub struct ClusterBuilder {
     shared: Arc<Shared>,
     name: String,
     policy: Policy,
+    outliers: Option<Outliers>,
 }
 
 impl ClusterBuilder {
@@ -243,10 +256,19 @@ impl ClusterBuilder {
         self
     }
 
+    /// When nodes to which this program's calls fail are left alone: [`Outliers::default`] unless set. It holds for all
+    /// handles of the cluster, and what is set last wins.
+    pub fn outliers(mut self, outliers: Outliers) -> Self {
+        self.outliers = Some(outliers);
+        self
+    }
+
     /// Follows the cluster from now on. It returns with the first of: an answer of a server, the snapshot on disk, and
     /// the end of the ready timeout; after that the handle is there, its status unknown until a server answers.
     pub async fn subscribe(self) -> Result<Cluster, SubscribeError> {
         let cluster = ClusterName::parse(&self.name)?;
+        self.policy.check().map_err(SubscribeError::Policy)?;
+        self.outliers.as_ref().map_or(Ok(()), Outliers::check).map_err(SubscribeError::Outliers)?;
         let deadline = Instant::now() + self.shared.ready_timeout;
         let stopped = || SubscribeError::Stopped { cluster: cluster.clone() };
         let saved = match &self.shared.snapshot_dir {
@@ -257,7 +279,8 @@ impl ClusterBuilder {
         let command = Command::Subscribe { cluster: cluster.clone(), saved, reply };
         self.shared.commands.send(command).await.map_err(|_| stopped())?;
         let core = answer.await.map_err(|_| stopped())??;
-        let handle = Cluster::new(core, self.policy, self.shared);
+        let balancer = core.balance(self.policy, self.outliers, driver::now());
+        let handle = Cluster::new(core, balancer, self.shared);
         handle.known(deadline).await;
         Ok(handle)
     }

@@ -1,15 +1,15 @@
-//! One immutable view of a cluster, laid out for picking.
+//! One immutable view of a cluster: what is held of it, where its traffic may go, and what this program knows of its nodes.
 //!
-//! Invariant: `turns` names positions of `entries`, and holds each node that traffic may go to now. Everything that a
-//! pick writes sits in a [`Load`] of its own cache lines or in the picking thread.
+//! Every way of picking is laid out from it, see [`Plan`](crate::plan::Plan).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
-use jcm_model::routing::{self, Routing};
-use jcm_model::{ClusterName, ClusterState, Node, Revision};
+use jcm_model::routing::{self, Reason, Route, Routing};
+use jcm_model::{ClusterName, ClusterState, Node, NodeId, Revision};
 
-use crate::schedule::Turns;
+use crate::calls::Outcomes;
+use crate::outlier::{self, Cause, Outliers, Record, Suspect};
 
 /// What is held of a cluster.
 #[derive(Debug, Clone)]
@@ -21,129 +21,96 @@ pub(crate) enum Content {
 
 #[derive(Debug)]
 pub(crate) struct View {
-    /// Differs from that of every other view in this process.
-    pub(crate) generation: u64,
-    /// Where threads keep their part of this cluster.
-    pub(crate) slot: usize,
-    /// The order in which entries are picked: positions in `entries`.
-    pub(crate) turns: Turns,
-    /// The nodes that may be picked, those of the lowest priority number first.
-    pub(crate) entries: Box<[Entry]>,
     pub(crate) name: ClusterName,
     pub(crate) content: Content,
     pub(crate) routing: Routing,
     /// One for each node of the state, in its order.
-    loads: Vec<Arc<Load>>,
+    seats: Vec<Seat>,
 }
 
-/// A node that may be picked.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) load: Arc<Load>,
-    pub(crate) weight: u32,
-    /// Its place in the state.
-    pub(crate) node: u32,
+/// What this program knows of a node by itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seat {
+    pub(crate) outcomes: Arc<Outcomes>,
+    record: Record,
+    /// When it became routable under the eyes of this program; `None` for one that was so from the beginning.
+    pub(crate) routable_since: Option<Instant>,
 }
 
-/// What this program has going on with one node. It outlives views: calls that began under one end under another.
-///
-/// Threads that call different nodes must not slow one another down, so no two loads share a cache line of 64 bytes: in
-/// an `Arc` each follows 32 bytes of counts that only a new view writes, and takes 32 bytes itself.
-#[derive(Debug, Default)]
-#[repr(align(32))]
-pub(crate) struct Load {
-    in_flight: AtomicU32,
-    failures: AtomicU64,
-}
-
-impl Load {
-    // Relaxed throughout: the counts order nothing, and a pick that misses the latest one is only slightly worse.
-    #[inline]
-    pub(crate) fn start(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn fail(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+impl Seat {
+    /// Until when this program leaves the node alone, and why.
+    pub(crate) fn ejected(&self) -> Option<(Instant, Cause)> {
+        self.record.ejected
     }
 }
 
 impl View {
     /// The view before anything is known.
-    pub(crate) fn empty(name: ClusterName, slot: usize) -> Self {
+    pub(crate) fn empty(name: ClusterName) -> Self {
         Self {
-            generation: next_generation(),
-            slot,
-            turns: Turns::default(),
-            entries: Box::default(),
             name,
             content: Content::Nothing,
             routing: Routing { panic: false, nodes: Vec::new() },
-            loads: Vec::new(),
+            seats: Vec::new(),
         }
     }
 
-    /// The view that follows `self`: nodes that are still the same keep their counts.
-    pub(crate) fn next(&self, content: Content) -> Self {
-        let mut next = Self { content, ..Self::empty(self.name.clone(), self.slot) };
-        let Content::State(state) = &next.content else {
-            return next;
+    /// The view that follows `self`: nodes that are still the same keep what is known of them.
+    pub(crate) fn next(&self, content: Content, now: Instant) -> Self {
+        let Content::State(state) = &content else {
+            return Self { content, ..Self::empty(self.name.clone()) };
         };
-        next.routing = routing::route(state);
-        next.loads = self.carried_loads(state);
-        let mut chosen: Vec<(u16, u32)> = (0_u32..)
-            .zip(&state.cluster().nodes)
-            .filter(|(at, _)| next.routing.nodes[*at as usize].routable)
-            .map(|(at, node)| (node.attributes.priority(), at))
-            .collect();
-        chosen.sort_unstable();
-        let first_choice = chosen.first().map_or(0, |(priority, _)| *priority);
-        next.entries = chosen
-            .iter()
-            .map(|(_, at)| Entry {
-                load: Arc::clone(&next.loads[*at as usize]),
-                weight: u32::from(next.routing.nodes[*at as usize].effective_weight).max(1),
-                node: *at,
-            })
-            .collect();
-        let weights: Vec<u16> = chosen
-            .iter()
-            .take_while(|(priority, _)| *priority == first_choice)
-            .map(|(_, at)| next.routing.nodes[*at as usize].effective_weight.max(1))
-            .collect();
-        next.turns = Turns::new(&weights);
-        next
+        let routing = routing::route(state);
+        // The first nodes ever seen have served others before; nothing is known of when they began.
+        let first = self.state().is_none();
+        let mut seats = carried(self.nodes(), &self.seats, &state.cluster().nodes);
+        let was_fit = carried(self.nodes(), &self.fit_nodes(), &state.cluster().nodes);
+        for ((seat, route), was_fit) in seats.iter_mut().zip(&routing.nodes).zip(was_fit) {
+            if !first && is_fit(*route) && !was_fit {
+                seat.routable_since = Some(now);
+            }
+        }
+        Self { name: self.name.clone(), content, routing, seats }
     }
 
-    /// One load for each node of `state`; both lists of nodes are in the order of ids.
-    fn carried_loads(&self, state: &ClusterState) -> Vec<Arc<Load>> {
-        let mut held = self.nodes().iter().zip(&self.loads).peekable();
-        state
-            .cluster()
-            .nodes
-            .iter()
-            .map(|node| {
-                while held.next_if(|(old, _)| old.id < node.id).is_some() {}
-                held.next_if(|(old, _)| old.id == node.id)
-                    .filter(|(old, _)| old.same_form(node))
-                    .map(|(_, load)| Arc::clone(load))
-                    .unwrap_or_default()
+    /// The view after this program's own calls were judged, and whether that changes anything for picks; `None` where there
+    /// is nothing to judge. `interval_over` compares success rates as well, and begins the next interval.
+    pub(crate) fn judged(
+        &self,
+        outliers: &Outliers,
+        interval_over: bool,
+        now: Instant,
+    ) -> Option<(Self, bool)> {
+        let due =
+            |seat: &Seat| outlier::is_due(outliers, &seat.record, seat.outcomes.tally(), interval_over, now);
+        if !self.seats.iter().any(due) {
+            return None;
+        }
+        let mut seats = self.seats.clone();
+        let mut suspects: Vec<Suspect<'_>> = seats
+            .iter_mut()
+            .zip(&self.routing.nodes)
+            .map(|(seat, route)| Suspect {
+                tally: seat.outcomes.tally(),
+                record: &mut seat.record,
+                fit: is_fit(*route),
+                forgiven: false,
             })
-            .collect()
+            .collect();
+        let changed = outlier::judge(outliers, &mut suspects, interval_over, now);
+        let forgiven: Vec<bool> = suspects.iter().map(|suspect| suspect.forgiven).collect();
+        for (seat, _) in seats.iter_mut().zip(forgiven).filter(|(_, forgiven)| *forgiven) {
+            seat.outcomes.forgive();
+            if seat.record.ejected.is_none() {
+                seat.routable_since = Some(now);
+            }
+        }
+        let (name, content, routing) = (self.name.clone(), self.content.clone(), self.routing.clone());
+        Some((Self { name, content, routing, seats }, changed))
+    }
+
+    fn fit_nodes(&self) -> Vec<bool> {
+        self.routing.nodes.iter().map(|route| is_fit(*route)).collect()
     }
 
     pub(crate) fn state(&self) -> Option<&Arc<ClusterState>> {
@@ -157,22 +124,33 @@ impl View {
         self.state().map_or(&[], |state| &state.cluster().nodes)
     }
 
+    pub(crate) fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
     pub(crate) fn revision(&self) -> Option<Revision> {
         self.state().map(|state| state.cluster().revision)
     }
-
-    pub(crate) fn load(&self, at: usize) -> &Load {
-        &self.loads[at]
-    }
-
-    /// The node behind an entry.
-    pub(crate) fn node(&self, entry: u32) -> &Arc<Node> {
-        &self.nodes()[self.entries[entry as usize].node as usize]
-    }
 }
 
-/// Numbers start at 1: 0 is a thread that holds no view.
-fn next_generation() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    LAST.fetch_add(1, Ordering::Relaxed) + 1
+/// Whether a node is routable by itself, without protection.
+pub(crate) fn is_fit(route: Route) -> bool {
+    route.routable && !matches!(route.reason, Some(Reason::Panic { .. }))
+}
+
+/// What was kept for each of the old nodes, for the new ones: nodes that are the same keep theirs, others begin anew. Both
+/// lists of nodes are in the order of ids.
+pub(crate) fn carried<T: Clone + Default>(
+    old_nodes: &[Arc<Node>],
+    old: &[T],
+    new_nodes: &[Arc<Node>],
+) -> Vec<T> {
+    let mut held = old_nodes.iter().zip(old).peekable();
+    let mut kept = |node: &Node| {
+        let id: &NodeId = &node.id;
+        while held.next_if(|(old, _)| old.id < *id).is_some() {}
+        let (_, kept) = held.next_if(|(old, _)| old.id == *id).filter(|(old, _)| old.same_form(node))?;
+        Some(kept.clone())
+    };
+    new_nodes.iter().map(|node| kept(node).unwrap_or_default()).collect()
 }

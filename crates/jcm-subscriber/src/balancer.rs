@@ -1,0 +1,76 @@
+//! One way of picking from one cluster: a policy, and the plan that follows each view of the cluster.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::alloc::SlotNumber;
+use crate::plan::{Alarm, AllCalls, Ground, Plan};
+use crate::policy::Policy;
+use crate::view::View;
+
+/// What the handles from one subscription share. The core that it belongs to writes, everybody reads.
+#[derive(Debug)]
+pub(crate) struct Balancer {
+    generation: Generation,
+    plan: ArcSwap<Plan>,
+    slot: SlotNumber,
+    policy: Policy,
+    all_calls: Arc<AllCalls>,
+}
+
+/// The number of the current plan, on a cache line of its own: every pick reads it, and it is written once a plan.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Generation(AtomicU64);
+
+impl Balancer {
+    pub(crate) fn new(policy: Policy, view: &Arc<View>, alarm: Alarm, now: Instant) -> Self {
+        let slot = SlotNumber::take();
+        let all_calls = Arc::default();
+        let ground =
+            Ground { policy: &policy, slot: slot.get(), all_calls: &all_calls, client: this_client() };
+        let plan = Plan::new(&ground, None, view, alarm, now);
+        Self {
+            generation: Generation(AtomicU64::new(plan.generation)),
+            plan: ArcSwap::from_pointee(plan),
+            slot,
+            policy,
+            all_calls,
+        }
+    }
+
+    /// Lays the view out anew. One at a time: its core sees to that.
+    pub(crate) fn follow(&self, view: &Arc<View>, alarm: Alarm, now: Instant) {
+        let (policy, slot, all_calls) = (&self.policy, self.slot.get(), &self.all_calls);
+        let ground = Ground { policy, slot, all_calls, client: this_client() };
+        let next = Plan::new(&ground, Some(&self.plan.load()), view, alarm, now);
+        let generation = next.generation;
+        self.plan.store(Arc::new(next));
+        // After the plan: a thread that sees this number finds a plan at least as new.
+        self.generation.0.store(generation, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.0.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self) -> usize {
+        self.slot.get()
+    }
+
+    pub(crate) fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
+    }
+}
+
+/// A number that tells this process from others.
+fn this_client() -> u64 {
+    static CLIENT: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0_u8));
+    *CLIENT
+}

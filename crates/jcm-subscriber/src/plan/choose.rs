@@ -1,0 +1,203 @@
+//! The choice of an entry: what a pick costs. No lock, no allocation, and nothing that grows with the number of nodes.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+use crate::latency::Micros;
+use crate::plan::{Entry, Plan, Table};
+use crate::policy::Choice;
+use crate::random::{Random, mixed, scale, two_below};
+
+/// How many nodes the least loaded is looked for among. Of this many random ones it is nearly always the least of all.
+const SCANNED_MAX: u32 = 32;
+/// By how much a node on the ring may have more than its share of the calls in flight: the paper's c, as `hash-balance-factor 125` of
+/// `HAProxy`.
+const LOAD_BOUND: f32 = 1.25;
+/// Chances that the policy itself gets to meet a node that is not excluded before all are looked through.
+const TRIES_MAX: usize = 8;
+
+/// What a thread brings to a choice.
+#[derive(Debug)]
+pub(crate) struct Hand {
+    turn: Cell<usize>,
+    random: Cell<Random>,
+}
+
+impl Hand {
+    pub(crate) fn new(mut random: Random) -> Self {
+        // Threads that start together must not march together.
+        let turn = random.below(u32::MAX) as usize;
+        Self { turn: Cell::new(turn), random: Cell::new(random) }
+    }
+
+    /// Another plan is to be chosen from.
+    pub(crate) fn begin(&self, plan: &Plan) {
+        if let Table::Turns(turns) = &plan.table {
+            self.turn.set(self.turn.get() % turns.len().max(1));
+        }
+    }
+
+    #[inline]
+    fn bits(&self) -> u64 {
+        let mut random = self.random.get();
+        let bits = random.next();
+        self.random.set(random);
+        bits
+    }
+
+    /// The entry to call; `None` where nothing may be called.
+    #[expect(
+        clippy::inline_always,
+        reason = "half of what a round robin pick does; a call would cost as much"
+    )]
+    #[inline(always)]
+    pub(crate) fn choose(&self, plan: &Plan, now: impl Fn() -> Micros) -> Option<u32> {
+        match &plan.table {
+            Table::Turns(turns) => {
+                let mut turn = self.turn.get();
+                if turn >= turns.len() {
+                    turn = 0;
+                }
+                self.turn.set(turn + 1);
+                turns.get(turn)
+            }
+            _ => plan.by_bits(|| self.bits(), now),
+        }
+    }
+
+    /// The entry for a key.
+    pub(crate) fn choose_for(plan: &Plan, key: u64, now: impl Fn() -> Micros) -> Option<u32> {
+        let mut bits = key;
+        let draw = || {
+            let drawn = bits;
+            bits = mixed(bits.wrapping_add(1));
+            drawn
+        };
+        plan.by_bits(draw, now)
+    }
+
+    /// An allowed entry: by the policy if it meets one, else any of those that are chosen among, else of those that stand by.
+    pub(crate) fn choose_allowed(
+        &self,
+        plan: &Plan,
+        allowed: impl Fn(u32) -> bool,
+        now: impl Fn() -> Micros,
+    ) -> Option<u32> {
+        let by_policy = || self.choose(plan, &now).filter(|entry| allowed(*entry));
+        (0..TRIES_MAX).find_map(|_| by_policy()).or_else(|| self.search(plan, allowed))
+    }
+
+    fn search(&self, plan: &Plan, allowed: impl Fn(u32) -> bool) -> Option<u32> {
+        let start = scale((self.bits() >> 32) as u32, plan.chosen);
+        let everyone = u32::try_from(plan.entries.len()).ok()?;
+        (start..plan.chosen).chain(0..start).chain(plan.chosen..everyone).find(|entry| allowed(*entry))
+    }
+}
+
+impl Plan {
+    /// The entry that random bits, or those of a key, lead to.
+    #[inline]
+    fn by_bits(&self, mut bits: impl FnMut() -> u64, now: impl Fn() -> Micros) -> Option<u32> {
+        if self.chosen == 0 {
+            return None;
+        }
+        Some(match (&self.table, self.choice) {
+            (Table::Turns(turns), _) => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "a table of turns is bounded far below 2^32"
+                )]
+                let turn = scale((bits() >> 32) as u32, turns.len() as u32);
+                turns.get(turn as usize)?
+            }
+            (Table::Ring(ring), _) => self.bounded(ring.walk(bits())),
+            (Table::Maglev(maglev), _) => maglev.at(bits()),
+            (Table::Draw(_), Choice::Random) => self.draw(bits()),
+            (Table::Draw(_), Choice::LeastInFlight) => self.least(bits),
+            (Table::Draw(_), Choice::PeakEwma) => {
+                let (first, second) = self.two(bits);
+                let now = now();
+                let cost = |entry: &Entry| entry.calls.latency.cost(entry.calls.in_flight(), now);
+                self.better(first, second, cost)
+            }
+            (Table::Draw(_), _) => {
+                let (first, second) = self.two(bits);
+                #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+                self.better(first, second, |entry| entry.calls.in_flight() as f32)
+            }
+        })
+    }
+
+    /// A chosen entry by weight.
+    #[inline]
+    fn draw(&self, bits: u64) -> u32 {
+        match &self.table {
+            Table::Draw(Some(alias)) => alias.at(bits),
+            _ => scale((bits >> 32) as u32, self.chosen),
+        }
+    }
+
+    /// Two chosen entries by weight, different ones unless chance repeats itself.
+    #[inline]
+    fn two(&self, mut bits: impl FnMut() -> u64) -> (u32, u32) {
+        match &self.table {
+            Table::Draw(Some(alias)) => {
+                let (first, second) = (alias.at(bits()), alias.at(bits()));
+                (first, if second == first { alias.at(bits()) } else { second })
+            }
+            _ if self.chosen < 2 => (0, 0),
+            _ => two_below(bits(), self.chosen),
+        }
+    }
+
+    /// The one with the lower cost for its weight. At rest both are 0 and the first stays, which leaves every node its share.
+    #[inline]
+    fn better(&self, first: u32, second: u32, cost: impl Fn(&Entry) -> f32) -> u32 {
+        let (one, other) = (&self.entries[first as usize], &self.entries[second as usize]);
+        if cost(one) * other.weight <= cost(other) * one.weight { first } else { second_choice(second) }
+    }
+
+    /// The one with the fewest calls in flight for its weight, of those from a random place on.
+    fn least(&self, mut bits: impl FnMut() -> u64) -> u32 {
+        // Drawn by weight, so that nodes have their shares where all are equal; only less loaded ones come before it.
+        let mut best = self.draw(bits());
+        let start = scale((bits() >> 32) as u32, self.chosen);
+        for step in 0..self.chosen.min(SCANNED_MAX) {
+            let at = start + step;
+            let at = if at < self.chosen { at } else { at - self.chosen };
+            let (one, other) = (&self.entries[best as usize], &self.entries[at as usize]);
+            #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+            let load = |entry: &Entry| entry.calls.in_flight() as f32;
+            if load(other) * one.weight < load(one) * other.weight {
+                best = at;
+            }
+        }
+        best
+    }
+
+    /// The first on the way that has room under the bound.
+    fn bounded(&self, walk: impl Iterator<Item = u32>) -> u32 {
+        #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+        let with_this = (self.all_calls.0.load(Ordering::Relaxed) + 1) as f32;
+        let mut owner = None;
+        for entry in walk {
+            owner.get_or_insert(entry);
+            let Entry { calls, weight, .. } = &self.entries[entry as usize];
+            let room = (LOAD_BOUND * with_this * weight / self.weight_sum).ceil();
+            #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+            if (calls.in_flight() + 1) as f32 <= room || self.chosen == 1 {
+                return entry;
+            }
+        }
+        // All together have more room than there are calls, so only counts that change meanwhile lead here.
+        owner.unwrap_or(0)
+    }
+}
+
+/// A call, so that the compiler makes a branch of it. The processor guesses the first choice, and fetches its counts for
+/// writing while it still reads the ones they are compared with: other threads write them, so both are far away.
+#[cold]
+#[inline(never)]
+fn second_choice(second: u32) -> u32 {
+    second
+}

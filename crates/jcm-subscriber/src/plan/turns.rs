@@ -1,0 +1,206 @@
+//! Weights as a table of turns, so that a weighted pick costs what an even one costs.
+//!
+//! Invariants: every entry comes up at least once; its share of the table is its share of the weights as closely as the
+//! table's bound allows; and at every turn from the first on, each entry has had the turns that it should have had, rounded
+//! up or down. (No order keeps to that from *every* turn on: for most weights there is none.)
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Longest table that is expanded in full: half a megabyte for a cluster of very uneven weights. It carries 20,000
+/// nodes of which some are degraded without rounding.
+pub(crate) const TURNS_MAX: u64 = 131_072;
+/// Turns for each entry when weights are fractions: shares are then right to a hundredth of the mean share.
+const TURNS_PER_FRACTION: u64 = 128;
+/// Weights up to this are taken as they are if they are whole: all that a definition can say.
+const WHOLE_MAX: f64 = jcm_model::node::WEIGHT_MAX as f64;
+
+/// The order of turns: each is a position in the weights it was made from.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    count: usize,
+    /// `None` where every weight is the same: then each turn is its own position, and a pick reads no table.
+    table: Option<Box<[u32]>>,
+}
+
+impl Turns {
+    /// The turns for the given weights, each above 0.
+    pub(crate) fn new(weights: &[f64]) -> Self {
+        let counts = counts(weights);
+        if counts.iter().all(|count| *count == 1) {
+            return Self { count: counts.len(), table: None };
+        }
+        let table = laid_out(&counts);
+        Self { count: table.len(), table: Some(table) }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whose turn it is; `None` beyond the last.
+    #[inline]
+    pub(crate) fn get(&self, turn: usize) -> Option<u32> {
+        match &self.table {
+            Some(table) => table.get(turn).copied(),
+            None if turn < self.count => u32::try_from(turn).ok(),
+            None => None,
+        }
+    }
+}
+
+/// One turn of an entry, and the window that it must fall into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Job {
+    /// The first turn at which the entry is not ahead of its share by having it.
+    release: u64,
+    /// The turn before which it must have it not to fall behind.
+    deadline: u64,
+    /// Of jobs that are due alike the one goes first whose window has its middle first: that spreads them.
+    middle: u64,
+    entry: u32,
+    number: u64,
+}
+
+impl Job {
+    fn new(entry: u32, number: u64, count: u64, total: u64) -> Self {
+        Self {
+            release: number * total / count,
+            deadline: ((number + 1) * total).div_ceil(count),
+            middle: (((2 * number + 1) * total) << 20) / (2 * count),
+            entry,
+            number,
+        }
+    }
+}
+
+/// Every entry its count of turns: at each turn, of the jobs that are released the one that is due first.
+fn laid_out(counts: &[u64]) -> Box<[u32]> {
+    let total: u64 = counts.iter().sum();
+    let first = (0_u32..).zip(counts).map(|(entry, count)| Reverse(Job::new(entry, 0, *count, total)));
+    let mut waiting: BinaryHeap<Reverse<Job>> = first.collect();
+    let mut ready = BinaryHeap::new();
+    let next = |turn| {
+        while let Some(Reverse(job)) = waiting.peek().copied()
+            && job.release <= turn
+        {
+            waiting.pop();
+            ready.push(Reverse((job.deadline, job.middle, job)));
+        }
+        let Reverse((_, _, job)) =
+            ready.pop().expect("as many jobs are released by a turn as come before it");
+        let count = counts[job.entry as usize];
+        if job.number + 1 < count {
+            waiting.push(Reverse(Job::new(job.entry, job.number + 1, count, total)));
+        }
+        job.entry
+    };
+    (0..total).map(next).collect()
+}
+
+/// How many turns each weight is.
+fn counts(weights: &[f64]) -> Vec<u64> {
+    if weights.iter().all(|weight| weight.fract() == 0.0 && *weight <= WHOLE_MAX) {
+        return whole_counts(weights);
+    }
+    let entries = weights.len() as u64;
+    let length = (entries * TURNS_PER_FRACTION).clamp(1, TURNS_MAX.max(entries));
+    let total: f64 = weights.iter().sum();
+    #[expect(clippy::cast_precision_loss, reason = "a table is far shorter than 2^52")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of that is too")]
+    let share = |weight: &f64| ((weight / total * length as f64).round() as u64).max(1);
+    let counts: Vec<u64> = weights.iter().map(share).collect();
+    reduced(counts)
+}
+
+fn whole_counts(weights: &[f64]) -> Vec<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and small")]
+    let counts = reduced(weights.iter().map(|weight| *weight as u64).collect());
+    let total: u64 = counts.iter().sum();
+    let bounded = |count: u64| if total > TURNS_MAX { count * TURNS_MAX / total } else { count };
+    counts.into_iter().map(|count| bounded(count).max(1)).collect()
+}
+
+fn reduced(counts: Vec<u64>) -> Vec<u64> {
+    let divisor = counts.iter().copied().fold(0, greatest_common_divisor).max(1);
+    counts.into_iter().map(|count| count / divisor).collect()
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "tables are far shorter than 2^52")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn turns(weights: &[f64]) -> Vec<u32> {
+        let turns = Turns::new(weights);
+        assert!(turns.get(turns.len()).is_none());
+        (0..turns.len()).map(|turn| turns.get(turn).unwrap()).collect()
+    }
+
+    #[test]
+    fn even_weights_take_turns_in_order() {
+        assert_eq!(turns(&[100.0, 100.0, 100.0]), [0, 1, 2]);
+        assert_eq!(turns(&[7.5]), [0]);
+        assert_eq!(turns(&[0.1, 0.1]), [0, 1]);
+        assert!(turns(&[]).is_empty());
+    }
+
+    #[test]
+    fn turns_of_a_heavy_node_are_spread() {
+        assert_eq!(turns(&[300.0, 100.0]), [0, 0, 1, 0]);
+        assert_eq!(turns(&[500.0, 100.0, 100.0]), [0, 0, 0, 1, 0, 2, 0]);
+    }
+
+    #[test]
+    fn the_largest_cluster_stays_within_bounds() {
+        let mut weights = vec![1000.0; jcm_model::cluster::NODES_MAX];
+        weights[0] = 1.0;
+        weights[1] = 999.0;
+        let turns = turns(&weights);
+        assert!(turns.len() as u64 <= TURNS_MAX + weights.len() as u64);
+        assert_eq!(turns.iter().filter(|entry| **entry == 0).count(), 1);
+    }
+
+    #[test]
+    fn fractions_are_kept_to_a_hundredth() {
+        let weights = [0.123, 0.3, 0.577, 0.01];
+        let turns = turns(&weights);
+        for (entry, weight) in weights.iter().enumerate() {
+            let count = turns.iter().filter(|turn| **turn as usize == entry).count();
+            let share = count as f64 / turns.len() as f64;
+            assert!((share - weight / 1.01).abs() < 0.0025, "entry {entry}: {share}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn shares_follow_the_weights_and_no_prefix_is_a_turn_off(weights in prop::collection::vec(1_u16..=1000, 1..40)) {
+            let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+            let turns = turns(&weights);
+            let total: f64 = weights.iter().sum();
+            let mut counts = vec![0_u32; weights.len()];
+            let mut lags: Vec<(f64, f64)> = vec![(0.0, 0.0); weights.len()];
+            for (done, turn) in turns.iter().enumerate() {
+                counts[*turn as usize] += 1;
+                for (entry, weight) in weights.iter().enumerate() {
+                    let lag = f64::from(counts[entry]) - weight / total * (done + 1) as f64;
+                    prop_assert!(lag.abs() < 1.0, "entry {entry} is off by {lag} after {done} turns");
+                    lags[entry] = (lags[entry].0.min(lag), lags[entry].1.max(lag));
+                }
+            }
+            for (entry, weight) in weights.iter().enumerate() {
+                // A window between any two turns is off by the difference of their lags.
+                prop_assert!(lags[entry].1 - lags[entry].0 < 2.0);
+                let share = f64::from(counts[entry]) / turns.len() as f64;
+                prop_assert!((share - weight / total).abs() < 1e-9, "entry {entry}: {share}");
+            }
+        }
+    }
+}

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use jcm_model::Check;
 
-use crate::Outcome;
+use crate::{Outcome, Phases};
 
 /// How many reports may wait for their receiver.
 ///
@@ -87,6 +87,8 @@ pub struct Report {
     pub at: Instant,
     /// How long the probe took, from its first action to its result.
     pub latency: Duration,
+    /// How that time was spent.
+    pub phases: Phases,
     /// What it came to. May be [local trouble](Outcome::is_local_trouble): that is reported so that it can be seen,
     /// and the judge does not count it.
     pub outcome: Outcome,

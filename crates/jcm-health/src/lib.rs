@@ -19,5 +19,5 @@ pub use engine::{Engine, Report, Stats, Target, TargetKey};
 pub use evidence::{Evidence, Sample};
 pub use judge::{Cause, Judge, Opinion, Step, Turn};
 pub use once::{NotProbed, OnceProber, Probed};
-pub use outcome::{LocalTrouble, Malformed, Outcome, Phase};
+pub use outcome::{LocalTrouble, Malformed, Outcome, Phase, Phases};
 pub use ring::Ring;

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::engine::reactor::{Once, ReactorEngine};
-use crate::outcome::{LocalTrouble, Outcome};
+use crate::outcome::{LocalTrouble, Outcome, Phases};
 
 /// Probes nodes once, a bounded number of them at a time.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Probed {
     pub outcome: Outcome,
     /// How long the probe took.
     pub latency: Duration,
+    /// How that time was spent.
+    pub phases: Phases,
 }
 
 /// Why there is no result that says anything about the node. `Display` is for people.
@@ -79,7 +81,7 @@ impl OnceProber {
             Ok(None) => Err(NotProbed::Stopped),
             Ok(Some(Once { is_late: true, .. })) => Err(NotProbed::Late),
             Ok(Some(Once { outcome: Outcome::Local(trouble), .. })) => Err(NotProbed::Local(trouble)),
-            Ok(Some(Once { outcome, latency, .. })) => Ok(Probed { outcome, latency }),
+            Ok(Some(Once { outcome, latency, phases, .. })) => Ok(Probed { outcome, latency, phases }),
         }
     }
 }

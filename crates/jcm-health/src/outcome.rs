@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 /// What one probe came to. `Display` is the text that people read beside a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,6 +16,8 @@ pub enum Outcome {
     Answered(u16),
     /// The node answered with a status that the policy does not expect.
     UnexpectedStatus(u16),
+    /// The node answered with an expected status and without the text that the policy wants in its body.
+    TextMissing(u16),
     /// The node's host answered, but nobody listens on that port.
     Refused,
     /// The time of the probe was over.
@@ -33,6 +36,18 @@ pub enum Outcome {
     Io(io::ErrorKind),
     /// This machine could not probe: says nothing about the node.
     Local(LocalTrouble),
+}
+
+/// When a probe had come how far, each since its first action, as exact as the engine looks at the clock: to the moment
+/// that it wakes, which is a tick of 10 ms while much is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Phases {
+    /// A connection was open. `None` also where one was kept from an earlier probe.
+    pub connected: Option<Duration>,
+    /// TLS was agreed on. `None` also where it was on a kept connection, or is not asked for.
+    pub secured: Option<Duration>,
+    /// The first byte of the answer was there.
+    pub answering: Option<Duration>,
 }
 
 /// What a probe was doing when its time was over.
@@ -95,6 +110,7 @@ impl Outcome {
             Self::Connected
             | Self::Answered(_)
             | Self::UnexpectedStatus(_)
+            | Self::TextMissing(_)
             | Self::Refused
             | Self::TimedOut(Phase::Reading)
             | Self::Closed
@@ -113,7 +129,9 @@ impl Outcome {
     /// The status of the answer, where there was one.
     pub fn status(self) -> Option<u16> {
         match self {
-            Self::Answered(status) | Self::UnexpectedStatus(status) => Some(status),
+            Self::Answered(status) | Self::UnexpectedStatus(status) | Self::TextMissing(status) => {
+                Some(status)
+            }
             _ => None,
         }
     }
@@ -123,6 +141,7 @@ impl Outcome {
         match self {
             Self::Connected | Self::Answered(_) => "success",
             Self::UnexpectedStatus(_) => "status",
+            Self::TextMissing(_) => "body",
             Self::Refused => "refused",
             Self::TimedOut(_) => "timeout",
             Self::Closed => "closed",
@@ -164,6 +183,9 @@ impl fmt::Display for Outcome {
             Self::Connected => f.write_str("connected"),
             Self::Answered(status) => write!(f, "status {status}"),
             Self::UnexpectedStatus(status) => write!(f, "unexpected status {status}"),
+            Self::TextMissing(status) => {
+                write!(f, "status {status}, but the start of the body does not contain the text")
+            }
             Self::Refused => f.write_str("connection refused"),
             Self::TimedOut(phase) => write!(f, "timed out while {phase}"),
             Self::Closed => f.write_str("connection closed before the answer was complete"),

@@ -3,14 +3,22 @@
 //! What was left out stays out in the store, so that a default can change with a release. Defaults are constants
 //! here, alike on every server.
 
+mod expect;
+mod host;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::duration;
 use crate::invalid::{Invalid, quoted};
 use crate::name::refuse_unless_port_name;
 use crate::object;
+use crate::text::refuse_unless_text;
+
+pub use expect::Expect;
+pub use host::Host;
 
 /// Shortest interval between two probes of one node.
 pub const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -26,6 +34,10 @@ pub const STREAK_MAX: u64 = 100;
 pub const WINDOW_MAX: u64 = 64;
 /// Longest path of an HTTP check.
 pub const PATH_BYTES_MAX: usize = 1024;
+/// Longest text that a body may be asked to contain: a word or a line of a status page, far less than what is read of it.
+pub const BODY_CONTAINS_BYTES_MAX: usize = 256;
+/// Longest name of a gRPC service: packages nest, but nobody writes more.
+pub const SERVICE_BYTES_MAX: usize = 256;
 
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 const TIMEOUT_DEFAULT: Duration = Duration::from_millis(800);
@@ -74,81 +86,31 @@ impl CheckKind {
     }
 }
 
-/// HTTP statuses that count as success, as inclusive ranges.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Expect(Box<[(u16, u16)]>);
-
-impl Default for Expect {
-    fn default() -> Self {
-        Self(Box::new([(200, 299)]))
-    }
+/// What an HTTP check asks with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// The page.
+    #[default]
+    Get,
+    /// Only what would stand before it.
+    Head,
 }
 
-impl Expect {
-    /// Parses `200`, `200-299` or `200-299,404`.
-    pub fn parse(input: &str) -> Result<Self, Invalid> {
-        const RANGES_MAX: usize = 16;
-        let refused = || {
-            Invalid::new(format!(
-                "{} is refused: write statuses from 100 to 599 like `200-299` or `200,204,301-308`",
-                quoted(input)
-            ))
-        };
-        let status = |text: &str| {
-            let text = text.trim();
-            let plain = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
-            text.parse::<u16>().ok().filter(|status| plain && (100..600).contains(status)).ok_or_else(refused)
-        };
-        let mut ranges = Vec::new();
-        for part in input.split(',') {
-            let (low, high) = part.split_once('-').unwrap_or((part, part));
-            let range = (status(low)?, status(high)?);
-            if range.0 > range.1 || ranges.len() == RANGES_MAX {
-                return Err(refused());
-            }
-            ranges.push(range);
+impl Method {
+    /// The word used in requests, JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
         }
-        Ok(Self(ranges.into_boxed_slice()))
-    }
-
-    /// Whether a status counts as success.
-    pub fn accepts(&self, status: u16) -> bool {
-        self.0.iter().any(|(low, high)| (*low..=*high).contains(&status))
-    }
-}
-
-impl std::fmt::Display for Expect {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, (low, high)) in self.0.iter().enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            if low == high {
-                write!(f, "{comma}{low}")?;
-            } else {
-                write!(f, "{comma}{low}-{high}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl TryFrom<String> for Expect {
-    type Error = Invalid;
-    fn try_from(input: String) -> Result<Self, Invalid> {
-        Self::parse(&input)
-    }
-}
-
-impl From<Expect> for String {
-    fn from(expect: Expect) -> String {
-        expect.to_string()
     }
 }
 
 /// A check policy as written. What is `None` was left out.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(into = "Raw")]
-pub struct CheckSpec(Raw);
+pub struct CheckSpec(Box<Raw>);
 
 /// The written form before its rules were tried.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -159,12 +121,27 @@ pub struct Raw {
     /// Which named port; left out: each node's first by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// Method of an HTTP request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
     /// Path of an HTTP request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Which virtual host is asked, and the name that a certificate is for; left out: the node's address and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
     /// HTTP statuses that count as success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
+    /// Text that the start of the body must contain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_contains: Option<String>,
+    /// Whether a certificate must be valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<bool>,
+    /// Which service a gRPC check asks for; empty: the whole server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Time from one probe to the next.
     #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
@@ -186,6 +163,107 @@ pub struct Raw {
     /// Whether each probe opens a connection of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh: Option<bool>,
+}
+
+impl Raw {
+    /// The same without the fields that checks of its kind do not have: what is left of a policy that was changed to
+    /// another kind.
+    #[must_use]
+    pub fn without_misplaced(mut self) -> Self {
+        for field in &QUESTION_FIELDS {
+            if !field.fits(self.kind) {
+                (field.clear)(&mut self);
+            }
+        }
+        self
+    }
+}
+
+/// A field that says what is asked, and the kinds of checks that ask it.
+struct QuestionField {
+    name: &'static str,
+    kinds: &'static [CheckKind],
+    is_set: fn(&Raw) -> bool,
+    clear: fn(&mut Raw),
+}
+
+impl QuestionField {
+    /// Without a kind nothing is asked, and what was written waits for one.
+    fn fits(&self, kind: CheckKind) -> bool {
+        kind == CheckKind::None || self.kinds.contains(&kind)
+    }
+}
+
+const ASK_FOR_A_PAGE: &[CheckKind] = &[CheckKind::Http, CheckKind::Https];
+
+const QUESTION_FIELDS: [QuestionField; 7] = [
+    QuestionField {
+        name: "method",
+        kinds: ASK_FOR_A_PAGE,
+        is_set: |raw| raw.method.is_some(),
+        clear: |raw| raw.method = None,
+    },
+    QuestionField {
+        name: "path",
+        kinds: ASK_FOR_A_PAGE,
+        is_set: |raw| raw.path.is_some(),
+        clear: |raw| raw.path = None,
+    },
+    QuestionField {
+        name: "host",
+        kinds: &[CheckKind::Http, CheckKind::Https, CheckKind::Grpc],
+        is_set: |raw| raw.host.is_some(),
+        clear: |raw| raw.host = None,
+    },
+    QuestionField {
+        name: "expect",
+        kinds: ASK_FOR_A_PAGE,
+        is_set: |raw| raw.expect.is_some(),
+        clear: |raw| raw.expect = None,
+    },
+    QuestionField {
+        name: "body_contains",
+        kinds: ASK_FOR_A_PAGE,
+        is_set: |raw| raw.body_contains.is_some(),
+        clear: |raw| raw.body_contains = None,
+    },
+    QuestionField {
+        name: "verify",
+        kinds: &[CheckKind::Https],
+        is_set: |raw| raw.verify.is_some(),
+        clear: |raw| raw.verify = None,
+    },
+    QuestionField {
+        name: "service",
+        kinds: &[CheckKind::Grpc],
+        is_set: |raw| raw.service.is_some(),
+        clear: |raw| raw.service = None,
+    },
+];
+
+/// Takes out of a policy as it would be after a patch what its new kind does not have, unless the patch itself says it:
+/// whoever changes the kind of a check need not know what it asked before.
+pub(crate) fn drop_left_over(written: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    let Some(kind) = patch.get("kind").and_then(|kind| CheckKind::deserialize(kind).ok()) else { return };
+    let left_over = |field: &&QuestionField| !field.fits(kind) && !patch.contains_key(field.name);
+    for field in QUESTION_FIELDS.iter().filter(left_over) {
+        written.remove(field.name);
+    }
+}
+
+fn refuse_misplaced(raw: &Raw) -> Result<(), Invalid> {
+    match QUESTION_FIELDS.iter().find(|field| (field.is_set)(raw) && !field.fits(raw.kind)) {
+        Some(field) => {
+            let kinds: Vec<&str> = field.kinds.iter().map(|kind| kind.as_str()).collect();
+            let reason = format!(
+                "`{}` checks do not have it, only those of kind {}",
+                raw.kind.as_str(),
+                kinds.join(", ")
+            );
+            Err(Invalid::at(field.name, reason))
+        }
+        None => Ok(()),
+    }
 }
 
 impl<'de> Deserialize<'de> for CheckSpec {
@@ -226,6 +304,7 @@ impl TryFrom<Raw> for CheckSpec {
                 ),
             ));
         }
+        refuse_misplaced(&raw)?;
         span("interval", raw.interval, INTERVAL_MIN, INTERVAL_MAX)?;
         span("timeout", raw.timeout, TIMEOUT_MIN, TIMEOUT_MAX)?;
         count("fall", raw.fall, STREAK_MAX)?;
@@ -242,13 +321,19 @@ impl TryFrom<Raw> for CheckSpec {
         if let Some(path) = &raw.path {
             refuse_unless_path(path).map_err(|e| e.within("path"))?;
         }
-        Ok(Self(raw))
+        if let Some(text) = &raw.body_contains {
+            refuse_unless_fragment(text, raw.method).map_err(|e| e.within("body_contains"))?;
+        }
+        if let Some(service) = &raw.service {
+            refuse_unless_service(service).map_err(|e| e.within("service"))?;
+        }
+        Ok(Self(Box::new(raw)))
     }
 }
 
 impl From<CheckSpec> for Raw {
     fn from(spec: CheckSpec) -> Raw {
-        spec.0
+        *spec.0
     }
 }
 
@@ -262,15 +347,20 @@ impl CheckSpec {
     pub fn effective(&self) -> Check {
         // Without a kind the rest means nothing, and two policies that mean nothing mean the same.
         let unchecked = Raw::default();
-        let raw = if self.0.kind == CheckKind::None { &unchecked } else { &self.0 };
+        let raw = if self.0.kind == CheckKind::None { &unchecked } else { &*self.0 };
         let interval = raw.interval.unwrap_or(INTERVAL_DEFAULT);
         let streak =
             |value: Option<i64>, default: u32| value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default);
         Check {
             kind: raw.kind,
             port: raw.port.as_deref().map(Into::into),
+            method: raw.method.unwrap_or_default(),
             path: raw.path.as_deref().unwrap_or(PATH_DEFAULT).into(),
+            host: raw.host.clone(),
             expect: raw.expect.clone().unwrap_or_default(),
+            body_contains: raw.body_contains.as_deref().map(Into::into),
+            verify: raw.verify.unwrap_or(true),
+            service: raw.service.as_deref().unwrap_or_default().into(),
             interval,
             // A policy that only shortens the interval must not get a default that outlasts it.
             timeout: raw.timeout.unwrap_or(TIMEOUT_DEFAULT.min(interval)),
@@ -297,23 +387,51 @@ fn refuse_unless_path(path: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The policy that is carried out.
+fn refuse_unless_fragment(text: &str, method: Option<Method>) -> Result<(), Invalid> {
+    if method == Some(Method::Head) {
+        return Err(Invalid::new("the answer to a `HEAD` request has no body: ask with `GET`"));
+    }
+    if text.is_empty() || text.len() > BODY_CONTAINS_BYTES_MAX {
+        return Err(Invalid::new(format!(
+            "{} bytes, 1 to {BODY_CONTAINS_BYTES_MAX} are allowed",
+            text.len()
+        )));
+    }
+    refuse_unless_text(text, "the text")
+}
+
+fn refuse_unless_service(service: &str) -> Result<(), Invalid> {
+    if service.len() > SERVICE_BYTES_MAX {
+        return Err(Invalid::new(format!("{} bytes, the limit is {SERVICE_BYTES_MAX}", service.len())));
+    }
+    refuse_unless_text(service, "the service")
+}
+
+/// The policy that is carried out. As JSON it has the fields that its kind has, in the form in which they are written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(into = "Raw")]
 pub struct Check {
     /// How nodes are probed.
     pub kind: CheckKind,
     /// Which named port; `None`: each node's first by name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<Box<str>>,
+    /// Method of an HTTP request.
+    pub method: Method,
     /// Path of an HTTP request.
     pub path: Box<str>,
+    /// Which virtual host is asked, and the name that a certificate is for; `None`: the node's address and port.
+    pub host: Option<Host>,
     /// HTTP statuses that count as success.
     pub expect: Expect,
+    /// Text that the start of the body must contain.
+    pub body_contains: Option<Box<str>>,
+    /// Whether the node's certificate must be valid.
+    pub verify: bool,
+    /// Which service a gRPC check asks for; empty: the whole server.
+    pub service: Box<str>,
     /// Time from one probe to the next.
-    #[serde(serialize_with = "as_text")]
     pub interval: Duration,
     /// Total time of one probe: connecting, asking and reading the answer.
-    #[serde(serialize_with = "as_text")]
     pub timeout: Duration,
     /// Failures in a row that make a node down.
     pub fall: u32,
@@ -331,13 +449,42 @@ impl Check {
     /// Whether both ask a node the same thing. Thresholds and timing may differ: what was found stays true under
     /// another of those, and a node known to be down must not become routable because an interval was changed.
     pub fn same_question(&self, other: &Self) -> bool {
-        (self.kind, &self.port, &self.path, &self.expect)
-            == (other.kind, &other.port, &other.path, &other.expect)
+        let question = |check: &Self| Raw {
+            interval: None,
+            timeout: None,
+            fall: None,
+            rise: None,
+            window: None,
+            degraded_at: None,
+            fresh: None,
+            ..Raw::from(check.clone())
+        };
+        question(self) == question(other)
     }
 }
 
-fn as_text<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&duration::format(*duration))
+impl From<Check> for Raw {
+    fn from(check: Check) -> Self {
+        Self {
+            kind: check.kind,
+            port: check.port.map(Into::into),
+            method: Some(check.method),
+            path: Some(check.path.into()),
+            host: check.host,
+            expect: Some(check.expect),
+            body_contains: check.body_contains.map(Into::into),
+            verify: Some(check.verify),
+            service: Some(check.service.into()),
+            interval: Some(check.interval),
+            timeout: Some(check.timeout),
+            fall: Some(check.fall.into()),
+            rise: Some(check.rise.into()),
+            window: Some(check.window.into()),
+            degraded_at: Some(check.degraded_at),
+            fresh: Some(check.fresh),
+        }
+        .without_misplaced()
+    }
 }
 
 #[cfg(test)]
@@ -366,7 +513,25 @@ mod tests {
             (r#"{"kind":"http","expect":"300-200"}"#, "statuses"),
             (r#"{"kind":"http","expect":"+200"}"#, "statuses"),
             (r#"{"kind":"script"}"#, "unknown variant"),
-            (r#"{"kind":"grpc"}"#, "cannot be carried out"),
+            (r#"{"kind":"lease"}"#, "cannot be carried out"),
+            (r#"{"kind":"http","method":"POST"}"#, "unknown variant `POST`"),
+            (r#"{"kind":"http","host":"a\r\nCookie: x"}"#, "no host"),
+            (r#"{"kind":"http","body_contains":""}"#, "body_contains"),
+            (r#"{"kind":"http","body_contains":"a\nb"}"#, "control"),
+            (r#"{"kind":"http","method":"HEAD","body_contains":"x"}"#, "no body"),
+            (
+                r#"{"kind":"tcp","path":"/"}"#,
+                "path: `tcp` checks do not have it, only those of kind http, https",
+            ),
+            (r#"{"kind":"tcp","method":"GET"}"#, "method"),
+            (r#"{"kind":"tcp","host":"a"}"#, "host"),
+            (r#"{"kind":"tcp","expect":"200"}"#, "expect"),
+            (r#"{"kind":"tcp","body_contains":"x"}"#, "body_contains"),
+            (
+                r#"{"kind":"http","service":"x"}"#,
+                "service: `http` checks do not have it, only those of kind grpc",
+            ),
+            (r#"{"kind":"http","verify":false}"#, "verify"),
             (r#"{"kind":"http","retries":3}"#, "unknown field `retries`"),
         ] {
             let error = decode(json).expect_err(json).to_string();
@@ -386,9 +551,61 @@ mod tests {
     }
 
     #[test]
-    fn expected_statuses_are_ranges() {
-        let expect = Expect::parse("200-299,404").unwrap();
-        assert!(expect.accepts(204) && expect.accepts(404) && !expect.accepts(301));
-        assert_eq!(expect.to_string(), "200-299,404");
+    fn a_policy_is_shown_with_the_fields_that_its_kind_has() {
+        let shown = |json: &str| serde_json::to_value(decode(json).unwrap().effective()).unwrap();
+        let fields = |json: &str| -> Vec<String> {
+            let timing = ["interval", "timeout", "fall", "rise", "window", "degraded_at", "fresh"];
+            let shown = shown(json);
+            let fields = shown.as_object().unwrap().keys().filter(|field| !timing.contains(&field.as_str()));
+            fields.cloned().collect()
+        };
+        assert_eq!(fields(r#"{"kind":"tcp"}"#), ["kind"]);
+        assert_eq!(fields(r#"{"kind":"http"}"#), ["kind", "method", "path", "expect"]);
+        assert_eq!(
+            fields(r#"{"kind":"http","port":"a","host":"b","body_contains":"c"}"#),
+            ["kind", "port", "method", "path", "host", "expect", "body_contains"]
+        );
+        for json in [
+            r#"{"kind":"tcp","fresh":true}"#,
+            r#"{"kind":"http","method":"HEAD","host":"[::1]:8080"}"#,
+            r#"{"kind":"http","body_contains":"\"status\": \"up\"","interval":"1500ms"}"#,
+        ] {
+            assert_eq!(
+                decode(&shown(json).to_string()).unwrap().effective(),
+                decode(json).unwrap().effective()
+            );
+        }
+    }
+
+    #[test]
+    fn another_question_is_told_from_another_way_of_asking_it() {
+        let check = |json: &str| decode(json).unwrap().effective();
+        let http = check(r#"{"kind":"http"}"#);
+        for other in [
+            r#"{"kind":"tcp"}"#,
+            r#"{"kind":"http","port":"a"}"#,
+            r#"{"kind":"http","method":"HEAD"}"#,
+            r#"{"kind":"http","path":"/a"}"#,
+            r#"{"kind":"http","host":"a"}"#,
+            r#"{"kind":"http","expect":"200"}"#,
+            r#"{"kind":"http","body_contains":"a"}"#,
+        ] {
+            assert!(!check(other).same_question(&http), "{other}");
+        }
+        for same in [
+            r#"{"kind":"http","method":"GET","path":"/","expect":"200-299"}"#,
+            r#"{"kind":"http","interval":"5s","timeout":"1s","fall":9,"rise":9,"window":9,"degraded_at":0.9,"fresh":true}"#,
+        ] {
+            assert!(check(same).same_question(&http), "{same}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_waits_for_its_kind_keeps_what_was_written() {
+        let spec = decode(r#"{"kind":"none","path":"/a","service":"b"}"#).unwrap();
+        assert_eq!(spec.effective(), CheckSpec::default().effective());
+        let tcp = Raw { kind: CheckKind::Tcp, ..spec.raw().clone() };
+        assert!(CheckSpec::try_from(tcp.clone()).is_err());
+        assert!(CheckSpec::try_from(tcp.without_misplaced()).is_ok());
     }
 }

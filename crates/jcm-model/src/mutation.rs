@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::{Change, Effect};
-use crate::check::CheckKind;
+use crate::check::{self, CheckKind};
 use crate::cluster::{NODES_MAX, refuse_twins};
 use crate::edit::Place;
 use crate::invalid::{Invalid, quoted};
@@ -351,6 +351,9 @@ fn clash<'a>(
 fn patched_cluster(name: &ClusterName, held: &Cluster, patch: &Value) -> Result<ClusterSpec, Refusal> {
     let mut written = serde_json::to_value(held.to_spec()).expect("a cluster is JSON");
     merge(&mut written, patch, "a cluster")?;
+    if let (Value::Object(check), Value::Object(patch)) = (&mut written["check"], &patch["check"]) {
+        check::drop_left_over(check, patch);
+    }
     let spec: ClusterSpec = decode(written)?;
     match &spec.name {
         Some(other) if other != name => Err(Invalid::at(

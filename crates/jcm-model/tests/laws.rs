@@ -344,6 +344,25 @@ fn a_verdict_of_another_form_of_the_node_is_dropped() {
 }
 
 #[test]
+fn a_patch_to_another_kind_of_check_leaves_behind_what_that_does_not_have() {
+    let mut history = History::default();
+    let check = json!({ "kind": "http", "path": "/live", "body_contains": "up", "interval": "5s" });
+    history.put(json!({ "check": check, "nodes": [node(0, None)] }));
+    let mut patched = |patch: Value| {
+        let patch = Mutation::PatchCluster(json!({ "check": patch }));
+        history.try_on(&patch, Precondition::default()).map(|change| change.map(|change| change.effect))
+    };
+    let Ok(Some(Effect::Updated { header: Some(header), .. })) = patched(json!({ "kind": "tcp" })) else {
+        panic!("not patched");
+    };
+    let written = serde_json::to_value(&header.check).unwrap();
+    assert_eq!(written, json!({ "kind": "tcp", "interval": "5s" }));
+    for patch in [json!({ "kind": "tcp", "path": "/a" }), json!({ "service": "a" })] {
+        assert!(matches!(patched(patch), Err(Refusal::Invalid(_))));
+    }
+}
+
+#[test]
 fn routing_says_why() {
     let mut history = History::default();
     let mut nodes: Vec<Value> = (0..6).map(|n| node(n, None)).collect();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jcm_model::check::{Check, CheckKind, CheckSpec, Expect, Raw};
+use jcm_model::check::{Check, CheckKind, CheckSpec, Expect, Host, Method, Raw};
 use jcm_model::cluster::{PanicBelow, RawCluster, RawProtection};
 use jcm_model::node::{Node, RawNode};
 use jcm_model::pairs::Pairs;
@@ -73,7 +73,8 @@ impl TryFrom<v1::Header> for Header {
         let raw = RawCluster {
             name: None,
             online: message.online,
-            check: message.check.map(CheckSpec::try_from).transpose()?,
+            // What an earlier version stored may hold fields that meant nothing to its kind of check.
+            check: message.check.map(kept_check).transpose()?,
             protection: panic_below.map(|share| RawProtection { panic_below: Some(share) }),
             properties: Pairs::new(message.properties)?,
             nodes: None,
@@ -91,6 +92,11 @@ impl From<&CheckSpec> for v1::CheckPolicy {
             port: raw.port.clone(),
             path: raw.path.clone(),
             expect: raw.expect.as_ref().map(Expect::to_string),
+            method: raw.method.map(|method| method_to_wire(method).into()),
+            host: raw.host.as_ref().map(|host| host.as_str().to_owned()),
+            body_contains: raw.body_contains.clone(),
+            verify: raw.verify,
+            service: raw.service.clone(),
             interval_ms: raw.interval.map(millis),
             timeout_ms: raw.timeout.map(millis),
             fall: count(raw.fall),
@@ -102,24 +108,52 @@ impl From<&CheckSpec> for v1::CheckPolicy {
     }
 }
 
+/// A policy as somebody writes it.
 impl TryFrom<v1::CheckPolicy> for CheckSpec {
     type Error = Malformed;
 
     fn try_from(message: v1::CheckPolicy) -> Result<Self, Malformed> {
-        let raw = Raw {
-            kind: kind_from_wire(message.kind())?,
-            port: message.port,
-            path: message.path,
-            expect: message.expect.as_deref().map(Expect::parse).transpose()?,
-            interval: message.interval_ms.map(Duration::from_millis),
-            timeout: message.timeout_ms.map(Duration::from_millis),
-            fall: message.fall.map(i64::from),
-            rise: message.rise.map(i64::from),
-            window: message.window.map(i64::from),
-            degraded_at: message.degraded_at,
-            fresh: message.fresh,
-        };
-        Ok(Self::try_from(raw)?)
+        Ok(Self::try_from(raw_check(message)?)?)
+    }
+}
+
+fn kept_check(message: v1::CheckPolicy) -> Result<CheckSpec, Malformed> {
+    Ok(CheckSpec::try_from(raw_check(message)?.without_misplaced())?)
+}
+
+fn raw_check(message: v1::CheckPolicy) -> Result<Raw, Malformed> {
+    Ok(Raw {
+        kind: kind_from_wire(message.kind())?,
+        method: message.method.map(method_from_wire).transpose()?,
+        port: message.port,
+        path: message.path,
+        host: message.host.as_deref().map(Host::parse).transpose().map_err(|e| e.within("host"))?,
+        expect: message.expect.as_deref().map(Expect::parse).transpose().map_err(|e| e.within("expect"))?,
+        body_contains: message.body_contains,
+        verify: message.verify,
+        service: message.service,
+        interval: message.interval_ms.map(Duration::from_millis),
+        timeout: message.timeout_ms.map(Duration::from_millis),
+        fall: message.fall.map(i64::from),
+        rise: message.rise.map(i64::from),
+        window: message.window.map(i64::from),
+        degraded_at: message.degraded_at,
+        fresh: message.fresh,
+    })
+}
+
+fn method_to_wire(method: Method) -> v1::CheckMethod {
+    match method {
+        Method::Get => v1::CheckMethod::Get,
+        Method::Head => v1::CheckMethod::Head,
+    }
+}
+
+fn method_from_wire(method: i32) -> Result<Method, Malformed> {
+    match v1::CheckMethod::try_from(method) {
+        Ok(v1::CheckMethod::Get) => Ok(Method::Get),
+        Ok(v1::CheckMethod::Head) => Ok(Method::Head),
+        Err(_) => Err(Invalid::at("method", "neither `GET` nor `HEAD`").into()),
     }
 }
 
@@ -217,7 +251,11 @@ impl TryFrom<v1::ClusterSpec> for ClusterSpec {
     type Error = Malformed;
 
     fn try_from(message: v1::ClusterSpec) -> Result<Self, Malformed> {
-        let header = Header::try_from(message.header.unwrap_or_default())?;
+        let header = message.header.unwrap_or_default();
+        if let Some(check) = &header.check {
+            CheckSpec::try_from(check.clone()).map_err(|error| error.within("check"))?;
+        }
+        let header = Header::try_from(header)?;
         let node = |(at, node): (usize, v1::Node)| {
             NodeSpec::try_from(node).map_err(|error| error.within(&format!("nodes[{at}]")))
         };

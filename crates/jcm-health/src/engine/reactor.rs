@@ -28,7 +28,7 @@ use tracing::warn;
 
 use super::schedule::scatter;
 use super::{Engine, Report, Stats, Target, TargetKey};
-use crate::Outcome;
+use crate::{Outcome, Phases};
 use machine::Machine;
 
 /// Connections that one thread opens at once.
@@ -60,6 +60,7 @@ pub(crate) struct Once {
     pub(crate) outcome: Outcome,
     /// From its first action to its result.
     pub(crate) latency: Duration,
+    pub(crate) phases: Phases,
     /// This process was away for so long that the outcome says nothing.
     pub(crate) is_late: bool,
 }

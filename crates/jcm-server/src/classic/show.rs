@@ -87,11 +87,9 @@ pub(super) fn check_type(cluster: &Cluster) -> CheckType {
 }
 
 pub(super) fn check_file(cluster: &Cluster) -> &str {
-    let written = cluster.header.check.as_ref().and_then(|check| check.raw().path.as_deref());
     match check_type(cluster) {
-        CheckType::None => "",
+        CheckType::None | CheckType::Tcp => "",
         CheckType::Http => &cluster.check.path,
-        CheckType::Tcp => written.unwrap_or(""),
     }
 }
 

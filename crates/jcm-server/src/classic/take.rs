@@ -67,8 +67,10 @@ fn check(
         // A check without a name asks the first port by name, and `http` comes before `tcp`.
         raw.port = (wanted_type == CheckType::Tcp && all_speak_tcp && !nodes.is_empty())
             .then(|| ports::base_name(Proto::Tcp).to_owned());
+        raw = raw.without_misplaced();
     }
-    if wanted_path.is_some() {
+    // Only who is asked for a page is asked for a file.
+    if wanted_path.is_some() && wanted_type == CheckType::Http {
         raw.path = wanted_path;
     }
     CheckSpec::try_from(raw).map(Some).map_err(|mut invalid| {

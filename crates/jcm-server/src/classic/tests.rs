@@ -147,7 +147,8 @@ fn posting_back_what_was_shown_changes_nothing() {
         json!({ "nodes": [] }),
         json!({
             "online": false,
-            "check": { "kind": "http", "port": "web", "path": "/live", "expect": "204", "interval": "300ms", "fall": 1 },
+            "check": { "kind": "http", "port": "web", "path": "/live", "expect": "204", "method": "GET", "host": "a.example",
+                "body_contains": "up", "interval": "300ms", "fall": 1 },
             "protection": { "panic_below": 0.2 },
             "properties": { "timeout_ms": "300" },
             "nodes": [
@@ -156,7 +157,7 @@ fn posting_back_what_was_shown_changes_nothing() {
                 { "id": "c", "address": "::1", "ports": { "web": 1, "https": 5 }, "online": false, "priority": 3 },
             ],
         }),
-        json!({ "check": { "kind": "tcp", "path": "/x" }, "nodes": [{ "address": "127.0.0.1", "ports": { "tcp": 1, "http": 2, "http2": 3 } }] }),
+        json!({ "check": { "kind": "tcp" }, "nodes": [{ "address": "127.0.0.1", "ports": { "tcp": 1, "http": 2, "http2": 3 } }] }),
         json!({ "check": { "kind": "http", "interval": "2s" }, "nodes": [{ "address": "127.0.0.1", "ports": { "a": 1 } }] }),
         json!({ "check": { "kind": "none", "interval": "2s" }, "nodes": [] }),
     ] {
@@ -227,6 +228,9 @@ fn one_check_becomes_another() {
     assert_eq!(asked(&mixed), [1, 3]);
     let http = post(Some(&tcp), &json!({ "name": "orders", "checkType": "HTTP", "checkFile": "x" }));
     assert_eq!((asked(&http), &*http.check.path), (vec![1], "/x"));
+    let again = post(Some(&http), &json!({ "name": "orders", "checkType": "TCP", "checkFile": "x" }));
+    assert_eq!((asked(&again), again.check.kind.as_str()), (vec![2], "tcp"), "a file means nothing to it");
+    assert_eq!(unjudged(&again)["checkFile"], "");
     let none = post(Some(&http), &json!({ "name": "orders", "checkType": "NONE", "checkFile": "x" }));
     assert!(!none.is_checked());
     assert_eq!(unjudged(&none)["checkFile"], "");

@@ -1,10 +1,13 @@
 //! Reads an HTTP/1 answer out of bytes. Pure: bytes in, progress out, from the start each time.
 //!
 //! Any correct answer of RFC 9112 counts, and so do a few habits of old servers that every client forgives (bare line
-//! feeds, folded headers, more than one blank in the status line). The head decides about the node; the body is only
-//! followed to know where the next answer would start, which is why nothing here looks into it.
+//! feeds, folded headers, more than one blank in the status line). The head decides about the node; the body is followed
+//! to know where the next answer would start, and its text is found for a policy that looks for something in it.
+
+use std::borrow::Cow;
 
 use httparse::{EMPTY_HEADER, Error, Header, ParserConfig, Response, Status};
+use jcm_model::check::Method;
 
 use crate::outcome::Malformed;
 
@@ -67,12 +70,22 @@ pub(crate) enum Rest {
     Unwanted,
 }
 
-/// Reads as far as the bytes go. To give more bytes later never changes an answer other than `Partial`.
-pub(crate) fn parse(bytes: &[u8]) -> Progress {
+/// What is known of the text of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Text<'b> {
+    /// As much of it as is there, without framing and as it was sent: nothing is unpacked.
+    pub(crate) bytes: Cow<'b, [u8]>,
+    /// Whether more of it may come and would be read.
+    pub(crate) may_go_on: bool,
+}
+
+/// Reads as far as the bytes go, which answer a request with this method. To give more bytes later never changes an
+/// answer other than `Partial`.
+pub(crate) fn parse(bytes: &[u8], method: Method) -> Progress {
     let readable = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
     let mut start = 0;
     for _ in 0..=INTERIM_MAX {
-        match parse_one(&readable[start..]) {
+        match parse_one(&readable[start..], method) {
             Ok(Some(head)) if matches!(head.status, 100 | 102..=199) => start += head.length,
             Ok(Some(head)) => {
                 return Progress::Complete(Head { length: start + head.length, ..head });
@@ -85,10 +98,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Progress {
     Progress::Broken(Malformed::EndlessInterim)
 }
 
-fn parse_one(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
+fn parse_one(bytes: &[u8], method: Method) -> Result<Option<Head>, Malformed> {
     let mut usual = [EMPTY_HEADER; HEADERS_USUAL];
-    match parse_into(bytes, &mut usual) {
-        Err(Error::TooManyHeaders) => parse_into(bytes, &mut vec![EMPTY_HEADER; HEADERS_MAX]),
+    match parse_into(bytes, &mut usual, method) {
+        Err(Error::TooManyHeaders) => parse_into(bytes, &mut vec![EMPTY_HEADER; HEADERS_MAX], method),
         parsed => parsed,
     }
     .map_err(|error| match error {
@@ -97,7 +110,11 @@ fn parse_one(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
     })
 }
 
-fn parse_into<'b>(bytes: &'b [u8], headers: &mut [Header<'b>]) -> Result<Option<Head>, Error> {
+fn parse_into<'b>(
+    bytes: &'b [u8],
+    headers: &mut [Header<'b>],
+    method: Method,
+) -> Result<Option<Head>, Error> {
     let mut config = ParserConfig::default();
     config.allow_multiple_spaces_in_response_status_delimiters(true);
     config.allow_obsolete_multiline_headers_in_responses(true);
@@ -108,12 +125,12 @@ fn parse_into<'b>(bytes: &'b [u8], headers: &mut [Header<'b>]) -> Result<Option<
     };
     let status = response.code.expect("a complete head has a status");
     let minor = response.version.expect("a complete head has a version");
-    Ok(Some(describe(status, minor, length, response.headers)))
+    Ok(Some(describe(status, minor, length, response.headers, method)))
 }
 
 /// RFC 9112, sections 6.3 (length of the body) and 9.3 (persistence). Where the rules call a framing ambiguous, the
 /// connection is not kept: the next answer could not be told from the rest of this one.
-fn describe(status: u16, minor: u8, length: usize, headers: &[Header<'_>]) -> Head {
+fn describe(status: u16, minor: u8, length: usize, headers: &[Header<'_>], method: Method) -> Head {
     let (mut close, mut keep, mut coded, mut chunked, mut ambiguous) = (false, false, false, false, false);
     let mut content_length = None;
     for Header { name, value } in headers {
@@ -134,7 +151,7 @@ fn describe(status: u16, minor: u8, length: usize, headers: &[Header<'_>]) -> He
     }
     ambiguous |= coded && (content_length.is_some() || minor == 0);
     let body = match content_length {
-        _ if matches!(status, 204 | 304) => Body::None,
+        _ if matches!(status, 204 | 304) || method == Method::Head => Body::None,
         _ if ambiguous || status == 101 => Body::UntilClose,
         _ if chunked => Body::Chunked,
         Some(bytes) if !coded => Body::Length(bytes),
@@ -167,6 +184,52 @@ impl Body {
             Self::Chunked => chunks_rest(bytes),
             Self::UntilClose => Rest::Missing,
         }
+    }
+
+    /// The text in these bytes, which are all that followed the head.
+    pub(crate) fn text(self, bytes: &[u8]) -> Text<'_> {
+        let read = &bytes[..bytes.len().min(BODY_BYTES_MAX)];
+        let may_go_on = bytes.len() < BODY_BYTES_MAX;
+        match self {
+            Self::None => Text { bytes: Cow::Borrowed(&[]), may_go_on: false },
+            Self::Length(length) => {
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                let text = &read[..read.len().min(length)];
+                Text { bytes: Cow::Borrowed(text), may_go_on: may_go_on && text.len() < length }
+            }
+            Self::Chunked => {
+                let (text, is_over) = chunks_text(read);
+                Text { bytes: Cow::Owned(text), may_go_on: may_go_on && !is_over }
+            }
+            Self::UntilClose => Text { bytes: Cow::Borrowed(read), may_go_on },
+        }
+    }
+}
+
+/// What stands in the chunks as far as they go, and whether the last one was among them (or what can be none).
+fn chunks_text(mut bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut text = Vec::with_capacity(bytes.len());
+    loop {
+        if bytes.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
+            return (text, true);
+        }
+        let (line, size) = match httparse::parse_chunk_size(bytes) {
+            Ok(Status::Complete((line, size))) if size > 0 => (line, size),
+            Ok(Status::Partial) => return (text, false),
+            Ok(Status::Complete(_)) | Err(_) => return (text, true),
+        };
+        let chunk = &bytes[line..];
+        let Some((inside, after)) = usize::try_from(size).ok().and_then(|size| chunk.split_at_checked(size))
+        else {
+            text.extend_from_slice(chunk);
+            return (text, false);
+        };
+        text.extend_from_slice(inside);
+        bytes = match after {
+            [b'\r', b'\n', next @ ..] => next,
+            [] | [b'\r'] => return (text, false),
+            _ => return (text, true),
+        };
     }
 }
 

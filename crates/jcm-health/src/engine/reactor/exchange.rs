@@ -35,10 +35,15 @@ pub(super) fn write_request(request: &mut Vec<u8>, address: SocketAddr, check: &
     request.clear();
     // Said even where it is the default: servers that speak HTTP/1.0 keep a connection only when asked.
     let connection = if check.fresh { "close" } else { "keep-alive" };
+    let (method, path) = (check.method.as_str(), &check.path);
+    match &check.host {
+        Some(host) => write!(request, "{method} {path} HTTP/1.1\r\nHost: {}\r\n", host.as_str()),
+        None => write!(request, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n"),
+    }
+    .expect("writing into memory");
     write!(
         request,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: jcm/{version}\r\nAccept: */*\r\nConnection: {connection}\r\n\r\n",
-        path = check.path,
+        "User-Agent: jcm/{version}\r\nAccept: */*\r\nConnection: {connection}\r\n\r\n",
         version = env!("CARGO_PKG_VERSION"),
     )
     .expect("writing into memory");
@@ -65,30 +70,36 @@ impl Exchange {
         let head = match self.head {
             Some(head) => head,
             None if !worth_parsing(answer, before) => return Step::Waiting,
-            None => match answer::parse(answer) {
-                Progress::Partial => {
-                    if before == 0 {
-                        self.kept.extend_from_slice(bytes);
-                    }
-                    return Step::Waiting;
-                }
+            None => match answer::parse(answer, check.method) {
+                Progress::Partial => return self.wait(before, bytes),
                 Progress::Complete(head) => head,
                 Progress::TooLarge => return done(Outcome::HeadTooLarge, false),
                 Progress::Broken(what) => return done(Outcome::NotHttp(what), false),
             },
         };
-        let rest = head.body.rest(&answer[head.length..]);
+        let body = &answer[head.length..];
+        let (rest, looked) = (head.body.rest(body), look(head, body, check));
         self.head = Some(head);
+        let outcome = match looked {
+            Looked::Found => said(head, check),
+            // It is not over as long as the text may still come.
+            Looked::NotYet if rest != Rest::Complete => return self.wait(before, bytes),
+            Looked::Missing | Looked::NotYet => Outcome::TextMissing(head.status),
+        };
         match rest {
-            Rest::Complete => done(said(head, check), head.persistent && !check.fresh),
-            Rest::Unwanted => done(said(head, check), false),
-            Rest::Missing => {
-                if before == 0 {
-                    self.kept.extend_from_slice(bytes);
-                }
-                Step::Waiting
-            }
+            Rest::Complete => done(outcome, head.persistent && !check.fresh),
+            Rest::Unwanted => done(outcome, false),
+            // Nobody would say when it is over, and what is looked for is there.
+            Rest::Missing if head.body == Body::UntilClose && looks(head, check) => done(outcome, false),
+            Rest::Missing => self.wait(before, bytes),
         }
+    }
+
+    fn wait(&mut self, before: usize, bytes: &[u8]) -> Step {
+        if before == 0 {
+            self.kept.extend_from_slice(bytes);
+        }
+        Step::Waiting
     }
 
     /// The connection ended, or the time is over.
@@ -96,6 +107,11 @@ impl Exchange {
         match self.head {
             None if self.kept.is_empty() => Step::Unanswered(with),
             None => done(with, false),
+            // The text was looked for in all that there is now, and is in none of it.
+            Some(head) if head.body == Body::UntilClose && with == Outcome::Closed && looks(head, check) => {
+                done(Outcome::TextMissing(head.status), false)
+            }
+            Some(head) if head.body == Body::UntilClose && looks(head, check) => done(with, false),
             // No end was announced, so none is missed; it was read only to let the node finish its page.
             Some(head) if head.body == Body::UntilClose => done(said(head, check), false),
             Some(head) => match said(head, check) {
@@ -109,6 +125,36 @@ impl Exchange {
 
 fn done(outcome: Outcome, reusable: bool) -> Step {
     Step::Done { outcome, reusable }
+}
+
+/// Whether the text that a policy wants is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// It is, or none is wanted.
+    Found,
+    /// It is not, in all that is read of a body.
+    Missing,
+    /// It may still come.
+    NotYet,
+}
+
+/// Whether the answer depends on a text: one with an unexpected status has failed whatever it says.
+fn looks(head: Head, check: &Check) -> bool {
+    check.body_contains.is_some() && check.expect.accepts(head.status)
+}
+
+fn look(head: Head, body: &[u8], check: &Check) -> Looked {
+    let Some(wanted) = check.body_contains.as_ref().filter(|_| looks(head, check)) else {
+        return Looked::Found;
+    };
+    let text = head.body.text(body);
+    if memchr::memmem::find(&text.bytes, wanted.as_bytes()).is_some() {
+        Looked::Found
+    } else if text.may_go_on {
+        Looked::NotYet
+    } else {
+        Looked::Missing
+    }
 }
 
 fn said(head: Head, check: &Check) -> Outcome {
@@ -131,6 +177,7 @@ mod tests {
     use std::sync::Arc;
 
     use jcm_model::CheckSpec;
+    use jcm_model::check::{Host, Method};
     use proptest::prelude::*;
 
     use super::*;
@@ -166,6 +213,77 @@ mod tests {
         }
         let timed_out = Outcome::TimedOut(Phase::Waiting);
         assert_eq!(Exchange::default().end(timed_out, &check()), Step::Unanswered(timed_out));
+    }
+
+    #[test]
+    fn a_text_is_looked_for_in_all_that_is_read_of_a_body_and_nowhere_else() {
+        let check = Check { body_contains: Some("up and well".into()), ..Check::clone(&check()) };
+        let head = |headers: &str| format!("HTTP/1.1 200 up and well\r\nX: up and well\r\n{headers}\r\n\r\n");
+        let (found, missing) = (Outcome::Answered(200), Outcome::TextMissing(200));
+        let late = " ".repeat(BODY_BYTES_MAX - 5);
+        for (answer, expected) in [
+            (format!("{}up and well", head("Content-Length: 11")), done(found, true)),
+            (format!("{}up and ill!", head("Content-Length: 11")), done(missing, true)),
+            (head("Content-Length: 0"), done(missing, true)),
+            (format!("{}up and", head("Content-Length: 11")), Step::Waiting),
+            (format!("{}it is up and well", head("Content-Length: 100000")), done(found, false)),
+            (format!("{}it is up and", head("Content-Length: 100000")), Step::Waiting),
+            (format!("{}{late}up and well", head("Content-Length: 100000")), done(missing, false)),
+            // Cut by the framing, not by the text: it is found all the same.
+            (
+                format!("{}6\r\nup and\r\n5\r\n well\r\n0\r\n\r\n", head("Transfer-Encoding: chunked")),
+                done(found, true),
+            ),
+            (
+                format!("{}6\r\nup and\r\n5\r\n ill!\r\n0\r\n\r\n", head("Transfer-Encoding: chunked")),
+                done(missing, true),
+            ),
+            (format!("{}FFFFF\r\nup and well", head("Transfer-Encoding: chunked")), done(found, false)),
+            (format!("{}FFFFF\r\nup and", head("Transfer-Encoding: chunked")), Step::Waiting),
+            (
+                format!("{}FFFFF\r\n{late}up and well", head("Transfer-Encoding: chunked")),
+                done(missing, false),
+            ),
+            (format!("{}up and well", head("X: y")), done(found, false)),
+            (format!("{}up and", head("X: y")), Step::Waiting),
+            ("HTTP/1.1 204 No\r\n\r\n".into(), done(Outcome::TextMissing(204), true)),
+            (
+                "HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\nill".into(),
+                done(Outcome::UnexpectedStatus(500), true),
+            ),
+        ] {
+            assert_eq!(Exchange::default().take(answer.as_bytes(), &check), expected, "{answer:.120}");
+        }
+        for (start, ended) in [
+            (format!("{}up and", head("X: y")), missing),
+            (format!("{}up and", head("Content-Length: 11")), Outcome::Closed),
+        ] {
+            let mut exchange = Exchange::default();
+            exchange.take(start.as_bytes(), &check);
+            assert_eq!(exchange.end(Outcome::Closed, &check), done(ended, false), "{start}");
+            let late = Outcome::TimedOut(Phase::Reading);
+            assert_eq!(exchange.end(late, &check), done(late, false), "more may have been to come");
+        }
+    }
+
+    #[test]
+    fn a_question_for_the_head_alone_is_answered_by_a_head_alone() {
+        let check = Check {
+            method: Method::Head,
+            host: Some(Host::parse("a.example").unwrap()),
+            ..Check::clone(&check())
+        };
+        let mut request = Vec::new();
+        write_request(&mut request, "127.0.0.1:80".parse().unwrap(), &check);
+        assert!(request.starts_with(b"HEAD / HTTP/1.1\r\nHost: a.example\r\nUser-Agent: "));
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", done(Outcome::Answered(200), true)),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", done(Outcome::Answered(200), true)),
+            ("HTTP/1.1 200 OK\r\n\r\n", done(Outcome::Answered(200), true)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", done(Outcome::Answered(200), false)),
+        ] {
+            assert_eq!(Exchange::default().take(answer.as_bytes(), &check), expected, "{answer}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::wheel::Wheel;
 use super::{Command, Once, ReactorEngine, Shared, WAKER};
 use crate::engine::schedule::Schedule;
 use crate::engine::{Report, Target, TargetKey};
-use crate::outcome::{LocalTrouble, Outcome, Phase};
+use crate::outcome::{LocalTrouble, Outcome, Phase, Phases};
 
 /// The tick in which everything is handled in one go while much is going on.
 const TICK: Duration = Duration::from_millis(10);
@@ -84,6 +84,7 @@ struct Slot {
     connection: Option<Connection>,
     started: Instant,
     deadline: Instant,
+    phases: Phases,
     exchange: Exchange,
     /// Asked once, by somebody who waits.
     once: Option<tokio::sync::oneshot::Sender<Once>>,
@@ -330,6 +331,7 @@ impl Machine {
             connection: None,
             started: due,
             deadline: due,
+            phases: Phases::default(),
             exchange: Exchange::default(),
             once,
         };

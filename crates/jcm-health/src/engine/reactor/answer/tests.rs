@@ -7,7 +7,7 @@ use super::*;
 
 /// What follows for a prober: the status, how the body ends, whether the connection could be kept.
 fn read(answer: &str) -> (u16, Body, bool) {
-    match parse(answer.as_bytes()) {
+    match parse(answer.as_bytes(), Method::Get) {
         Progress::Complete(head) => (head.status, head.body, head.persistent),
         other => panic!("{answer:?}: {other:?}"),
     }
@@ -79,7 +79,7 @@ fn an_ambiguous_length_is_an_answer_but_ends_the_connection() {
 #[test]
 fn what_is_no_answer_is_named() {
     let check = |answer: &str, expected: Malformed| {
-        assert_eq!(parse(answer.as_bytes()), Progress::Broken(expected), "{answer:?}");
+        assert_eq!(parse(answer.as_bytes(), Method::Get), Progress::Broken(expected), "{answer:?}");
     };
     check("SSH-2.0-OpenSSH_9.2\r\n", Malformed::StatusLine);
     check("220 mail ESMTP\r\n", Malformed::StatusLine);
@@ -98,15 +98,15 @@ fn a_head_may_be_large_but_not_endless() {
     let line = "X-Padding: 0123456789\r\n";
     let endless = format!("HTTP/1.1 200 OK\r\n{}", line.repeat(HEAD_BYTES_MAX / line.len() + 1));
     assert!(endless.len() > HEAD_BYTES_MAX);
-    assert_eq!(parse(endless.as_bytes()), Progress::TooLarge);
+    assert_eq!(parse(endless.as_bytes(), Method::Get), Progress::TooLarge);
     assert_eq!(
-        parse(format!("{endless}\r\n").as_bytes()),
+        parse(format!("{endless}\r\n").as_bytes(), Method::Get),
         Progress::TooLarge,
         "complete, but beyond what is read"
     );
-    assert_eq!(parse(&endless.as_bytes()[..HEAD_BYTES_MAX]), Progress::Partial);
+    assert_eq!(parse(&endless.as_bytes()[..HEAD_BYTES_MAX], Method::Get), Progress::Partial);
     let one_line = format!("HTTP/1.1 200 {}", "x".repeat(HEAD_BYTES_MAX));
-    assert_eq!(parse(one_line.as_bytes()), Progress::TooLarge);
+    assert_eq!(parse(one_line.as_bytes(), Method::Get), Progress::TooLarge);
 }
 
 #[test]
@@ -156,10 +156,10 @@ fn any_answer() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn splitting_an_answer_anywhere_changes_nothing(answer in any_answer()) {
-        let whole = parse(&answer);
+        let whole = parse(&answer, Method::Get);
         let mut decided = None;
         for end in 0..=answer.len() {
-            let progress = parse(&answer[..end]);
+            let progress = parse(&answer[..end], Method::Get);
             match decided {
                 None if progress != Progress::Partial => decided = Some(progress),
                 None => {}
@@ -175,6 +175,8 @@ proptest! {
             for rule in [Body::None, Body::Length(5), Body::Chunked, Body::UntilClose] {
                 let mut unwanted = false;
                 for end in 0..=bytes.len() {
+                    let text = rule.text(&bytes[..end]);
+                    prop_assert!(rule.text(bytes).bytes.starts_with(&text.bytes), "{:?} took text back", rule);
                     let rest = rule.rest(&bytes[..end]);
                     prop_assert!(!unwanted || rest == Rest::Unwanted, "{:?} took {:?} back", rule, &bytes[..end]);
                     unwanted = rest == Rest::Unwanted;
@@ -185,7 +187,7 @@ proptest! {
 
     #[test]
     fn garbage_never_panics(bytes in vec(any::<u8>(), 0..20_000)) {
-        parse(&bytes);
+        parse(&bytes, Method::Get);
         Body::Chunked.rest(&bytes);
     }
 }

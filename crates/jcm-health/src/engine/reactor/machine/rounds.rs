@@ -15,7 +15,7 @@ use super::super::Once;
 use super::super::exchange::{self, Exchange, Step};
 use super::{Connection, Machine, State};
 use crate::engine::Report;
-use crate::outcome::{Outcome, Phase};
+use crate::outcome::{Outcome, Phase, Phases};
 
 /// A connection that was idle for longer is not used again: firewalls forget such connections without a word, and the
 /// next probe would time out on a healthy node.
@@ -27,6 +27,7 @@ impl Machine {
         self.in_flight += 1;
         let slot = self.slot(id);
         slot.started = now;
+        slot.phases = Phases::default();
         slot.deadline = now + slot.target.check.timeout;
         let is_kept = slot
             .connection
@@ -145,8 +146,12 @@ impl Machine {
         } else if is_own {
             self.conclude(id, Outcome::Refused, now, false);
         } else if kind == CheckKind::Tcp {
+            let slot = self.slot(id);
+            slot.phases.connected = Some(now.saturating_duration_since(slot.started));
             self.conclude(id, Outcome::Connected, now, false);
         } else {
+            let slot = self.slot(id);
+            slot.phases.connected = Some(now.saturating_duration_since(slot.started));
             self.admission.give_back(group);
             self.write(id, 0, false, now);
         }
@@ -192,6 +197,9 @@ impl Machine {
             match stream.read(&mut buffer[..room]) {
                 Ok(0) => break slot.exchange.end(Outcome::Closed, &slot.target.check),
                 Ok(count) => {
+                    if slot.phases.answering.is_none() {
+                        slot.phases.answering = Some(now.saturating_duration_since(slot.started));
+                    }
                     let step = slot.exchange.take(&buffer[..count], &slot.target.check);
                     // Less than there was room for is all there was, unless the end has come with it: that is told only
                     // once.
@@ -231,7 +239,9 @@ impl Machine {
     pub(super) fn unanswered(&mut self, id: u32, reused: bool, outcome: Outcome, now: Instant) {
         if reused {
             self.close(id);
-            self.slot(id).exchange = Exchange::default();
+            let slot = self.slot(id);
+            slot.exchange = Exchange::default();
+            slot.phases = Phases::default();
             self.open(id, now);
         } else {
             self.conclude(id, outcome, now, false);
@@ -271,12 +281,12 @@ impl Machine {
         let slot = self.slot(id);
         let (started, timeout) = (slot.started, slot.target.check.timeout);
         let (key, generation) = (slot.target.key, slot.target.generation);
-        let latency = now.saturating_duration_since(started);
+        let (latency, phases) = (now.saturating_duration_since(started), slot.phases);
         let once = slot.once.take();
         let is_late = is_late || self.pauses.spoiled(started, timeout);
         if let Some(answer) = once {
             // Whoever asked may have gone away.
-            let _ = answer.send(Once { outcome, latency, is_late });
+            let _ = answer.send(Once { outcome, latency, phases, is_late });
             self.remove(id);
             return;
         }
@@ -285,7 +295,7 @@ impl Machine {
         } else {
             self.shared.rounds.fetch_add(1, Relaxed);
             self.shared.local_troubles.fetch_add(u64::from(outcome.is_local_trouble()), Relaxed);
-            self.unsent.push_back(Report { key, generation, at: now, latency, outcome });
+            self.unsent.push_back(Report { key, generation, at: now, latency, phases, outcome });
         }
         self.rest(id, now);
     }

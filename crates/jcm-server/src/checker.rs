@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
 use jcm_health::{Engine, ReactorEngine, Report};
-use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, Stamp, StoreId};
+use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, Stamp};
 use jcm_storage::{Membership, Roster, Store};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -115,7 +115,6 @@ pub(crate) struct Checker {
     intervals: BTreeSet<Duration>,
     /// All definitions, as far as this task was told.
     defined: OrdMap<ClusterName, Arc<Cluster>>,
-    store: Option<StoreId>,
     /// The servers of whose verdicts the board says that they are stale, and all of whom it says anything.
     silent: BTreeSet<ServerId>,
     remarked: BTreeSet<ServerId>,
@@ -161,7 +160,6 @@ impl Checker {
             assessed: Signature::default(),
             intervals: BTreeSet::new(),
             defined: OrdMap::new(),
-            store: None,
             silent: BTreeSet::new(),
             remarked: BTreeSet::new(),
             early: Early::default(),
@@ -212,8 +210,7 @@ impl Checker {
     fn define(&mut self, defined: Defined) {
         match defined {
             Defined::Everything(snapshot) => {
-                if self.store.replace(snapshot.store).is_some_and(|before| before != snapshot.store) {
-                    self.duty.forget_ring();
+                if self.duty.belong_to(snapshot.store) {
                     self.early.clear();
                 }
                 let is_gone = |name: &&ClusterName| !snapshot.clusters.contains_key(*name);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jcm_model::ServerId;
+use jcm_model::{ServerId, StoreId};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -42,6 +42,9 @@ pub struct Roster {
 /// The servers that share the checks, read in one step with the number that orders such readings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RingMembers {
+    /// The store that it was read in: only epochs of one store tell which of two readings is later. `None`: it is in no
+    /// store.
+    pub store: Option<StoreId>,
     /// Rises with every change; a reading with a lower one is older, and ignored.
     pub epoch: u64,
     /// In the order of their ids.
@@ -135,7 +138,7 @@ impl Default for Solo {
 impl Membership for Solo {
     fn announce(&self, member: Member) {
         let leader = Some(member.id.clone());
-        let ring = RingMembers { epoch: 0, servers: vec![member.id.clone()] };
+        let ring = RingMembers { store: None, epoch: 0, servers: vec![member.id.clone()] };
         self.roster.send_replace(Arc::new(Roster { members: vec![member], leader, epoch: 1, ring }));
         self.standing.send_replace(Standing::Known);
     }

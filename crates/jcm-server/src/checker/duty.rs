@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jcm_health::ring::{Place, Ring};
-use jcm_model::{ServerId, Stamp};
+use jcm_model::{ServerId, Stamp, StoreId};
 use jcm_storage::RingMembers;
 
 /// Whose turn it is to check a node, as this server sees it.
@@ -26,6 +26,8 @@ use jcm_storage::RingMembers;
 pub(crate) struct Duty {
     own: ServerId,
     session_timeout: Duration,
+    /// The store whose nodes these are.
+    store: Option<StoreId>,
     ring: Ring,
     seen: Seen,
     /// Servers of the ring that are not known as members: since when. It takes a moment until one is listened for.
@@ -72,6 +74,7 @@ impl Duty {
         Self {
             own,
             session_timeout,
+            store: None,
             ring,
             seen: Seen::default(),
             strangers: BTreeMap::new(),
@@ -85,18 +88,28 @@ impl Duty {
         &self.ring
     }
 
-    /// The ring was of another store: what its epoch says means nothing any more.
-    pub(crate) fn forget_ring(&mut self) {
-        self.ring = Ring::default();
+    /// The nodes are those of this store from now on. Answers whether they were those of another one: what the ring's
+    /// epoch says means nothing any more then. The same servers go on until the ring of this store is read.
+    pub(crate) fn belong_to(&mut self, store: StoreId) -> bool {
+        let was_other = self.store.replace(store).is_some_and(|before| before != store);
+        if was_other {
+            self.ring = Ring::new(0, self.ring.servers().iter().cloned());
+        }
+        was_other
     }
 
-    /// Takes in the ring as it is read now, unless it is an older one, and what is seen of the others.
+    /// Takes in the ring as it is read now, unless it is an older one or another store's, and what is seen of the others.
     pub(crate) fn observe(&mut self, ring: &RingMembers, seen: Seen, now: Instant) {
         if seen.draining && self.leaving.is_none() {
             self.leaving = Some(Leaving { since: now, ring_epoch: self.ring.epoch() });
         }
+        // Definitions and servers are read apart, and follow to a restored store one before the other.
+        let is_ours = ring.store.is_none() || ring.store == self.store;
         let is_older = ring.epoch < self.ring.epoch();
-        if !is_older && (ring.epoch, ring.servers.as_slice()) != (self.ring.epoch(), self.ring.servers()) {
+        if is_ours
+            && !is_older
+            && (ring.epoch, ring.servers.as_slice()) != (self.ring.epoch(), self.ring.servers())
+        {
             self.ring = Ring::new(ring.epoch, ring.servers.iter().cloned());
         }
         self.seen = seen;

@@ -26,7 +26,7 @@ fn stamp(ring_epoch: u64, term: u64, server: usize) -> Stamp {
 }
 
 fn ring(epoch: u64, servers: &[usize]) -> RingMembers {
-    RingMembers { epoch, servers: servers.iter().map(|at| id(*at)).collect() }
+    RingMembers { store: None, epoch, servers: servers.iter().map(|at| id(*at)).collect() }
 }
 
 fn seen(silences: &[(usize, u64)]) -> Seen {
@@ -86,6 +86,28 @@ fn an_older_ring_is_ignored_and_a_later_one_shows_in_verdicts() {
     assert_eq!(duty.stamp(Some(&stamp(7, 3, 1)), 1, 2), Stamp { sequence: 2, ..stamp(7, 4, 0) });
     assert_eq!(duty.stamp(Some(&stamp(7, 3, 0)), 1, 2), Stamp { sequence: 2, ..stamp(7, 3, 0) });
     assert_eq!(duty.stamp(Some(&stamp(2, 3, 1)), 1, 2), Stamp { sequence: 2, ..stamp(7, 0, 0) });
+}
+
+#[test]
+fn the_ring_of_a_restored_store_counts_whatever_its_epoch_and_that_of_the_old_one_no_longer() {
+    let [old, new] = [1, 2].map(|number| StoreId(uuid::Uuid::from_u128(number)));
+    let of = |store, members: RingMembers| RingMembers { store: Some(store), ..members };
+    let mut duty = Duty::new(id(0), SESSION_TIMEOUT, Ring::default(), Instant::now());
+    let observe =
+        |duty: &mut Duty, ring: RingMembers| duty.observe(&ring, seen(&[(1, 0), (2, 0)]), Instant::now());
+    let epoch_and_servers = |duty: &Duty| (duty.ring().epoch(), duty.ring().servers().len());
+    assert!(!duty.belong_to(old));
+    observe(&mut duty, of(old, ring(40, &[0, 1, 2])));
+    // The servers of the restored store are read before its definitions are, or after.
+    observe(&mut duty, of(new, ring(20, &[0])));
+    assert_eq!(epoch_and_servers(&duty), (40, 3));
+    assert!(duty.belong_to(new));
+    observe(&mut duty, of(old, ring(40, &[0, 1, 2])));
+    assert_eq!(epoch_and_servers(&duty), (0, 3), "the same servers, until those of the store are known");
+    observe(&mut duty, of(new, ring(20, &[0, 1])));
+    assert_eq!(epoch_and_servers(&duty), (20, 2));
+    assert!(!duty.belong_to(new));
+    assert_eq!(epoch_and_servers(&duty), (20, 2));
 }
 
 #[test]

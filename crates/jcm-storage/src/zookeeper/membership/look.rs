@@ -34,7 +34,7 @@ pub(super) struct Look {
 /// What there is to see.
 pub(super) enum Sight {
     /// The servers of the store.
-    Clear(Look),
+    Clear(Box<Look>),
     /// The znodes below which servers are kept are not all there.
     Bare,
     /// Another store, or none yet.
@@ -110,13 +110,13 @@ impl Looker {
         in_ring.sort();
         let reading = Reading {
             servers,
-            ring: RingMembers { epoch: ring_epoch.cast_unsigned(), servers: in_ring },
+            ring: RingMembers { store: Some(store), epoch: ring_epoch.cast_unsigned(), servers: in_ring },
             ring_session: raw.own_ring.map(|stat| stat.ephemeral_owner),
             queue: Queue::new(raw.queue.iter().map(String::as_str)),
             epoch: Epoch { number: u64::from(raw.epoch.1.cast_unsigned()), leader },
         };
         let look = Look { store, reading, sent, session: raw.session, session_timeout: raw.session_timeout };
-        Ok((Sight::Clear(look), hint))
+        Ok((Sight::Clear(Box::new(look)), hint))
     }
 }
 

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_ring_and_the_epoch_never_go_back() {
-        let ring = |epoch, server| RingMembers { epoch, servers: vec![id(server)] };
+        let ring = |epoch, server| RingMembers { store: None, epoch, servers: vec![id(server)] };
         let before = Roster { ring: ring(8, "a"), epoch: 5, ..Roster::default() };
         let older =
             Reading { ring: ring(7, "b"), epoch: Epoch { number: 4, leader: None }, ..Reading::default() };

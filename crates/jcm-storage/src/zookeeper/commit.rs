@@ -221,7 +221,8 @@ impl Inner {
         self.hint.notify_one();
         let mut reason = lost;
         while Instant::now() < deadline {
-            match self.find_out(base, submission, deadline).await {
+            let found = self.session.as_one(self.find_out(base, submission, deadline)).await;
+            match found.unwrap_or_else(|| Err("the session was lost while it was looked for".to_owned())) {
                 Ok(outcome) => {
                     self.hint.notify_one();
                     return outcome;

@@ -55,7 +55,8 @@ impl From<ReadError> for Failure {
 pub(super) async fn load(session: &Session, layout: &Layout) -> Result<Loaded, LoadError> {
     let mut reason = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        match attempt(session, layout).await {
+        let lost = || Failure::Again("the session was lost while definitions were read".to_owned());
+        match session.as_one(attempt(session, layout)).await.unwrap_or_else(|| Err(lost())) {
             Ok(loaded) => return Ok(loaded),
             Err(Failure::Failed(error)) => return Err(error),
             Err(Failure::Again(why)) => reason = why,
@@ -65,16 +66,11 @@ pub(super) async fn load(session: &Session, layout: &Layout) -> Result<Loaded, L
 }
 
 async fn attempt(session: &Session, layout: &Layout) -> Result<Loaded, Failure> {
-    let session_before = session.contact().borrow().session;
     fetch::sync(session, Instant::now() + REQUEST_PATIENCE).await?;
     let before = head(session, layout).await?;
     let mut mirror = read_clusters(session, layout).await?;
     let head = head(session, layout).await?;
     let (operations, transactions) = read_log(session, layout, before.revision, head.revision).await?;
-    // Another session may have asked a member that is behind: what it read may be older than what was read before.
-    if session.contact().borrow().session != session_before {
-        return Err(Failure::Again("the session was lost while definitions were read".to_owned()));
-    }
     for transaction in &transactions {
         mirror.take(transaction);
     }

@@ -148,6 +148,12 @@ impl Session {
             Err(_) => return Err(CallError::NotSent { reason: self.describe() }),
         };
         let sent = Instant::now();
+        // A timer that is late, as after a pause of this process, must not let through what its caller has given up.
+        if sent >= deadline {
+            return Err(CallError::NotSent {
+                reason: "its time was over before it could be sent".to_owned(),
+            });
+        }
         match tokio::time::timeout_at(until, work(client)).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) if error.is_answer() => Err(CallError::Refused(error)),
@@ -156,6 +162,15 @@ impl Session {
                 reason: format!("no answer came within {} ms", sent.elapsed().as_millis()),
             }),
         }
+    }
+
+    /// Carries out several requests whose answers are taken together. `None`: another session began meanwhile. It may have
+    /// asked a member that is behind the one before, so that the answers do not belong together.
+    pub(crate) async fn as_one<T>(&self, requests: impl Future<Output = T>) -> Option<T> {
+        let session = || self.0.contact.borrow().session;
+        let before = session();
+        let answers = requests.await;
+        (session() == before).then_some(answers)
     }
 
     /// The client, as soon as there is a connection. `None`: there will be none.
@@ -178,4 +193,46 @@ impl Session {
 
 fn acls(is_digest: bool) -> zk::Acls<'static> {
     if is_digest { zk::Acls::creator_all() } else { zk::Acls::anyone_all() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::testing::Ensemble;
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_of_two_sessions_are_not_taken_together() {
+        let contact = Contact { session: 4, connection: 7, line: Line::Down { since: Instant::now() } };
+        let contact = watch::Sender::new(contact);
+        let in_flight = Semaphore::new(1);
+        let session = Session(Arc::new(Inner { contact: contact.subscribe(), in_flight, is_digest: false }));
+        let reconnected = session.as_one(async { contact.send_modify(|contact| contact.connection += 1) });
+        assert_eq!(reconnected.await, Some(()), "one session never goes back");
+        let another = session.as_one(async { contact.send_modify(|contact| contact.session += 1) });
+        assert_eq!(another.await, None);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_given_up_before_it_could_be_sent_is_not_sent() {
+        let ensemble = Ensemble::new();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let session = keep(ensemble.config(&ensemble.hosts, Duration::from_secs(10)), &tasks, stop.clone());
+        let mut contact = session.contact();
+        let up = contact.wait_for(|contact| matches!(contact.line, Line::Up(_)));
+        tokio::time::timeout(Duration::from_secs(30), up).await.unwrap().unwrap();
+        let over = Instant::now();
+        let mut is_sent = false;
+        let asked = session
+            .call(over, |_| {
+                is_sent = true;
+                std::future::ready(Ok::<_, zk::Error>(()))
+            })
+            .await;
+        assert!(matches!(asked, Err(CallError::NotSent { .. })) && !is_sent, "{asked:?}");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
 }

@@ -75,9 +75,14 @@ impl Store for ZooKeeperStore {
     }
 
     async fn head(&self) -> Result<Revision, LoadError> {
-        let bound = self.inner.recognise().await?;
-        fetch::sync(&self.inner.session, Instant::now() + REQUEST_PATIENCE).await?;
-        Ok(self.inner.read_head(&bound).await?.revision)
+        let session = &self.inner.session;
+        let head = session.as_one(async {
+            fetch::sync(session, Instant::now() + REQUEST_PATIENCE).await?;
+            let bound = self.inner.recognise().await?;
+            Ok(self.inner.read_head(&bound).await?.revision)
+        });
+        let lost = "the session with ZooKeeper was lost while the head was read; ask again";
+        head.await.unwrap_or_else(|| Err(LoadError::Unavailable { reason: lost.to_owned() }))
     }
 
     fn stale_since(&self) -> watch::Receiver<Option<Instant>> {

@@ -50,7 +50,7 @@ impl Inner {
         replaces: Vec<StoreId>,
     ) -> Result<StoreId, RestoreError> {
         // Commits of this server wait: they would only be refused.
-        let _writer = self.writer.lock().await;
+        let writer = self.writer.lock().await;
         let there = self.there().await.map_err(|reason| RestoreError::NotRestored { reason })?;
         let (store, replaced) = match &there.identity {
             Some((identity, _)) => (Some(identity.store), identity.replaces.clone()),
@@ -71,6 +71,8 @@ impl Inner {
         if let Err(error) = self.recognise().await {
             warn!(%error, "the restored store is not followed yet");
         }
+        // Clearing takes its time, and touches nothing that is in force.
+        drop(writer);
         let old = there.stores.iter().filter(|name| **name != restoration.store.to_string());
         if tokio::time::timeout(CLEARING_PATIENCE, self.clear(old)).await.is_err() {
             warn!(

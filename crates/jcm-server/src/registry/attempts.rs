@@ -23,28 +23,60 @@ pub(super) enum Attempt {
     InDoubt,
 }
 
-/// The last attempts by operation. Where an operation is tried twice, the later attempt counts.
+/// The last attempts by operation.
+///
+/// Where an operation is tried more than once, a later attempt that came to nothing says nothing of an earlier one:
+/// that may be under way still, or have been submitted without an answer.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    known: HashMap<OperationId, (u64, Attempt)>,
+    known: HashMap<OperationId, Known>,
     by_age: VecDeque<(OperationId, u64)>,
     begun: u64,
 }
 
+/// All attempts of one operation.
+#[derive(Debug, Default)]
+struct Known {
+    latest: u64,
+    /// Those that are being carried out.
+    under_way: Vec<u64>,
+    /// What is in doubt of those that ended.
+    doubt: Option<Attempt>,
+}
+
+impl Known {
+    fn doubt(&mut self, doubt: Attempt) {
+        self.doubt = Some(match (self.doubt, doubt) {
+            (None, doubt) => doubt,
+            // Once the head has moved past the later one it has moved past both.
+            (Some(Attempt::SubmittedOn(one)), Attempt::SubmittedOn(other)) => {
+                Attempt::SubmittedOn(one.max(other))
+            }
+            _ => Attempt::InDoubt,
+        });
+    }
+}
+
 impl Attempts {
     pub(super) fn get(&self, operation: OperationId) -> Option<Attempt> {
-        self.known.get(&operation).map(|(_, attempt)| *attempt)
+        let known = self.known.get(&operation)?;
+        if !known.under_way.is_empty() {
+            return Some(Attempt::UnderWay);
+        }
+        Some(known.doubt.unwrap_or(Attempt::NotApplied))
     }
 
     /// It is being carried out from now on. Answers which attempt this is.
     pub(super) fn begin(&mut self, operation: OperationId) -> u64 {
         self.begun += 1;
-        self.known.insert(operation, (self.begun, Attempt::UnderWay));
+        let known = self.known.entry(operation).or_default();
+        known.latest = self.begun;
+        known.under_way.push(self.begun);
         self.by_age.push_back((operation, self.begun));
         while self.by_age.len() > ATTEMPTS_MAX
             && let Some((oldest, begun)) = self.by_age.pop_front()
         {
-            if self.known.get(&oldest).is_some_and(|(latest, _)| *latest == begun) {
+            if self.known.get(&oldest).is_some_and(|known| known.latest == begun) {
                 self.known.remove(&oldest);
             }
         }
@@ -53,18 +85,17 @@ impl Attempts {
 
     /// This was answered to the attempt.
     pub(super) fn end(&mut self, operation: OperationId, begun: u64, answer: &Answer) {
-        let attempt = match answer {
+        if answer.is_ok() {
             // The log speaks of it from here on.
-            Ok(_) => {
-                self.known.remove(&operation);
-                return;
-            }
-            Err(WriteError::OutcomeUnknown { on: Some(on), .. }) => Attempt::SubmittedOn(*on),
-            Err(WriteError::OutcomeUnknown { on: None, .. }) => Attempt::InDoubt,
-            Err(_) => Attempt::NotApplied,
-        };
-        if let Some(known) = self.known.get_mut(&operation).filter(|(latest, _)| *latest == begun) {
-            known.1 = attempt;
+            self.known.remove(&operation);
+            return;
+        }
+        let Some(known) = self.known.get_mut(&operation) else { return };
+        known.under_way.retain(|attempt| *attempt != begun);
+        match answer {
+            Err(WriteError::OutcomeUnknown { on: Some(on), .. }) => known.doubt(Attempt::SubmittedOn(*on)),
+            Err(WriteError::OutcomeUnknown { on: None, .. }) => known.doubt(Attempt::InDoubt),
+            _ => {}
         }
     }
 }
@@ -77,15 +108,41 @@ mod tests {
         OperationId(uuid::Uuid::from_u128(n))
     }
 
+    fn unknown(on: Option<u64>) -> Answer {
+        Err(WriteError::unknown(id(1), "", on.map(Revision)))
+    }
+
     #[test]
-    fn the_later_attempt_of_an_operation_counts() {
+    fn an_attempt_that_came_to_nothing_says_nothing_of_another_one() {
         let mut attempts = Attempts::default();
         let first = attempts.begin(id(1));
         let second = attempts.begin(id(1));
-        attempts.end(id(1), first, &Err(WriteError::Busy));
-        assert_eq!(attempts.get(id(1)), Some(Attempt::UnderWay), "the second may still be applied");
-        attempts.end(id(1), second, &Err(WriteError::unknown(id(1), "", Some(Revision(4)))));
-        assert_eq!(attempts.get(id(1)), Some(Attempt::SubmittedOn(Revision(4))));
+        attempts.end(id(1), second, &Err(WriteError::Busy));
+        assert_eq!(attempts.get(id(1)), Some(Attempt::UnderWay), "the first may still be applied");
+        attempts.end(id(1), first, &unknown(Some(4)));
+        let third = attempts.begin(id(1));
+        attempts.end(id(1), third, &Err(WriteError::unavailable("")));
+        let left = Some(Attempt::SubmittedOn(Revision(4)));
+        assert_eq!(attempts.get(id(1)), left, "the first may still be applied");
+    }
+
+    #[test]
+    fn of_several_in_doubt_the_one_that_is_settled_last_counts() {
+        let mut attempts = Attempts::default();
+        for (on, left) in [
+            (Some(4), Attempt::SubmittedOn(Revision(4))),
+            (Some(6), Attempt::SubmittedOn(Revision(6))),
+            (Some(5), Attempt::SubmittedOn(Revision(6))),
+            (None, Attempt::InDoubt),
+            (Some(9), Attempt::InDoubt),
+        ] {
+            let attempt = attempts.begin(id(1));
+            attempts.end(id(1), attempt, &unknown(on));
+            assert_eq!(attempts.get(id(1)), Some(left), "{on:?}");
+        }
+        let attempt = attempts.begin(id(2));
+        attempts.end(id(2), attempt, &Err(WriteError::Busy));
+        assert_eq!(attempts.get(id(2)), Some(Attempt::NotApplied));
     }
 
     #[test]

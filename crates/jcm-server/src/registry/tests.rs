@@ -180,6 +180,13 @@ async fn a_commit_without_an_answer_is_unknown_until_the_head_moves_past_it() {
     let answer = hanging.registry.write(write.clone()).await;
     assert!(matches!(answer, Err(WriteError::OutcomeUnknown { on: Some(_), .. })), "{answer:?}");
     assert_eq!(hanging.registry.fate(write.operation).await, Fate::Unknown, "it may still arrive");
+    // A repetition that comes to nothing says so, and nothing of the first.
+    hanging.links.disconnect(&other.id);
+    hanging.way.cut_unnoticed();
+    let again = hanging.registry.write(write.clone()).await;
+    assert!(matches!(again, Err(WriteError::Unavailable { .. })), "{again:?}");
+    hanging.way.cut(None);
+    assert_eq!(hanging.registry.fate(write.operation).await, Fate::Unknown, "the first may still arrive");
     other.registry.write(put("b", 1, Precondition::default())).await.unwrap();
     assert_eq!(hanging.registry.fate(write.operation).await, Fate::NotApplied, "the head has moved past it");
     // The same through another server is the same operation.

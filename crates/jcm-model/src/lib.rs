@@ -35,6 +35,6 @@ pub use jiff::Timestamp;
 pub use mutation::{Mutation, Precondition, Refusal};
 pub use name::{ClusterName, NodeId, ServerId};
 pub use node::{Admin, Node, NodeSpec};
-pub use revision::{OperationId, Revision, StoreId};
+pub use revision::{Head, OperationId, Revision, StoreId};
 pub use state::{ClusterState, Delta};
 pub use verdict::{Judged, Stamp, Verdict};

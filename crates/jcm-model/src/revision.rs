@@ -40,6 +40,39 @@ impl std::fmt::Display for StoreId {
     }
 }
 
+/// Where a store is: the revision that its last commit came to.
+///
+/// Whoever works something out names the head that it was worked out on. The revision alone would not do: a restored
+/// store may come to the same one with other definitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Head {
+    /// Which store.
+    pub store: StoreId,
+    /// Up to where its log goes.
+    pub revision: Revision,
+}
+
+impl Head {
+    /// The same store at another revision.
+    #[must_use]
+    pub fn at(self, revision: Revision) -> Self {
+        Self { revision, ..self }
+    }
+
+    /// Whether the log up to here tells what became of a commit that was conditional on another head: it is past that
+    /// one, so what it does not hold can come to be no more. The log of another store tells nothing.
+    #[must_use]
+    pub fn settles(self, on: Self) -> bool {
+        self.store == on.store && self.revision > on.revision
+    }
+}
+
+impl std::fmt::Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "revision {} of store {}", self.revision, self.store)
+    }
+}
+
 /// What makes one write recognisable when it is sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -60,5 +93,20 @@ impl OperationId {
 impl std::fmt::Display for OperationId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_head_of_the_same_store_settles_what_was_submitted() {
+        let head =
+            |store, revision| Head { store: StoreId(Uuid::from_u128(store)), revision: Revision(revision) };
+        assert!(head(1, 5).settles(head(1, 4)));
+        for on in [head(1, 5), head(1, 6), head(2, 4)] {
+            assert!(!head(1, 5).settles(on), "{on}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jcm_model::{Change, Cluster, ClusterName, Edit, OperationId, Revision, StoreId};
+use jcm_model::{Change, Cluster, ClusterName, Edit, Head, OperationId, Revision, StoreId};
 use jcm_proto::Transaction;
 use jcm_storage::{ChangeFeed, Feed, LoadError, Store};
 use tokio::sync::watch;
@@ -63,7 +63,7 @@ impl Catalog {
     /// Reads everything once, and where to go on from there.
     pub(crate) async fn fetch(store: &dyn Store) -> Result<(Snapshot, Followed), LoadError> {
         let (snapshot, operations) = read(store).await?;
-        let feed = store.changes(snapshot.revision).await?;
+        let feed = store.changes(snapshot.head()).await?;
         Ok((snapshot, (feed, operations)))
     }
 
@@ -150,6 +150,15 @@ impl Catalog {
     pub(crate) async fn reached(&self, revision: Revision) {
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.head.subscribe().wait_for(|head| *head >= revision).await;
+    }
+
+    /// Waits until this memory is of that store, and has come to that head. The caller bounds the wait.
+    pub(crate) async fn comes_to(&self, head: Head) {
+        let is_there = |told: &Revision| {
+            let held = self.get().head();
+            held.store == head.store && held.revision.min(*told) >= head.revision
+        };
+        let _ = self.head.subscribe().wait_for(is_there).await;
     }
 
     /// The operations that are remembered. The lock is held for single look-ups only.

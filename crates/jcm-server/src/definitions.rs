@@ -135,7 +135,8 @@ impl Condition {
 
 /// Waits until this server's memory is as new as the reader asks for.
 pub(crate) async fn caught_up(app: &App, freshness: Freshness) -> Result<(), Problem> {
-    let mut wanted = Revision(freshness.min_revision.unwrap_or(0));
+    let wanted = Revision(freshness.min_revision.unwrap_or(0));
+    let mut consistent = None;
     if freshness.consistent {
         let unavailable = |reason: String| {
             let detail = format!("{reason}; without `consistent` this server answers from its memory");
@@ -144,10 +145,17 @@ pub(crate) async fn caught_up(app: &App, freshness: Freshness) -> Result<(), Pro
         let head = timeout(HEAD_DEADLINE, app.store.head()).await.map_err(|_| {
             unavailable(format!("the store did not answer within {} ms", HEAD_DEADLINE.as_millis()))
         })?;
-        wanted = wanted.max(head.map_err(|error| unavailable(error.to_string()))?);
+        consistent = Some(head.map_err(|error| unavailable(error.to_string()))?);
     }
-    if timeout(CATCH_UP_DEADLINE, app.catalog.reached(wanted)).await.is_err() {
+    let caught_up = async {
+        if let Some(head) = consistent {
+            app.catalog.comes_to(head).await;
+        }
+        app.catalog.reached(wanted).await;
+    };
+    if timeout(CATCH_UP_DEADLINE, caught_up).await.is_err() {
         let have = app.catalog.get().revision;
+        let wanted = consistent.map_or(wanted, |head| head.revision.max(wanted));
         let detail = format!(
             "this server is at revision {have} and did not reach {wanted} within {} s",
             CATCH_UP_DEADLINE.as_secs()

@@ -193,16 +193,16 @@ impl Registry {
         let attempt = self.attempts().get(operation);
         // Another server may have committed it a moment ago.
         if let Ok(Ok(head)) = timeout(FATE_DEADLINE, store.head()).await {
-            let _ = timeout(FATE_DEADLINE, catalog.reached(head)).await;
+            let _ = timeout(FATE_DEADLINE, catalog.comes_to(head)).await;
         }
         // In this order: what leads to a revision is remembered before anybody can meet that revision.
-        let revision = catalog.get().revision;
+        let head = catalog.get().head();
         if let Some(applied) = applied() {
             return applied;
         }
         match attempt {
             Some(Attempt::NotApplied) => Fate::NotApplied,
-            Some(Attempt::SubmittedOn(on)) if revision > on => Fate::NotApplied,
+            Some(Attempt::SubmittedOn(on)) if head.settles(on) => Fate::NotApplied,
             None if is_older_than_the_log(operation) => Fate::Forgotten,
             _ => Fate::Unknown,
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jcm_model::{
-    Cluster, ClusterName, Mutation, NodeSpec, OperationId, Precondition, Revision, TargetPolicy,
+    Cluster, ClusterName, Head, Mutation, NodeSpec, OperationId, Precondition, Revision, TargetPolicy,
 };
 use jcm_proto::{Entry, Transaction, record, v1};
 use jcm_storage::zookeeper::Config;
@@ -97,7 +97,8 @@ impl Bench {
         let mut took = Took { store: Duration::ZERO, bare: Duration::ZERO };
         for planned in planned {
             let begun = Instant::now();
-            let expected = Revision(planned.transaction.first().0 - 1);
+            let revision = Revision(planned.transaction.first().0 - 1);
+            let expected = Head { store: self.store.id(), revision };
             self.store.commit(Arc::clone(&planned.transaction), expected).await?;
             took.store += begun.elapsed();
             let begun = Instant::now();
@@ -129,7 +130,7 @@ impl Bench {
         if self.cluster.is_some() {
             mutations.insert(0, Mutation::DeleteCluster);
         }
-        let head = self.head;
+        let head = Head { store: self.store.id(), revision: self.head };
         let planned = self.plan(mutations)?;
         Ok(self.store.commit(planned.transaction, head).await?)
     }

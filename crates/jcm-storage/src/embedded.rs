@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jcm_model::{Cluster, Revision, StoreId};
+use jcm_model::{Cluster, Head, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 
@@ -69,6 +69,12 @@ struct Inner {
 struct Current {
     identity: Identity,
     tail: Tail,
+}
+
+impl Current {
+    fn head(&self) -> Head {
+        Head { store: self.identity.store, revision: self.tail.head() }
+    }
 }
 
 impl EmbeddedStore {
@@ -178,24 +184,24 @@ impl Store for EmbeddedStore {
         .unwrap_or_else(|reason| Err(LoadError::Unavailable { reason }))
     }
 
-    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError> {
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError> {
         let mut writer = Arc::clone(&self.writer).lock_owned().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let submission = Submission::parse(transaction, expected)?;
+            let submission = Submission::parse(transaction, expected.revision)?;
             writer.commit(&inner, submission, expected, Instant::now())
         })
         .await
         .unwrap_or_else(|reason| Err(CommitError::Unknown { reason }))
     }
 
-    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
+    async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {
         Ok(Box::new(EmbeddedFeed::new(&self.inner, from)))
     }
 
-    async fn head(&self) -> Result<Revision, LoadError> {
+    async fn head(&self) -> Result<Head, LoadError> {
         // Nobody else writes to the file, and a commit is answered after it has moved this.
-        Ok(self.inner.current().tail.head())
+        Ok(self.inner.current().head())
     }
 
     /// Never: whoever can read at all reads the file.

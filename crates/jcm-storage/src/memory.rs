@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jcm_model::{Cluster, ClusterName, Edit, Revision, StoreId};
+use jcm_model::{Cluster, ClusterName, Edit, Head, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ pub use faults::{Faults, Outcome};
 
 use crate::restoration::{InForce, Restoration};
 use crate::store::{OPERATIONS_KEPT_MAX, Operation};
-use crate::submission::Submission;
+use crate::submission::{Submission, refuse_unless_on};
 use crate::tail::{Next, Tail};
 use crate::{ChangeFeed, CommitError, Feed, LoadError, RestoreError, Snapshot, Store};
 
@@ -87,6 +87,10 @@ impl Inner {
 }
 
 impl State {
+    fn head(&self) -> Head {
+        Head { store: self.id, revision: self.log.head() }
+    }
+
     fn apply(&mut self, submission: Submission) {
         let mut edits: BTreeMap<&ClusterName, Edit> = BTreeMap::new();
         for entry in &submission.transaction.entries {
@@ -141,14 +145,11 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError> {
-        let submission = Submission::parse(transaction, expected)?;
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError> {
+        let submission = Submission::parse(transaction, expected.revision)?;
         let mut state = self.inner.state();
         state.faults.refuse_commit()?;
-        let found = state.log.head();
-        if found != expected {
-            return Err(CommitError::Conflict { expected, found });
-        }
+        refuse_unless_on(state.head(), expected)?;
         let outcome = state.faults.take_outcome();
         if outcome != Some(Outcome::UnknownLost) {
             state.apply(submission);
@@ -161,23 +162,23 @@ impl Store for MemoryStore {
         }
     }
 
-    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
+    async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {
         let state = self.inner.state();
         state.faults.refuse_read()?;
         Ok(Box::new(MemoryFeed {
             inner: Arc::downgrade(&self.inner),
             ticks: self.inner.ticks.subscribe(),
-            store: state.id,
-            at: from,
+            store: from.store,
+            at: from.revision,
             resets_seen: state.faults.resets(),
             is_lost: false,
         }))
     }
 
-    async fn head(&self) -> Result<Revision, LoadError> {
+    async fn head(&self) -> Result<Head, LoadError> {
         let state = self.inner.state();
         state.faults.refuse_read()?;
-        Ok(state.log.head())
+        Ok(state.head())
     }
 
     fn stale_since(&self) -> watch::Receiver<Option<Instant>> {

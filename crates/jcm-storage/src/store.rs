@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jcm_model::{Cluster, ClusterName, Invalid, OperationId, Revision, StoreId};
+use jcm_model::{Cluster, ClusterName, Head, Invalid, OperationId, Revision, StoreId};
 use jcm_proto::{Malformed, Transaction};
 use tokio::sync::watch;
 
@@ -27,6 +27,13 @@ pub struct Snapshot {
     pub quarantined: Vec<(ClusterName, String)>,
     /// The operations still remembered, oldest first.
     pub operations: Vec<Operation>,
+}
+
+impl Snapshot {
+    /// The head that all of it agrees with.
+    pub fn head(&self) -> Head {
+        Head { store: self.store, revision: self.revision }
+    }
 }
 
 /// A remembered operation.
@@ -75,16 +82,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Commits, if the head is still `expected`: all of the transaction, durably, or nothing.
     ///
-    /// The transaction's revisions must be `expected + 1` and on. A commit that was handed over goes on when its sender
+    /// The transaction's revisions must be `expected.revision + 1` and on. What was worked out on a store that was
+    /// replaced meanwhile is refused, whatever the revisions. A commit that was handed over goes on when its sender
     /// stops waiting. On success the transaction also comes back through every change feed, which is the only way it
     /// may enter a server's memory.
-    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError>;
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError>;
 
-    /// Every commit after `from`, then those to come.
-    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError>;
+    /// Every commit after `from`, then those to come. Where that is no head of this store, the feed begins with its reset.
+    async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError>;
 
     /// The head as the store itself has it now, for reads that must not be served from a memory that may be behind.
-    async fn head(&self) -> Result<Revision, LoadError>;
+    async fn head(&self) -> Result<Head, LoadError>;
 
     /// Since when what its feeds told may be behind the store, because the store is out of reach; `None`: it is not.
     /// A level: it changes with every loss and return.
@@ -93,8 +101,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Puts other definitions in the place of all that is there, under a new identity, which it answers. Every feed is
     /// reset. Whoever is bound to an identity in `replaces`, or to the one that is there now, may follow to the new one.
     ///
-    /// Each cluster is as it is given but for its revisions and births, which begin anew above the head that was there:
-    /// no commit that was worked out before fits a head that comes after. Operations are forgotten.
+    /// Each cluster is as it is given but for its revisions and births, which begin anew above the head that was there.
+    /// Operations are forgotten.
     async fn restore(
         &self,
         clusters: Vec<Arc<Cluster>>,
@@ -154,6 +162,14 @@ pub enum CommitError {
         /// The head that is there.
         found: Revision,
     },
+    /// The store was restored: what the commit was worked out on is not what is there. Nothing was changed.
+    #[error("the store is {found} now, and was {expected}")]
+    Replaced {
+        /// The store that the commit was worked out on.
+        expected: StoreId,
+        /// The store that is there.
+        found: StoreId,
+    },
     /// The transaction is not one that this store can take: misnumbered, or about a cluster that it cannot read.
     /// Nothing was changed.
     #[error("the transaction is refused: {reason}")]
@@ -161,9 +177,6 @@ pub enum CommitError {
         /// What is wrong with it.
         reason: String,
     },
-    /// This server no longer has the right to do that. Nothing was changed.
-    #[error("a later leader has taken over")]
-    Fenced,
     /// The transaction breaks a limit. Nothing was changed.
     #[error("a transaction of {size_bytes} bytes is over the limit of {limit_bytes}")]
     TooLarge {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use jcm_model::{OperationId, Revision};
+use jcm_model::{Head, OperationId, Revision};
 use jcm_proto::{Transaction, record, v1};
 use prost::Message;
 
@@ -73,6 +73,17 @@ fn refuse_unless_follows(transaction: &Transaction, expected: Revision) -> Resul
     if transaction.entries.is_empty() {
         let reason = "the transaction has no entries; nothing was submitted".to_owned();
         return Err(CommitError::Refused { reason });
+    }
+    Ok(())
+}
+
+/// What was worked out on another head than the one that is there is nothing to be committed.
+pub(crate) fn refuse_unless_on(found: Head, expected: Head) -> Result<(), CommitError> {
+    if found.store != expected.store {
+        return Err(CommitError::Replaced { expected: expected.store, found: found.store });
+    }
+    if found.revision != expected.revision {
+        return Err(CommitError::Conflict { expected: expected.revision, found: found.revision });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use jcm_model::{OperationId, Revision};
+use jcm_model::{Head, OperationId};
 
 use super::write::{Answer, WriteError};
 
@@ -18,7 +18,7 @@ pub(super) enum Attempt {
     NotApplied,
     /// It was submitted, to be committed if the head is still this one: once the head has moved past without it, it was
     /// not applied.
-    SubmittedOn(Revision),
+    SubmittedOn(Head),
     /// Somebody else may have carried it out, or may still.
     InDoubt,
 }
@@ -49,8 +49,8 @@ impl Known {
         self.doubt = Some(match (self.doubt, doubt) {
             (None, doubt) => doubt,
             // Once the head has moved past the later one it has moved past both.
-            (Some(Attempt::SubmittedOn(one)), Attempt::SubmittedOn(other)) => {
-                Attempt::SubmittedOn(one.max(other))
+            (Some(Attempt::SubmittedOn(one)), Attempt::SubmittedOn(other)) if one.store == other.store => {
+                Attempt::SubmittedOn(one.at(one.revision.max(other.revision)))
             }
             _ => Attempt::InDoubt,
         });
@@ -102,14 +102,20 @@ impl Attempts {
 
 #[cfg(test)]
 mod tests {
+    use jcm_model::{Revision, StoreId};
+
     use super::*;
 
     fn id(n: u128) -> OperationId {
         OperationId(uuid::Uuid::from_u128(n))
     }
 
-    fn unknown(on: Option<u64>) -> Answer {
-        Err(WriteError::unknown(id(1), "", on.map(Revision)))
+    fn head(revision: u64) -> Head {
+        Head { store: StoreId(uuid::Uuid::from_u128(1)), revision: Revision(revision) }
+    }
+
+    fn unknown(on: Option<Head>) -> Answer {
+        Err(WriteError::unknown(id(1), "", on))
     }
 
     #[test]
@@ -119,10 +125,10 @@ mod tests {
         let second = attempts.begin(id(1));
         attempts.end(id(1), second, &Err(WriteError::Busy));
         assert_eq!(attempts.get(id(1)), Some(Attempt::UnderWay), "the first may still be applied");
-        attempts.end(id(1), first, &unknown(Some(4)));
+        attempts.end(id(1), first, &unknown(Some(head(4))));
         let third = attempts.begin(id(1));
         attempts.end(id(1), third, &Err(WriteError::unavailable("")));
-        let left = Some(Attempt::SubmittedOn(Revision(4)));
+        let left = Some(Attempt::SubmittedOn(head(4)));
         assert_eq!(attempts.get(id(1)), left, "the first may still be applied");
     }
 
@@ -130,16 +136,22 @@ mod tests {
     fn of_several_in_doubt_the_one_that_is_settled_last_counts() {
         let mut attempts = Attempts::default();
         for (on, left) in [
-            (Some(4), Attempt::SubmittedOn(Revision(4))),
-            (Some(6), Attempt::SubmittedOn(Revision(6))),
-            (Some(5), Attempt::SubmittedOn(Revision(6))),
+            (Some(head(4)), Attempt::SubmittedOn(head(4))),
+            (Some(head(6)), Attempt::SubmittedOn(head(6))),
+            (Some(head(5)), Attempt::SubmittedOn(head(6))),
             (None, Attempt::InDoubt),
-            (Some(9), Attempt::InDoubt),
+            (Some(head(9)), Attempt::InDoubt),
         ] {
             let attempt = attempts.begin(id(1));
             attempts.end(id(1), attempt, &unknown(on));
             assert_eq!(attempts.get(id(1)), Some(left), "{on:?}");
         }
+        for store in [1, 2] {
+            let on = Head { store: StoreId(uuid::Uuid::from_u128(store)), ..head(4) };
+            let attempt = attempts.begin(id(3));
+            attempts.end(id(3), attempt, &unknown(Some(on)));
+        }
+        assert_eq!(attempts.get(id(3)), Some(Attempt::InDoubt), "no head is past those of two stores");
         let attempt = attempts.begin(id(2));
         attempts.end(id(2), attempt, &Err(WriteError::Busy));
         assert_eq!(attempts.get(id(2)), Some(Attempt::NotApplied));

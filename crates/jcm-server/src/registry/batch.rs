@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use jcm_model::{Mutation, OperationId, Revision, TargetPolicy};
+use jcm_model::{Head, Mutation, OperationId, Revision, TargetPolicy};
 use jcm_proto::Entry;
 
 use super::draft::{Action, Draft};
@@ -23,7 +23,7 @@ const BATCH_BYTES_MAX: usize = 512 * 1024;
 #[derive(Debug)]
 pub(super) struct Batch {
     /// The head that it was worked out on.
-    pub(super) head: Revision,
+    pub(super) head: Head,
     pub(super) settled: Vec<Settled>,
     /// What the transaction would hold; may be empty.
     pub(super) entries: Vec<Entry>,
@@ -38,7 +38,7 @@ pub(super) struct Settled {
     pub(super) answer: Answer,
     pub(super) standing: Standing,
     /// An earlier submission, of which nobody knows what came.
-    pub(super) before: Option<Revision>,
+    pub(super) before: Option<Head>,
 }
 
 /// What a settled write's answer rests on.
@@ -64,7 +64,7 @@ impl Batch {
     ) -> Self {
         let mut draft = Draft::new(snapshot, targets);
         let mut batch =
-            Self { head: snapshot.revision, settled: Vec::new(), entries: Vec::new(), rest: Vec::new() };
+            Self { head: snapshot.head(), settled: Vec::new(), entries: Vec::new(), rest: Vec::new() };
         let mut in_batch = HashSet::new();
         let mut size_bytes = 0;
         let mut writes = 0;
@@ -76,7 +76,7 @@ impl Batch {
                 continue;
             }
             // What was submitted on an earlier head can come to be no more: the log up to this one does not hold it.
-            let before = queued.stage.submitted_on().filter(|on| *on >= batch.head);
+            let before = queued.stage.submitted_on().filter(|on| !batch.head.settles(*on));
             if let Some(known) = known(queued.write.operation) {
                 let answer = found(&queued, known);
                 batch.settled.push(Settled { queued, answer, standing: Standing::Logged, before });
@@ -113,14 +113,14 @@ impl Batch {
 
 impl Settled {
     /// Nothing came of this attempt: the write waits as before.
-    pub(super) fn into_waiting(self, before: Option<Revision>) -> Queued {
+    pub(super) fn into_waiting(self, before: Option<Head>) -> Queued {
         self.queued.stage.back_to(before);
         self.queued
     }
 
     /// Whether an earlier submission of the write may still come to be, seen from a batch on this head.
-    pub(super) fn is_in_doubt(&self, head: Revision) -> bool {
-        self.before.is_some_and(|on| on >= head)
+    pub(super) fn is_in_doubt(&self, head: Head) -> bool {
+        self.before.is_some_and(|on| !head.settles(on))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use jcm_model::Revision;
+use jcm_model::Head;
 use tokio::sync::oneshot;
 
 use super::write::{Answer, Write, WriteError};
@@ -31,14 +31,14 @@ enum At {
     #[default]
     Waiting,
     /// It was handed to the store, to be committed if the head is still this one.
-    Submitted(Revision),
+    Submitted(Head),
     /// Its client was told that nothing was submitted.
     GivenUp,
 }
 
 impl Stage {
     /// It is about to go to the store. Answers whether it may.
-    pub(super) fn submit(&self, on: Revision) -> bool {
+    pub(super) fn submit(&self, on: Head) -> bool {
         let mut at = self.at();
         if *at != At::GivenUp {
             *at = At::Submitted(on);
@@ -47,7 +47,7 @@ impl Stage {
     }
 
     /// As before the last submission: that one did nothing, or was not made.
-    pub(super) fn back_to(&self, before: Option<Revision>) {
+    pub(super) fn back_to(&self, before: Option<Head>) {
         let mut at = self.at();
         if *at != At::GivenUp {
             *at = before.map_or(At::Waiting, At::Submitted);
@@ -55,7 +55,7 @@ impl Stage {
     }
 
     /// Its client is told that nothing was submitted; unless it was, on the head that is answered.
-    pub(super) fn give_up(&self) -> Result<(), Revision> {
+    pub(super) fn give_up(&self) -> Result<(), Head> {
         let mut at = self.at();
         if let At::Submitted(on) = *at {
             return Err(on);
@@ -65,7 +65,7 @@ impl Stage {
     }
 
     /// The head on which it was submitted, while nobody knows what came of that.
-    pub(super) fn submitted_on(&self) -> Option<Revision> {
+    pub(super) fn submitted_on(&self) -> Option<Head> {
         match *self.at() {
             At::Submitted(on) => Some(on),
             At::Waiting | At::GivenUp => None,

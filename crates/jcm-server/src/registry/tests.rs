@@ -7,8 +7,9 @@ mod storms;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use jcm_model::{ClusterName, Mutation, Precondition, Refusal, Revision};
+use jcm_model::{ClusterName, Mutation, Precondition, Refusal, Revision, StoreId};
 use jcm_storage::memory::Outcome;
+use jcm_storage::{CommitError, Store};
 
 use super::{Fate, WRITE_DEADLINE, Write, WriteError};
 use group::{Group, Link, Server, add, one, put};
@@ -193,6 +194,25 @@ async fn a_commit_without_an_answer_is_unknown_until_the_head_moves_past_it() {
     let written = other.registry.write(write.clone()).await.unwrap();
     assert_eq!(hanging.registry.fate(write.operation).await, Fate::Applied(written.revision));
     assert_eq!(other.registry.fate(Write { ..add("a", 1) }.operation).await, Fate::Unknown, "never seen");
+    group.stop().await;
+}
+
+#[tokio::test]
+async fn a_write_that_was_worked_out_before_a_restore_is_worked_out_again_after_it() {
+    let group = Group::start(1).await;
+    let server = group.server(0);
+    let replaced = CommitError::Replaced { expected: StoreId(uuid::Uuid::nil()), found: group.store.id() };
+    *server.way.refusal.lock().unwrap() = Some(replaced);
+    let write = put("a", 1, Precondition::default());
+    server.registry.write(write.clone()).await.unwrap();
+    assert_eq!(server.way.commits.load(Ordering::SeqCst), 2);
+    assert_eq!(group.log().await.get(&write.operation), Some(&1));
+    // A store that this server never comes to hold: nothing was submitted.
+    let elsewhere = StoreId(uuid::Uuid::from_u128(7));
+    *server.way.refusal.lock().unwrap() =
+        Some(CommitError::Replaced { expected: group.store.id(), found: elsewhere });
+    let answer = server.registry.write(put("a", 2, Precondition::default())).await;
+    assert!(matches!(answer, Err(WriteError::Unavailable { .. })), "{answer:?}");
     group.stop().await;
 }
 

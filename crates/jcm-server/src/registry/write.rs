@@ -2,7 +2,7 @@
 
 use std::io;
 
-use jcm_model::{ClusterName, Mutation, OperationId, Precondition, Refusal, Revision};
+use jcm_model::{ClusterName, Head, Mutation, OperationId, Precondition, Refusal, Revision};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
@@ -95,7 +95,7 @@ pub(crate) enum WriteError {
         /// What happened.
         reason: String,
         /// The head on which it was submitted, where that is the only way in which it can still come to be.
-        on: Option<Revision>,
+        on: Option<Head>,
     },
 }
 
@@ -121,7 +121,7 @@ impl WriteError {
         Self::Unavailable { reason: reason.into() }
     }
 
-    pub(super) fn unknown(operation: OperationId, reason: impl Into<String>, on: Option<Revision>) -> Self {
+    pub(super) fn unknown(operation: OperationId, reason: impl Into<String>, on: Option<Head>) -> Self {
         Self::OutcomeUnknown { operation, reason: reason.into(), on }
     }
 }

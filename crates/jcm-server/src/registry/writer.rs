@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use jcm_model::{Revision, TargetPolicy};
+use jcm_model::{Head, TargetPolicy};
 use jcm_proto::Transaction;
 use jcm_storage::{CommitError, Membership, Store};
 use tokio::sync::mpsc;
@@ -199,7 +199,7 @@ impl Writer {
                 self.available();
                 self.pace.succeeded();
                 // On the head after it, for which nothing that was submitted before can be in doubt.
-                self.answer(batch.settled, last);
+                self.answer(batch.settled, batch.head.at(last));
                 // On an older memory the next batch would only conflict.
                 let _ = tokio::time::timeout(WRITE_DEADLINE, self.catalog.reached(last)).await;
             }
@@ -212,13 +212,19 @@ impl Writer {
                 let _ = timeout_at(deadline.into(), self.catalog.reached(found)).await;
                 self.pause().await;
             }
+            Err(CommitError::Replaced { expected, found }) => {
+                debug!(%expected, %found, "the store was restored: its definitions are waited for");
+                self.wait_on(batch.settled, |settled| settled.before);
+                let _ = timeout_at(deadline.into(), self.catalog.holds(found)).await;
+                self.pause().await;
+            }
             Err(CommitError::Unknown { reason }) => {
                 debug!(reason, "a commit's outcome is unknown");
                 metrics::counter!("jcm_commits_unknown_total").increment(1);
                 // Submitted, as far as anybody knows. The feed may bring it; else it is tried again on the same head.
                 self.wait_on(batch.settled, |settled| settled.queued.stage.submitted_on());
                 let pause = self.pace.failed(false).max(PAUSE);
-                let _ = tokio::time::timeout(pause, self.catalog.reached(batch.head.next())).await;
+                let _ = tokio::time::timeout(pause, self.catalog.reached(batch.head.revision.next())).await;
             }
             Err(CommitError::TooLarge { size_bytes, limit_bytes }) => {
                 self.split(batch, || WriteError::TooLarge { size_bytes, limit_bytes });
@@ -226,13 +232,6 @@ impl Writer {
             Err(error @ CommitError::Refused { .. }) => {
                 warn!(%error, "the store refused a transaction");
                 self.split(batch, || WriteError::unavailable(error.to_string()));
-            }
-            Err(error @ CommitError::Fenced) => {
-                debug!(%error, epoch, "another server leads: its epoch is waited for");
-                self.wait_on(batch.settled, |settled| settled.before);
-                let mut roster = self.membership.roster();
-                let newer = roster.wait_for(|roster| roster.epoch > epoch);
-                let _ = tokio::time::timeout(PAUSE_MAX, newer).await;
             }
             Err(CommitError::Unavailable { reason }) => {
                 self.unavailable(batch.settled, batch.head, &reason).await;
@@ -248,13 +247,13 @@ impl Writer {
             Ok(Ok(found)) if found == batch.head => {
                 self.available();
                 self.pace.succeeded();
-                self.answer(batch.settled, found);
+                self.answer(batch.settled, batch.head);
             }
             Ok(Ok(found)) => {
                 debug!(expected = %batch.head, %found, "this server's memory is behind");
                 self.wait_on(batch.settled, |settled| settled.before);
-                let _ = timeout_at(deadline.into(), self.catalog.reached(found)).await;
-                if found < batch.head {
+                let _ = timeout_at(deadline.into(), self.catalog.comes_to(found)).await;
+                if found.store == batch.head.store && found.revision < batch.head.revision {
                     self.pause().await;
                 }
             }
@@ -278,7 +277,7 @@ impl Writer {
         refuse(at_fault, head, error);
     }
 
-    async fn unavailable(&mut self, settled: Vec<Settled>, head: Revision, reason: &str) {
+    async fn unavailable(&mut self, settled: Vec<Settled>, head: Head, reason: &str) {
         self.store_available.store(false, Ordering::Relaxed);
         // Those of which something may still come to be are asked about again until their time is over.
         let (in_doubt, certain): (Vec<_>, Vec<_>) =
@@ -289,7 +288,7 @@ impl Writer {
         refuse(certain, head, || WriteError::unavailable(reason));
         if !in_doubt.is_empty() {
             self.wait_on(in_doubt, |settled| settled.before);
-            let _ = tokio::time::timeout(PAUSE_MAX, self.catalog.reached(head.next())).await;
+            let _ = tokio::time::timeout(PAUSE_MAX, self.catalog.reached(head.revision.next())).await;
         }
     }
 
@@ -301,7 +300,7 @@ impl Writer {
     }
 
     /// Puts writes back before those that wait, in order, each as far as `stage` says that it has come.
-    fn wait_on(&mut self, settled: Vec<Settled>, stage: impl Fn(&Settled) -> Option<Revision>) {
+    fn wait_on(&mut self, settled: Vec<Settled>, stage: impl Fn(&Settled) -> Option<Head>) {
         let back = settled.into_iter().map(|settled| {
             let at = stage(&settled);
             settled.into_waiting(at)
@@ -311,7 +310,7 @@ impl Writer {
     }
 
     /// The answers hold, because the head does, or because the log says so.
-    fn answer(&self, settled: Vec<Settled>, head: Revision) {
+    fn answer(&self, settled: Vec<Settled>, head: Head) {
         for settled in settled {
             if settled.standing == Standing::Resting && settled.is_in_doubt(head) {
                 in_doubt(settled);
@@ -340,7 +339,7 @@ impl Writer {
 
 /// Nothing of these was changed; unless they were submitted before, and nobody knows what came of that. What a write met
 /// in a batch that came to nothing may never have been: its own answer says nothing.
-fn refuse(settled: Vec<Settled>, head: Revision, error: impl Fn() -> WriteError) {
+fn refuse(settled: Vec<Settled>, head: Head, error: impl Fn() -> WriteError) {
     for settled in settled {
         if settled.is_in_doubt(head) {
             in_doubt(settled);

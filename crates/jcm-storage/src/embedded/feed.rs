@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use jcm_model::{Revision, StoreId};
+use jcm_model::{Head, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 use tracing::warn;
@@ -29,12 +29,12 @@ pub(super) struct EmbeddedFeed {
 }
 
 impl EmbeddedFeed {
-    pub(super) fn new(inner: &Arc<Inner>, from: Revision) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, from: Head) -> Self {
         Self {
             inner: Arc::downgrade(inner),
             head: inner.head.subscribe(),
-            store: inner.current().identity.store,
-            at: from,
+            store: from.store,
+            at: from.revision,
             backlog: VecDeque::new(),
             is_lost: false,
         }

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use jcm_model::{Change, ClusterName, Effect, OperationId, Revision};
+use jcm_model::{Change, ClusterName, Effect, Head, OperationId, Revision};
 use jcm_proto::{Entry, Transaction};
 use redb::{Builder, StorageBackend};
 use uuid::Uuid;
@@ -130,27 +130,31 @@ fn creation(head: Revision) -> Arc<Transaction> {
     })
 }
 
+fn at(store: &EmbeddedStore, revision: u64) -> Head {
+    Head { store: store.id(), revision: Revision(revision) }
+}
+
 async fn commit(store: &EmbeddedStore, count: u64) {
     for _ in 0..count {
         let head = store.head().await.unwrap();
-        store.commit(creation(head), head).await.unwrap();
+        store.commit(creation(head.revision), head).await.unwrap();
     }
 }
 
 /// A commit as it would be at another time.
 fn commit_at(store: &EmbeddedStore, now: Instant) -> Result<(), CommitError> {
-    let head = store.inner.current().tail.head();
-    let submission = Submission::parse(creation(head), head)?;
+    let head = store.inner.current().head();
+    let submission = Submission::parse(creation(head.revision), head.revision)?;
     store.writer.try_lock().unwrap().commit(&store.inner, submission, head, now)
 }
 
 /// Asserts that everything up to the head is there, in the definitions and in the feed.
 async fn expect_whole(store: &EmbeddedStore) {
-    let head = store.head().await.unwrap();
+    let head = store.head().await.unwrap().revision;
     let snapshot = store.load().await.unwrap();
     assert_eq!(snapshot.revision, head);
     assert_eq!(snapshot.clusters.len() as u64, head.0);
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store, 0)).await.unwrap();
     for revision in 1..=head.0 {
         match feed.next().await {
             Some(Feed::Committed(transaction)) => assert_eq!(transaction.last(), Revision(revision)),
@@ -198,7 +202,7 @@ async fn a_commit_whose_sync_failed_is_told_by_the_log() {
         let disk = Disk::default();
         let store = disk.store(Limits::default());
         commit(&store, 5).await;
-        let mut feed = store.changes(Revision(5)).await.unwrap();
+        let mut feed = store.changes(at(&store, 5)).await.unwrap();
         disk.sectors().failing_syncs = failing_syncs;
         let error = commit_at(&store, Instant::now()).expect_err("the sync failed");
         let later = Instant::now() + Duration::from_mins(1);
@@ -206,7 +210,11 @@ async fn a_commit_whose_sync_failed_is_told_by_the_log() {
         match error {
             CommitError::Unavailable { .. } => {
                 // Known to have come to nothing, so the same revision is free.
-                assert_eq!(store.head().await.unwrap(), Revision(5), "{failing_syncs} failing syncs");
+                assert_eq!(
+                    store.head().await.unwrap().revision,
+                    Revision(5),
+                    "{failing_syncs} failing syncs"
+                );
                 commit_at(&store, later).unwrap();
             }
             CommitError::Unknown { .. } => {
@@ -214,7 +222,7 @@ async fn a_commit_whose_sync_failed_is_told_by_the_log() {
             }
             other => panic!("{failing_syncs} failing syncs: {other:?}"),
         }
-        if store.head().await.unwrap() == Revision(5) {
+        if store.head().await.unwrap().revision == Revision(5) {
             commit_at(&store, later).unwrap();
         }
         let next = feed.next().await;
@@ -293,7 +301,7 @@ async fn what_was_trimmed_from_the_log_resets_its_followers_and_is_forgotten() {
     drop(store);
     let store = disk.store(limits);
     for (from, is_told) in [(0, false), (20, false), (21, true), (30, true)] {
-        let mut feed = store.changes(Revision(from)).await.unwrap();
+        let mut feed = store.changes(at(&store, from)).await.unwrap();
         match feed.next().await {
             Some(Feed::Committed(transaction)) if is_told => {
                 assert_eq!(transaction.first(), Revision(from + 1));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jcm_model::{Change, Cluster, ClusterName, Effect, Revision, StoreId};
+use jcm_model::{Change, Cluster, ClusterName, Effect, Head, Revision, StoreId};
 use jcm_proto::{record, v1};
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use tracing::{error, info, warn};
@@ -17,7 +17,7 @@ use super::tables::{
 };
 use crate::restoration::Restoration;
 use crate::store::chain;
-use crate::submission::Submission;
+use crate::submission::{Submission, refuse_unless_on};
 use crate::{CommitError, LoadError, RestoreError};
 
 /// After a failed write the file is opened again, which reads all of it after some failures: not for each of the
@@ -58,10 +58,12 @@ impl Writer {
         &mut self,
         inner: &Inner,
         submission: Submission,
-        expected: Revision,
+        expected: Head,
         now: Instant,
     ) -> Result<(), CommitError> {
         self.refuse_unless_ready(inner, now)?;
+        refuse_unless_on(inner.current().head(), expected)?;
+        let expected = expected.revision;
         let last = submission.transaction.last();
         let trim = self.retention.next_trim(expected, now);
         let quarantine = inner.quarantine().clone();

@@ -55,8 +55,9 @@ impl Inner {
     pub(super) async fn commit(
         &self,
         transaction: Arc<Transaction>,
-        expected: Revision,
+        on: jcm_model::Head,
     ) -> Result<(), CommitError> {
+        let expected = on.revision;
         let begun = Instant::now();
         let (answer_due, deadline) = (begun + ANSWER_PATIENCE, begun + COMMIT_PATIENCE);
         let submission = Submission::parse(transaction, expected)?;
@@ -65,7 +66,7 @@ impl Inner {
             return Err(unavailable("commits before it did not end in time"));
         };
         loop {
-            let base = self.base(&submission.transaction, expected)?;
+            let base = self.base(&submission.transaction, on)?;
             let mut draft = draft(&base.bound.layout, &submission.transaction, &base.excerpt)?;
             let last = submission.transaction.last();
             let layout = &base.bound.layout;
@@ -77,7 +78,7 @@ impl Inner {
             match self.submit(&base, &draft, last, answer_due).await {
                 Ok(head) => {
                     self.publish(Committed {
-                        expected,
+                        on,
                         transaction: submission.transaction,
                         size_bytes: submission.unpacked_bytes,
                         record_bytes: submission.record.len(),
@@ -113,10 +114,16 @@ impl Inner {
     }
 
     /// What is known, if it is what the transaction was worked out on.
-    fn base(&self, transaction: &Transaction, expected: Revision) -> Result<Base, CommitError> {
+    fn base(&self, transaction: &Transaction, on: jcm_model::Head) -> Result<Base, CommitError> {
+        let expected = on.revision;
         let state = self.state();
         if let Some(reason) = state.refusal() {
             return Err(unavailable(reason));
+        }
+        if let Some(bound) = &state.bound
+            && bound.identity.store != on.store
+        {
+            return Err(CommitError::Replaced { expected: on.store, found: bound.identity.store });
         }
         let (Some(bound), Some(held)) = (&state.bound, &state.held) else {
             // Without the log nobody knows whether the operation was carried out already.
@@ -178,9 +185,7 @@ impl Inner {
             zk::MultiWriteError::OperationFailed { index: AT_HEAD, source: zk::Error::BadVersion } => {
                 match fetch::head(&self.session, &base.bound.layout, deadline).await {
                     Ok(Some(Ok(head))) if head.revision == expected => {
-                        if let Some(held) = &mut self.state().held {
-                            held.note_head(head);
-                        }
+                        self.state().note_head(base.bound.identity.store, head);
                         Refused::Again
                     }
                     Ok(Some(Ok(head))) => {
@@ -307,7 +312,7 @@ impl Inner {
         let head = self.state().held.as_ref().map_or(base.head.revision, |held| held.tail.head());
         let transaction = crate::planted::renumbered(&submission.transaction, head);
         let again = Submission::parse(Arc::new(transaction), head)?;
-        let base = self.base(&again.transaction, head)?;
+        let base = self.base(&again.transaction, base.bound.identity.head(head))?;
         let mut draft = draft(&base.bound.layout, &again.transaction, &base.excerpt)?;
         let (last, data) = (again.transaction.last(), again.record.clone());
         draft.writes.push(Write::Create { path: base.bound.layout.change(last), data });

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jcm_model::Revision;
+use jcm_model::{Head, Revision};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 use tracing::warn;
@@ -33,14 +33,18 @@ pub(super) struct ZooKeeperFeed {
 }
 
 impl ZooKeeperFeed {
-    pub(super) fn new(inner: &Arc<Inner>, from: Revision) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, from: Head) -> Self {
+        let (resets_seen, is_lost) = {
+            let mut state = inner.state();
+            (state.resets, state.held_of(from.store).is_none())
+        };
         Self {
             inner: Arc::downgrade(inner),
             ticks: inner.ticks(),
-            at: from,
+            at: from.revision,
             backlog: VecDeque::new(),
-            resets_seen: inner.state().resets,
-            is_lost: false,
+            resets_seen,
+            is_lost,
         }
     }
 

@@ -76,6 +76,8 @@ pub(super) struct Bound {
 /// What was loaded, and followed since.
 #[derive(Debug)]
 pub(super) struct Held {
+    /// The store that it is of. Who asked for the state of another one, before it was replaced, must not touch it.
+    pub(super) store: StoreId,
     pub(super) tail: Tail,
     pub(super) mirror: Mirror,
     pub(super) head: Head,
@@ -87,6 +89,18 @@ impl State {
     /// Why nothing may be written or followed.
     pub(super) fn refusal(&self) -> Option<&String> {
         self.alien.as_ref().or(self.rewound.as_ref())
+    }
+
+    /// What is held, if it is of that store.
+    pub(super) fn held_of(&mut self, store: StoreId) -> Option<&mut Held> {
+        self.held.as_mut().filter(|held| held.store == store)
+    }
+
+    /// Notes where the log of a store ends.
+    pub(super) fn note_head(&mut self, store: StoreId, head: Head) {
+        if let Some(held) = self.held_of(store) {
+            held.note_head(head);
+        }
     }
 
     /// Drops what is held: every feed is reset.
@@ -112,7 +126,7 @@ impl Held {
     }
 
     /// Notes where the log ends. A reading that was overtaken is left alone: versions wrap, and are near each other.
-    pub(super) fn note_head(&mut self, head: Head) {
+    fn note_head(&mut self, head: Head) {
         if head.version.wrapping_sub(self.head.version) > 0 {
             self.head = head;
         }
@@ -247,7 +261,7 @@ impl Inner {
             }
             if state.held.is_none() {
                 let tail = Tail::new(head.revision, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX);
-                state.held = Some(Held { tail, mirror, head, log_bytes: 0 });
+                state.held = Some(Held { store: bound.identity.store, tail, mirror, head, log_bytes: 0 });
                 return Ok(snapshot);
             }
         }
@@ -259,7 +273,7 @@ impl Inner {
     /// Reads the head as it is now, and takes what is missing. The watch fires when the head moves on.
     pub(super) async fn look(&self, bound: &Bound) -> Result<zk::OneshotWatcher, LoadError> {
         let _one = self.looking.lock().await;
-        let floor = self.state().held.as_ref().map(|held| held.head.clone());
+        let floor = self.state().held_of(bound.identity.store).map(|held| held.head.clone());
         let (head, watch) = fetch::watched_head(&self.session, &bound.layout).await?;
         let head = self.readable(bound, head).await?;
         if let Some(floor) = floor {
@@ -316,7 +330,7 @@ impl Inner {
     async fn catch_up(&self, bound: &Bound, head: Head) -> Result<(), LoadError> {
         let mut at = {
             let mut state = self.state();
-            let Some(held) = &mut state.held else { return Ok(()) };
+            let Some(held) = state.held_of(bound.identity.store) else { return Ok(()) };
             if head.revision <= held.tail.head() {
                 held.note_head(head);
                 return Ok(());
@@ -344,7 +358,7 @@ impl Inner {
                 return Ok(());
             };
             at = last.last();
-            if !self.take_all(transactions, &head) {
+            if !self.take_all(bound.identity.store, transactions, &head) {
                 self.lose("what follows does not join what is there");
                 return Ok(());
             }
@@ -354,9 +368,9 @@ impl Inner {
 
     /// Takes transactions in order. `false`: one is not the next. With the last one the head is known, in the same step:
     /// whoever hears of it may commit on it.
-    fn take_all(&self, transactions: Vec<(Transaction, usize)>, head: &Head) -> bool {
+    fn take_all(&self, store: StoreId, transactions: Vec<(Transaction, usize)>, head: &Head) -> bool {
         let mut state = self.state();
-        let Some(held) = &mut state.held else { return true };
+        let Some(held) = state.held_of(store) else { return true };
         let mut fits = true;
         for (transaction, size_bytes) in transactions {
             fits &= held.take(&Arc::new(transaction), size_bytes);
@@ -379,8 +393,8 @@ impl Inner {
     /// Takes what was just committed from here, unless the follower was faster.
     pub(super) fn publish(&self, committed: Committed) {
         let mut state = self.state();
-        let Some(held) = &mut state.held else { return };
-        if held.tail.head() == committed.expected {
+        let Some(held) = state.held_of(committed.on.store) else { return };
+        if held.tail.head() == committed.on.revision {
             held.mirror.install(committed.after);
             held.tail.push(committed.transaction, committed.size_bytes);
             held.log_bytes += committed.record_bytes as u64;
@@ -421,7 +435,7 @@ impl Inner {
 
 /// What was committed from here.
 pub(super) struct Committed {
-    pub(super) expected: Revision,
+    pub(super) on: jcm_model::Head,
     pub(super) transaction: Arc<Transaction>,
     pub(super) size_bytes: usize,
     pub(super) record_bytes: usize,
@@ -467,7 +481,8 @@ mod tests {
         let inner = Inner::new(session::keep(config, &TaskTracker::new(), stop), "");
         let floor = head(150, 9);
         let tail = Tail::new(floor.revision, TAIL_TRANSACTIONS_MAX, TAIL_BYTES_MAX);
-        let held = Held { tail, mirror: Mirror::default(), head: floor.clone(), log_bytes: 0 };
+        let store = StoreId(uuid::Uuid::from_u128(1));
+        let held = Held { store, tail, mirror: Mirror::default(), head: floor.clone(), log_bytes: 0 };
         inner.state().held = Some(held);
         inner.refuse_rewound(&floor, &head(151, 10)).unwrap();
         assert!(inner.state().held.is_some(), "that is how it goes on");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jcm_model::{Cluster, Revision, StoreId};
+use jcm_model::{Cluster, Head, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
@@ -61,25 +61,26 @@ impl Store for ZooKeeperStore {
     }
 
     /// In a task of its own, so that it goes on when nobody waits for it.
-    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError> {
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError> {
         let inner = Arc::clone(&self.inner);
         let commit = self.tasks.spawn(async move { inner.commit(transaction, expected).await });
         commit.await.unwrap_or_else(|error| Err(CommitError::Unknown { reason: error.to_string() }))
     }
 
-    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
+    async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {
         if self.inner.state().held.is_none() {
             return Err(LoadError::Unavailable { reason: "its definitions are not loaded yet".to_owned() });
         }
         Ok(Box::new(ZooKeeperFeed::new(&self.inner, from)))
     }
 
-    async fn head(&self) -> Result<Revision, LoadError> {
+    async fn head(&self) -> Result<Head, LoadError> {
         let session = &self.inner.session;
         let head = session.as_one(async {
             fetch::sync(session, Instant::now() + REQUEST_PATIENCE).await?;
             let bound = self.inner.recognise().await?;
-            Ok(self.inner.read_head(&bound).await?.revision)
+            let revision = self.inner.read_head(&bound).await?.revision;
+            Ok(bound.identity.head(revision))
         });
         let lost = "the session with ZooKeeper was lost while the head was read; ask again";
         head.await.unwrap_or_else(|| Err(LoadError::Unavailable { reason: lost.to_owned() }))

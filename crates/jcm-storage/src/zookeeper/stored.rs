@@ -24,6 +24,11 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// The store's head, when it is at that revision.
+    pub(crate) fn head(&self, revision: Revision) -> jcm_model::Head {
+        jcm_model::Head { store: self.store, revision }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         record::encode(&v1::StoreIdentity {
             format: FORMAT,

@@ -197,7 +197,7 @@ async fn trim(
 
 #[cfg(test)]
 mod tests {
-    use jcm_model::{Change, ClusterName, Effect, OperationId};
+    use jcm_model::{Change, ClusterName, Effect, Head, OperationId};
     use jcm_proto::{Entry, Transaction};
     use uuid::Uuid;
 
@@ -207,10 +207,10 @@ mod tests {
     use crate::{Feed, Member, Membership, Store};
 
     /// Commits transactions of ten clusters each.
-    async fn commit(store: &ZooKeeperStore, transactions: u32) -> Revision {
+    async fn commit(store: &ZooKeeperStore, transactions: u32) -> Head {
         for _ in 0..transactions {
             let head = store.head().await.unwrap();
-            let entries = (head.0 + 1..=head.0 + 10).map(|revision| Entry {
+            let entries = (head.revision.0 + 1..=head.revision.0 + 10).map(|revision| Entry {
                 operation: OperationId(Uuid::new_v4()),
                 fingerprint: 0,
                 principal: String::new(),
@@ -250,7 +250,8 @@ mod tests {
         let mut roster = membership.roster();
         let epoch = roster.wait_for(|roster| roster.leader.is_some()).await.unwrap().epoch;
         // Over the end of the first block.
-        let head = commit(&store, 110).await;
+        let last = commit(&store, 110).await;
+        let head = last.revision;
         let inner = &store.inner;
         let (bound, mark) = inner.mark().unwrap();
         assert_eq!(mark.head, head);
@@ -287,9 +288,9 @@ mod tests {
         let snapshot = fresh.load().await.unwrap();
         assert_eq!((snapshot.clusters.len(), snapshot.revision), (1_110, Revision(1_110)));
         assert_eq!(snapshot.operations.len(), 10, "the operations of the last transaction");
-        let mut feed = fresh.changes(head).await.unwrap();
+        let mut feed = fresh.changes(last).await.unwrap();
         assert!(matches!(feed.next().await, Some(Feed::Committed(_))));
-        let mut behind = fresh.changes(Revision(1_050)).await.unwrap();
+        let mut behind = fresh.changes(last.at(Revision(1_050))).await.unwrap();
         assert!(matches!(behind.next().await, Some(Feed::Reset)));
     }
 

@@ -9,7 +9,7 @@ use jcm_storage::store::{Operation, TRANSACTION_BYTES_MAX};
 use serde_json::json;
 
 use crate::backends::{Backend, range};
-use crate::written::{Expected, cluster, creation, name, node, operation, put_nodes, transaction};
+use crate::written::{Expected, at, cluster, creation, name, node, operation, put_nodes, transaction};
 
 pub(crate) async fn a_stale_head_is_a_conflict_and_changes_nothing(backend: &impl Backend) {
     let store = backend.empty();
@@ -18,14 +18,14 @@ pub(crate) async fn a_stale_head_is_a_conflict_and_changes_nothing(backend: &imp
     let before = expected.clone();
     expected.commit(store.as_ref(), &[("orders", put_nodes([2]))]).await;
     for stale in [Revision(0), before.head, Revision(7)] {
-        let error = store.commit(creation("late", stale), stale).await.unwrap_err();
+        let error = store.commit(creation("late", stale), at(store.id(), stale)).await.unwrap_err();
         assert!(
             matches!(error, CommitError::Conflict { expected, found } if expected == stale && found == Revision(2)),
             "on head {stale}: {error:?}"
         );
     }
     expected.expect_in(store.as_ref()).await;
-    let mut feed = store.changes(Revision(1)).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision(1))).await.unwrap();
     assert_eq!(range(&mut feed).await, (2, 2));
     expected.commit(store.as_ref(), &[("late", cluster(json!({})))]).await;
     assert_eq!(range(&mut feed).await, (3, 3), "a refused commit came through the feed");
@@ -44,7 +44,7 @@ pub(crate) async fn many_clusters_in_one_transaction_are_all_there_or_none(backe
     let mut elsewhere = expected.clone();
     let changes = names.iter().map(|name| elsewhere.change(name, &put_nodes([3]))).collect();
     expected.commit(store.as_ref(), &[("first", cluster(json!({})))]).await;
-    let error = store.commit(transaction(changes), Revision(50)).await.unwrap_err();
+    let error = store.commit(transaction(changes), at(store.id(), Revision(50))).await.unwrap_err();
     assert!(matches!(error, CommitError::Conflict { .. }), "{error:?}");
     expected.expect_in(store.as_ref()).await;
 }
@@ -61,7 +61,7 @@ pub(crate) async fn operations_come_back_oldest_first(backend: &impl Backend) {
     first.entries[0].operation = operation(70);
     first.entries[1].operation = operation(70);
     first.entries[1].fingerprint = 71;
-    store.commit(Arc::new(first), Revision::ZERO).await.unwrap();
+    store.commit(Arc::new(first), at(store.id(), Revision::ZERO)).await.unwrap();
     expected.commit(store.as_ref(), &[("b", Mutation::DeleteCluster)]).await;
 
     let remembered = |id, fingerprint, revision, created| Operation {
@@ -106,7 +106,7 @@ pub(crate) async fn an_oversized_transaction_is_refused_with_both_sizes(backend:
     let mut expected = Expected::default();
     expected.commit(store.as_ref(), &[("small", cluster(json!({})))]).await;
     let change = expected.clone().change("large", &noisy_cluster(2_000));
-    let error = store.commit(transaction(vec![change]), expected.head).await.unwrap_err();
+    let error = store.commit(transaction(vec![change]), at(store.id(), expected.head)).await.unwrap_err();
     let CommitError::TooLarge { size_bytes, limit_bytes } = error else {
         panic!("not refused for its size: {error:?}");
     };
@@ -130,7 +130,7 @@ pub(crate) async fn a_transaction_that_packs_well_may_be_larger_than_the_limit(b
         .collect();
     expected.commit(store.as_ref(), &[("alike", cluster(json!({ "nodes": nodes })))]).await;
     expected.expect_in(store.as_ref()).await;
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     assert_eq!(range(&mut feed).await, (1, 1));
 }
 
@@ -150,7 +150,7 @@ pub(crate) async fn a_transaction_with_other_revisions_is_refused_untouched(back
         ("twice", vec![next.clone(), next.clone()]),
         ("backwards", vec![ahead, next]),
     ] {
-        let error = store.commit(transaction(changes), expected.head).await.expect_err(case);
+        let error = store.commit(transaction(changes), at(store.id(), expected.head)).await.expect_err(case);
         assert!(matches!(error, CommitError::Refused { .. }), "{case}: {error:?}");
         assert!(error.to_string().contains("nothing was submitted"), "{case}: {error}");
         expected.expect_in(store.as_ref()).await;
@@ -161,7 +161,7 @@ pub(crate) async fn concurrent_committers_lose_no_update_and_number_without_a_ga
     const TASKS: u32 = 8;
     const COMMITS: u32 = 12;
     let store = backend.empty();
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     let mut expected = Expected::default();
     expected.commit(store.as_ref(), &[("shared", cluster(json!({})))]).await;
 
@@ -170,12 +170,12 @@ pub(crate) async fn concurrent_committers_lose_no_update_and_number_without_a_ga
         let store = Arc::clone(&store);
         let mut mine = expected.clone();
         tasks.spawn(async move {
-            let mut feed = store.changes(mine.head).await.unwrap();
+            let mut feed = store.changes(at(store.id(), mine.head)).await.unwrap();
             for commit in 0..COMMITS {
                 loop {
                     let head = mine.head;
                     let change = mine.clone().change("shared", &put_nodes([1 + task * COMMITS + commit]));
-                    match store.commit(transaction(vec![change]), head).await {
+                    match store.commit(transaction(vec![change]), at(store.id(), head)).await {
                         Ok(()) => break,
                         Err(CommitError::Conflict { found, .. }) => {
                             catch_up(&mut mine, &mut feed, found).await;
@@ -218,14 +218,14 @@ pub(crate) async fn catch_up(
 
 pub(crate) async fn a_commit_goes_on_when_its_sender_stops_waiting(backend: &impl Backend) {
     let store = backend.empty();
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     let mut expected = Expected::default();
     for round in 0..20 {
         // One that is waited for, so that the next one is handed over at its first poll.
         expected.commit(store.as_ref(), &[(&format!("waited{round}"), cluster(json!({})))]).await;
         let head = expected.head;
         let transaction = transaction(vec![expected.change(&format!("left{round}"), &cluster(json!({})))]);
-        let mut commit = store.commit(transaction, head);
+        let mut commit = store.commit(transaction, at(store.id(), head));
         let polled = std::future::poll_fn(|context| Poll::Ready(commit.as_mut().poll(context))).await;
         drop(commit);
         if let Poll::Ready(done) = polled {

@@ -4,7 +4,7 @@ use jcm_model::{Mutation, Revision};
 use serde_json::json;
 
 use crate::backends::Backend;
-use crate::written::{Expected, cluster, name, node, node_id, put_nodes};
+use crate::written::{Expected, at, cluster, name, node, node_id, put_nodes};
 
 pub(crate) async fn an_empty_store_is_at_revision_zero(backend: &impl Backend) {
     let (store, other) = (backend.empty(), backend.empty());
@@ -87,7 +87,7 @@ pub(crate) async fn a_cluster_that_is_created_over_an_old_one_keeps_none_of_its_
     let mut stranger = Expected { head, ..Expected::default() };
     let change = stranger.change("orders", &cluster(json!({ "nodes": [node(3)] })));
     expected.take(&change);
-    store.commit(crate::written::transaction(vec![change]), head).await.unwrap();
+    store.commit(crate::written::transaction(vec![change]), at(store.id(), head)).await.unwrap();
     let snapshot = expected.expect_in(store.as_ref()).await;
     assert_eq!(snapshot.clusters[0].nodes.len(), 1);
 }

@@ -8,7 +8,7 @@ use redb::{ReadableTable, TableDefinition};
 use serde_json::json;
 
 use crate::backends::{Embedded, expect_reset, range};
-use crate::written::{Expected, cluster, name, node, put_nodes, transaction};
+use crate::written::{Expected, at, cluster, name, node, put_nodes, transaction};
 
 // As they are in the file: a change of these is a change of the format.
 const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
@@ -57,7 +57,7 @@ async fn a_file_that_is_opened_again_is_the_same_store() {
     let after = expected.expect_in(&store).await;
     assert_eq!(before.store, after.store, "the store has another identity");
     assert_eq!(before.operations, after.operations);
-    let mut feed = store.changes(Revision(1)).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision(1))).await.unwrap();
     assert_eq!(range(&mut feed).await, (2, 2));
     expected.commit(&store, &[("good", put_nodes([5]))]).await;
     assert_eq!(range(&mut feed).await, (3, 3));
@@ -225,7 +225,7 @@ async fn a_cluster_that_cannot_be_read_is_quarantined_and_the_others_are_served(
         belief.clusters.remove(&name("bad"));
         let head = expected.head;
         let creation = belief.change("bad", &cluster(json!({ "nodes": [node(9)] })));
-        let error = store.commit(transaction(vec![creation]), head).await.unwrap_err();
+        let error = store.commit(transaction(vec![creation]), at(store.id(), head)).await.unwrap_err();
         assert!(matches!(error, CommitError::Refused { .. }), "{reason}: {error:?}");
         assert!(error.to_string().contains("cluster `bad` cannot be read"), "{reason}: {error}");
         assert_eq!(store.load().await.unwrap().quarantined, snapshot.quarantined, "{reason}");
@@ -263,10 +263,10 @@ async fn a_damaged_record_of_the_log_costs_its_followers_a_load_and_nothing_else
     let snapshot = expected.expect_in(&store).await;
     let remembered: Vec<_> = snapshot.operations.iter().map(|operation| operation.revision.0).collect();
     assert_eq!(remembered, [1, 3]);
-    let mut early = store.changes(Revision::ZERO).await.unwrap();
+    let mut early = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     assert_eq!(range(&mut early).await, (1, 1));
     expect_reset(&mut early).await;
-    let mut late = store.changes(Revision(2)).await.unwrap();
+    let mut late = store.changes(at(store.id(), Revision(2))).await.unwrap();
     assert_eq!(range(&mut late).await, (3, 3));
     expected.commit(&store, &[("good", put_nodes([5]))]).await;
     assert_eq!(range(&mut late).await, (4, 4));

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::backends::{Backend, expect_reset, range, step};
 use crate::commits::catch_up;
-use crate::written::{Expected, cluster, put_nodes};
+use crate::written::{Expected, at, cluster, put_nodes};
 
 /// Three commits, which end at revisions 1, 3 and 4.
 async fn three_commits(store: &dyn Store) -> Expected {
@@ -21,14 +21,14 @@ async fn three_commits(store: &dyn Store) -> Expected {
 
 pub(crate) async fn a_feed_from_any_revision_has_no_gap(backend: &impl Backend) {
     let store = backend.empty();
-    let mut early = store.changes(Revision::ZERO).await.unwrap();
+    let mut early = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     three_commits(store.as_ref()).await;
     let all = [(1, 1), (2, 3), (4, 4)];
     for due in all {
         assert_eq!(range(&mut early).await, due);
     }
     for (from, skipped) in [(0, 0), (1, 1), (3, 2)] {
-        let mut feed = store.changes(Revision(from)).await.unwrap();
+        let mut feed = store.changes(at(store.id(), Revision(from))).await.unwrap();
         for due in &all[skipped..] {
             assert_eq!(range(&mut feed).await, *due, "from {from}");
         }
@@ -38,7 +38,7 @@ pub(crate) async fn a_feed_from_any_revision_has_no_gap(backend: &impl Backend) 
 pub(crate) async fn a_feed_sees_the_commits_to_come(backend: &impl Backend) {
     let store = backend.empty();
     let mut expected = three_commits(store.as_ref()).await;
-    let mut feed = store.changes(expected.head).await.unwrap();
+    let mut feed = store.changes(at(store.id(), expected.head)).await.unwrap();
     let waiting = tokio::spawn(async move {
         let seen = [range(&mut feed).await, range(&mut feed).await];
         (feed, seen)
@@ -59,7 +59,7 @@ pub(crate) async fn a_feed_that_asks_for_what_never_was_is_reset(backend: &impl 
     three_commits(store.as_ref()).await;
     // 2 is inside a commit, 9 is yet to come: whoever holds such a state has it from elsewhere.
     for from in [2, 9] {
-        let mut feed = store.changes(Revision(from)).await.unwrap();
+        let mut feed = store.changes(at(store.id(), Revision(from))).await.unwrap();
         expect_reset(&mut feed).await;
         expect_reset(&mut feed).await;
     }
@@ -68,7 +68,7 @@ pub(crate) async fn a_feed_that_asks_for_what_never_was_is_reset(backend: &impl 
 pub(crate) async fn a_feed_ends_with_its_store(backend: &impl Backend) {
     let store = backend.empty();
     three_commits(store.as_ref()).await;
-    let mut feed = store.changes(Revision(4)).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision(4))).await.unwrap();
     let waiting = tokio::spawn(async move { step(&mut feed).await });
     drop(store);
     let end = waiting.await.unwrap();
@@ -83,7 +83,7 @@ pub(crate) async fn a_follower_far_behind_still_gets_everything(backend: &impl B
     // More commits than a backend keeps at hand.
     let names: Vec<String> = (0..BATCH).map(|number| format!("c{number}")).collect();
     let mut follower = Expected::default();
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     for number in 1..=1_200 {
         expected.commit(store.as_ref(), &[("a", put_nodes([number % 7 + 1 + number]))]).await;
     }
@@ -126,7 +126,7 @@ pub(crate) async fn a_load_and_its_feed_meet_without_a_gap_under_writes(backend:
                 .map(|cluster| (cluster.name.clone(), Arc::clone(cluster)))
                 .collect(),
         };
-        let mut feed = store.changes(snapshot.revision).await.unwrap();
+        let mut feed = store.changes(at(store.id(), snapshot.revision)).await.unwrap();
         followers.spawn(async move {
             catch_up(&mut follower, &mut feed, last).await;
             follower

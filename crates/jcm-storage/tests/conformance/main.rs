@@ -44,7 +44,7 @@ macro_rules! conformance {
                 feeds::a_load_and_its_feed_meet_without_a_gap_under_writes
                 restores::a_restore_puts_all_of_it_in_place_under_a_new_identity
                 restores::a_restore_resets_every_feed_and_what_follows_begins_above
-                restores::a_commit_from_before_a_restore_fits_no_head_after_it
+                restores::what_was_worked_out_before_a_restore_is_refused_whatever_the_revisions
                 restores::a_restore_of_what_is_no_set_of_definitions_changes_nothing
                 random::any_history_leaves_what_its_changes_say
             );

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::backends::Backend;
 use crate::commits::catch_up;
-use crate::written::{Expected, cluster, name, node, node_id, transaction};
+use crate::written::{Expected, at, cluster, name, node, node_id, transaction};
 
 /// Few, for each makes a file; what they miss in one run another run finds.
 const HISTORIES: u32 = 24;
@@ -118,12 +118,12 @@ async fn live_through(store: &dyn Store, history: &[Vec<Step>]) {
             }
         }
         if !changes.is_empty() {
-            store.commit(transaction(changes), head).await.unwrap();
+            store.commit(transaction(changes), at(store.id(), head)).await.unwrap();
         }
     }
     expected.expect_in(store).await;
     let mut follower = Expected::default();
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     catch_up(&mut follower, &mut feed, expected.head).await;
     assert_eq!(follower.clusters, expected.clusters, "the feed tells another story");
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::backends::{Backend, expect_reset, range};
 use crate::commits::catch_up;
-use crate::written::{Expected, cluster, creation, name, node, put_nodes};
+use crate::written::{Expected, at, cluster, creation, name, node, put_nodes};
 
 /// Definitions from elsewhere: a few clusters with histories of their own.
 fn elsewhere() -> Vec<Arc<Cluster>> {
@@ -75,14 +75,14 @@ pub(crate) async fn a_restore_puts_all_of_it_in_place_under_a_new_identity(backe
 
 pub(crate) async fn a_restore_resets_every_feed_and_what_follows_begins_above(backend: &impl Backend) {
     let (store, before) = filled(backend).await;
-    let mut caught_up = store.changes(before.head).await.unwrap();
-    let mut behind = store.changes(Revision::ZERO).await.unwrap();
+    let mut caught_up = store.changes(at(store.id(), before.head)).await.unwrap();
+    let mut behind = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     assert_eq!(range(&mut behind).await, (1, 1));
     let clusters = elsewhere();
     store.restore(clusters.clone(), Vec::new()).await.unwrap();
     let mut restored = expect_restored(store.as_ref(), &clusters, before.head).await;
-    let mut after = store.changes(restored.head).await.unwrap();
-    let mut older = store.changes(before.head).await.unwrap();
+    let mut after = store.changes(at(store.id(), restored.head)).await.unwrap();
+    let mut older = store.changes(at(store.id(), before.head)).await.unwrap();
     restored.commit(store.as_ref(), &[("new", cluster(json!({})))]).await;
     expect_reset(&mut caught_up).await;
     expect_reset(&mut older).await;
@@ -104,16 +104,25 @@ pub(crate) async fn a_restore_resets_every_feed_and_what_follows_begins_above(ba
     assert!(heard.clusters.contains_key(&name("new")));
 }
 
-pub(crate) async fn a_commit_from_before_a_restore_fits_no_head_after_it(backend: &impl Backend) {
-    let (store, before) = filled(backend).await;
+pub(crate) async fn what_was_worked_out_before_a_restore_is_refused_whatever_the_revisions(
+    backend: &impl Backend,
+) {
+    let (store, _) = filled(backend).await;
     for clusters in [Vec::new(), elsewhere()[..3].to_vec()] {
-        let head = store.head().await.unwrap();
+        let before = store.head().await.unwrap();
         store.restore(clusters, Vec::new()).await.unwrap();
-        store.load().await.unwrap();
-        for late in [before.head, head] {
-            let error = store.commit(creation("late", late), late).await.unwrap_err();
-            assert!(matches!(error, CommitError::Conflict { .. }), "on head {late}: {error:?}");
+        let restored = store.load().await.unwrap().head();
+        assert_ne!(before.store, restored.store);
+        // Also if as many commits had landed on the old store as to come to the very revision of the new one.
+        for late in [before, before.at(restored.revision)] {
+            let error = store.commit(creation("late", late.revision), late).await.unwrap_err();
+            assert!(
+                matches!(error, CommitError::Replaced { expected, found } if (expected, found) == (late.store, restored.store)),
+                "on {late}: {error:?}"
+            );
+            expect_reset(&mut store.changes(late).await.unwrap()).await;
         }
+        assert_eq!(store.head().await.unwrap(), restored);
     }
     assert_eq!(store.load().await.unwrap().clusters.len(), 3);
     assert_eq!(store.replaced().len(), 2);

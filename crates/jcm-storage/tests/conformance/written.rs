@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterSpec, Mutation, NodeId, NodeSpec, OperationId, Precondition,
-    Revision, TargetPolicy,
+    Change, Cluster, ClusterName, ClusterSpec, Head, Mutation, NodeId, NodeSpec, OperationId, Precondition,
+    Revision, StoreId, TargetPolicy,
 };
 use jcm_proto::{Entry, Transaction};
 use jcm_storage::{Snapshot, Store};
@@ -78,15 +78,15 @@ impl Expected {
     pub(crate) async fn commit(&mut self, store: &dyn Store, mutations: &[(&str, Mutation)]) {
         let head = self.head;
         let changes = mutations.iter().map(|(cluster, mutation)| self.change(cluster, mutation)).collect();
-        store.commit(transaction(changes), head).await.expect("the commit is acknowledged");
+        store.commit(transaction(changes), at(store.id(), head)).await.expect("the commit is acknowledged");
     }
 
     /// Asserts that a store holds exactly this.
     pub(crate) async fn expect_in(&self, store: &dyn Store) -> Snapshot {
         let snapshot = store.load().await.expect("the store loads");
         self.expect_equal(&snapshot);
-        assert_eq!(store.head().await.expect("the store has a head"), self.head);
         assert_eq!(snapshot.store, store.id());
+        assert_eq!(store.head().await.expect("the store has a head"), at(store.id(), self.head));
         snapshot
     }
 
@@ -98,6 +98,11 @@ impl Expected {
         let expected: Vec<_> = self.clusters.values().cloned().collect();
         assert_eq!(found, expected);
     }
+}
+
+/// The head of a store at a revision.
+pub(crate) fn at(store: StoreId, revision: Revision) -> Head {
+    Head { store, revision }
 }
 
 /// A transaction of these changes, each of an operation of its own that is named by its revision.

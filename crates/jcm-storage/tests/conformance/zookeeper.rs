@@ -13,7 +13,7 @@ use zookeeper_client as zk;
 use crate::backends::{PATIENCE, expect_reset, range, step};
 use crate::commits::{catch_up, noisy_cluster};
 use crate::ensemble::{Ensemble, Fault, Wire, open};
-use crate::written::{Expected, cluster, creation, name, node, put_nodes, transaction};
+use crate::written::{Expected, at, cluster, creation, name, node, put_nodes, transaction};
 
 /// A store over a wire, another beside it, and what both hold.
 struct Pair {
@@ -42,7 +42,8 @@ impl Pair {
         let head = self.expected.head;
         let before = self.expected.clone();
         let change = self.expected.change("shared", &put_nodes([number]));
-        let outcome = self.near.store().commit(transaction(vec![change]), head).await;
+        let outcome =
+            self.near.store().commit(transaction(vec![change]), at(self.near.store().id(), head)).await;
         if outcome.is_err() {
             self.expected = before;
         }
@@ -73,7 +74,7 @@ async fn eight_writers_on_two_servers_lose_no_update() {
     for writer in 0..WRITERS {
         let store = if writer % 2 == 0 { pair.near.store() } else { pair.far.store() };
         let mut mine = pair.expected.clone();
-        let mut feed = store.changes(mine.head).await.unwrap();
+        let mut feed = store.changes(at(store.id(), mine.head)).await.unwrap();
         writers.spawn(async move {
             for commit in 0..COMMITS {
                 loop {
@@ -85,7 +86,7 @@ async fn eight_writers_on_two_servers_lose_no_update() {
                     if writer % 3 == 0 {
                         changes.push(draft.change("shared", &put_nodes([10_000 + number])));
                     }
-                    match store.commit(transaction(changes), head).await {
+                    match store.commit(transaction(changes), at(store.id(), head)).await {
                         Ok(()) => break,
                         Err(CommitError::Conflict { found, .. }) => {
                             catch_up(&mut mine, &mut feed, found).await;
@@ -99,10 +100,10 @@ async fn eight_writers_on_two_servers_lose_no_update() {
     while let Some(done) = writers.join_next().await {
         done.unwrap();
     }
-    let last = pair.far.store().head().await.unwrap();
+    let last = pair.far.store().head().await.unwrap().revision;
     for store in [pair.near.store(), pair.far.store()] {
         let mut heard = pair.expected.clone();
-        let mut feed = store.changes(heard.head).await.unwrap();
+        let mut feed = store.changes(at(store.id(), heard.head)).await.unwrap();
         catch_up(&mut heard, &mut feed, last).await;
         assert_eq!(heard.clusters[&name("shared")].nodes.len(), 80 + 30, "an update was lost");
         heard.expect_in(store.as_ref()).await;
@@ -112,7 +113,7 @@ async fn eight_writers_on_two_servers_lose_no_update() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_and_is_there_once() {
     let mut pair = Pair::new(SESSION).await;
-    let mut feed = pair.near.store().changes(pair.expected.head).await.unwrap();
+    let mut feed = pair.near.store().changes(at(pair.near.store().id(), pair.expected.head)).await.unwrap();
     for number in 1..=3 {
         pair.wire.set_fault(Fault::LoseAnswer);
         pair.commit(number).await.unwrap();
@@ -154,7 +155,12 @@ async fn a_commit_whose_answer_is_lost_while_others_win_is_a_conflict() {
     pair.commit_far(2).await;
     // The server over the wire has not heard of it, and its request is lost.
     pair.wire.set_fault(Fault::LoseRequest);
-    let outcome = pair.near.store().commit(transaction(vec![late]), head).await.unwrap_err();
+    let outcome = pair
+        .near
+        .store()
+        .commit(transaction(vec![late]), at(pair.near.store().id(), head))
+        .await
+        .unwrap_err();
     assert!(matches!(outcome, CommitError::Conflict { .. }), "{outcome:?}");
     pair.expect_all().await;
 }
@@ -162,7 +168,7 @@ async fn a_commit_whose_answer_is_lost_while_others_win_is_a_conflict() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_lost_and_comes_back_misses_nothing() {
     let mut pair = Pair::new(SESSION).await;
-    let mut feed = pair.near.store().changes(pair.expected.head).await.unwrap();
+    let mut feed = pair.near.store().changes(at(pair.near.store().id(), pair.expected.head)).await.unwrap();
     let mut heard = pair.expected.clone();
     for round in 0..3 {
         let mut stale = pair.near.store().stale_since();
@@ -182,7 +188,7 @@ async fn a_connection_that_is_lost_and_comes_back_misses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_expires_is_followed_by_another_and_nothing_is_missed() {
     let mut pair = Pair::new(Duration::from_secs(1)).await;
-    let mut feed = pair.near.store().changes(pair.expected.head).await.unwrap();
+    let mut feed = pair.near.store().changes(at(pair.near.store().id(), pair.expected.head)).await.unwrap();
     let mut heard = pair.expected.clone();
     pair.wire.set_open(false);
     for number in 1..=40 {
@@ -220,7 +226,12 @@ async fn what_is_too_large_for_one_request_never_reaches_zookeeper() {
     let before = pair.wire.connections();
     // The record is within the limit of all stores; with the cluster beside it the request is not.
     let change = pair.expected.clone().change("large", &noisy_cluster(900));
-    let refused = pair.near.store().commit(transaction(vec![change]), pair.expected.head).await.unwrap_err();
+    let refused = pair
+        .near
+        .store()
+        .commit(transaction(vec![change]), at(pair.near.store().id(), pair.expected.head))
+        .await
+        .unwrap_err();
     let CommitError::TooLarge { size_bytes, limit_bytes } = refused else { panic!("{refused:?}") };
     assert!(size_bytes > limit_bytes && limit_bytes < 1_048_575, "{size_bytes} {limit_bytes}");
     pair.commit(1).await.unwrap();
@@ -297,7 +308,11 @@ async fn a_cluster_with_alien_bytes_is_left_alone_and_only_its_deletion_is_taken
     assert_eq!(served, ["shared"]);
 
     let change = expected.clone().change("small", &put_nodes([1]));
-    let refused = fresh.store().commit(transaction(vec![change]), expected.head).await.unwrap_err();
+    let refused = fresh
+        .store()
+        .commit(transaction(vec![change]), at(fresh.store().id(), expected.head))
+        .await
+        .unwrap_err();
     assert!(matches!(refused, CommitError::Refused { .. }), "{refused:?}");
     expected
         .commit(
@@ -335,13 +350,14 @@ async fn a_wiped_or_alien_ensemble_is_refused_and_what_is_held_is_kept() {
     let id = store.id();
     let mut expected = Expected::default();
     expected.commit(store.as_ref(), &[("a", cluster(json!({})))]).await;
-    let mut feed = store.changes(expected.head).await.unwrap();
+    let mut feed = store.changes(at(store.id(), expected.head)).await.unwrap();
     let raw = ensemble.raw(&config).await;
     let mut stale = store.stale_since();
     tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_none)).await.unwrap().unwrap();
     wipe(&raw).await;
     tokio::time::timeout(PATIENCE, stale.wait_for(Option::is_some)).await.unwrap().unwrap();
-    let refused = store.commit(creation("b", expected.head), expected.head).await.unwrap_err();
+    let refused =
+        store.commit(creation("b", expected.head), at(store.id(), expected.head)).await.unwrap_err();
     assert!(matches!(&refused, CommitError::Unavailable { .. }), "{refused:?}");
 
     // A server that holds it must not take the empty one; one that holds nothing makes a new store there.
@@ -356,7 +372,11 @@ async fn a_wiped_or_alien_ensemble_is_refused_and_what_is_held_is_kept() {
     assert_eq!(store.id(), id);
     let silent = tokio::time::timeout(Duration::from_millis(1), feed.next()).await;
     assert!(silent.is_err(), "a feed of a wiped store said {silent:?}");
-    let refused = store.commit(creation("b", expected.head), expected.head).await.unwrap_err().to_string();
+    let refused = store
+        .commit(creation("b", expected.head), at(store.id(), expected.head))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains(&id.to_string()), "{refused}");
 }
 
@@ -367,7 +387,7 @@ async fn a_store_that_took_the_place_of_ours_is_followed_to() {
     let zookeeper = open(&config, None).await;
     let store = zookeeper.store();
     let old = store.id();
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     let raw = ensemble.raw(&config).await;
     // As a restore does it: built beside the old one, then put in force with one write.
     let beside = open(&Config { root: format!("{}-b", config.root), ..config.clone() }, None).await.store();
@@ -384,7 +404,7 @@ async fn a_store_that_took_the_place_of_ours_is_followed_to() {
     expect_reset(&mut feed).await;
     assert_eq!(store.id(), beside.id());
     assert_eq!(store.replaced(), [old]);
-    assert!(store.changes(Revision(1)).await.is_err(), "it follows what it has not loaded");
+    assert!(store.changes(at(store.id(), Revision(1))).await.is_err(), "it follows what it has not loaded");
     expected.expect_in(store.as_ref()).await;
     expected.commit(store.as_ref(), &[("restored", put_nodes([1]))]).await;
     expected.expect_in(store.as_ref()).await;
@@ -452,7 +472,7 @@ async fn a_server_that_starts_while_zookeeper_is_away_binds_when_it_is_back() {
     assert!(matches!(store.open(Some(id)).await, Err(LoadError::Unavailable { .. })));
     assert_eq!(store.id(), id, "it does not know what it holds");
     assert!(matches!(store.load().await, Err(LoadError::Unavailable { .. })));
-    let refused = store.commit(creation("a", Revision::ZERO), Revision::ZERO).await;
+    let refused = store.commit(creation("a", Revision::ZERO), at(store.id(), Revision::ZERO)).await;
     assert!(matches!(refused, Err(CommitError::Unavailable { .. })), "{refused:?}");
     wire.set_open(true);
     let mut stale = store.stale_since();
@@ -502,10 +522,10 @@ async fn shutting_down_ends_feeds_and_the_session() {
     let ensemble = Ensemble::default();
     let zookeeper = open(&ensemble.config(), None).await;
     let store = zookeeper.store();
-    let mut feed = store.changes(Revision::ZERO).await.unwrap();
+    let mut feed = store.changes(at(store.id(), Revision::ZERO)).await.unwrap();
     let waiting = tokio::spawn(async move { step(&mut feed).await });
     tokio::time::timeout(PATIENCE, zookeeper.shutdown()).await.unwrap();
-    let refused = store.commit(creation("a", Revision::ZERO), Revision::ZERO).await;
+    let refused = store.commit(creation("a", Revision::ZERO), at(store.id(), Revision::ZERO)).await;
     assert!(matches!(refused, Err(CommitError::Unavailable { .. })), "{refused:?}");
     drop((zookeeper, Arc::clone(&store), store));
     assert!(waiting.await.unwrap().is_none());

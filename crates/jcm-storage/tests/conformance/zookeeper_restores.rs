@@ -10,7 +10,7 @@ use zookeeper_client as zk;
 
 use crate::backends::{PATIENCE, expect_reset};
 use crate::ensemble::{Ensemble, open};
-use crate::written::{Expected, cluster, node, put_nodes};
+use crate::written::{Expected, at, cluster, node, put_nodes};
 
 /// Definitions from elsewhere, one of them large enough to be cut.
 fn elsewhere() -> Vec<Arc<Cluster>> {
@@ -51,7 +51,7 @@ async fn every_server_follows_a_restore_and_what_it_replaced_is_cleared_away() {
     let mut expected = Expected::default();
     expected.commit(here.store().as_ref(), &[("old", cluster(json!({ "nodes": [node(1)] })))]).await;
     let old = here.store().id();
-    let mut feed = there.store().changes(Revision::ZERO).await.unwrap();
+    let mut feed = there.store().changes(at(there.store().id(), Revision::ZERO)).await.unwrap();
     let raw = ensemble.raw(&config).await;
     // Rubbish of a restore that ended in the middle: the old definitions stayed in force.
     let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
@@ -94,7 +94,7 @@ async fn a_wiped_ensemble_is_restored_by_a_server_that_held_what_it_had_and_the_
     follows(&here, restored, &clusters).await;
     follows(&there, restored, &clusters).await;
     assert_eq!(there.store().replaced(), [old]);
-    let head = there.store().head().await.unwrap();
+    let head = there.store().head().await.unwrap().revision;
     assert!(head > expected.head, "the head is at {head} and was at {}", expected.head);
 }
 

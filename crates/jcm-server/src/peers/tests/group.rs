@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jcm_health::{Options, ReactorEngine};
 use jcm_model::{
-    ClusterName, Judged, Mutation, NodeId, OperationId, Precondition, Revision, ServerId, Stamp,
+    ClusterName, Head, Judged, Mutation, NodeId, OperationId, Precondition, Revision, ServerId, Stamp,
     TargetPolicy, Timestamp, Verdict,
 };
 use jcm_proto::{Entry, Transaction};
@@ -65,7 +65,13 @@ pub(super) async fn store(clusters: u16, nodes: u16) -> Arc<MemoryStore> {
             change: change.unwrap().unwrap(),
             created: true,
         };
-        store.commit(Arc::new(Transaction { epoch: 1, entries: vec![entry] }), head).await.unwrap();
+        store
+            .commit(
+                Arc::new(Transaction { epoch: 1, entries: vec![entry] }),
+                Head { store: store.id(), revision: head },
+            )
+            .await
+            .unwrap();
     }
     store
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterSpec, Mutation, OperationId, Precondition, Revision, ServerId,
-    StoreId, TargetPolicy,
+    Change, Cluster, ClusterName, ClusterSpec, Head, Mutation, OperationId, Precondition, ServerId, StoreId,
+    TargetPolicy,
 };
 use jcm_proto::Transaction;
 use jcm_storage::membership::Standing;
@@ -117,6 +117,8 @@ pub(super) struct Way {
     pub(super) commits: AtomicUsize,
     /// Entries of the largest transaction that is taken.
     pub(super) entries_max: AtomicUsize,
+    /// How the next commit is refused.
+    pub(super) refusal: Mutex<Option<CommitError>>,
     /// Called at each commit, before it is passed on.
     pub(super) at_commit: Hook,
 }
@@ -146,6 +148,7 @@ impl Way {
             stale_since: watch::Sender::default(),
             commits: AtomicUsize::default(),
             entries_max: AtomicUsize::new(usize::MAX),
+            refusal: Mutex::default(),
             at_commit: Hook::default(),
         }
     }
@@ -189,13 +192,16 @@ impl Store for Way {
         self.store.load().await
     }
 
-    async fn commit(&self, transaction: Arc<Transaction>, expected: Revision) -> Result<(), CommitError> {
+    async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError> {
         self.commits.fetch_add(1, Ordering::SeqCst);
         if let Some(at_commit) = self.at_commit.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             at_commit();
         }
         if self.is_cut() {
             return Err(CommitError::Unavailable { reason: "cut".to_owned() });
+        }
+        if let Some(refusal) = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(refusal);
         }
         if self.hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
@@ -209,11 +215,11 @@ impl Store for Way {
         self.store.commit(transaction, expected).await
     }
 
-    async fn changes(&self, from: Revision) -> Result<Box<dyn ChangeFeed>, LoadError> {
+    async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {
         self.store.changes(from).await
     }
 
-    async fn head(&self) -> Result<Revision, LoadError> {
+    async fn head(&self) -> Result<Head, LoadError> {
         if self.is_cut() {
             return Err(LoadError::Unavailable { reason: "cut".to_owned() });
         }

@@ -78,34 +78,38 @@ impl Catalog {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let data_dir = DataDir::open(directory.path(), None).expect("a directory of its own");
         let binding = Arc::new(Mutex::new(data_dir));
-        Ok(Self::begin(store, binding, views, audience, snapshot, Some(followed)).await)
+        Ok(Self::begin(store, binding, views, audience, snapshot, Ok(followed)).await)
     }
 
     /// The memory of these definitions, with the task that keeps it up to date. The audience publishes to `views`.
     ///
-    /// Without a place to follow the store from they were saved on disk, and the task loads everything as soon as it can.
+    /// Without a place to follow the store from, but the reason for that, they were saved on disk, and the task loads
+    /// everything as soon as it can.
     pub(crate) async fn begin<A: Audience>(
         store: Arc<dyn Store>,
         binding: Binding,
         views: Arc<Views>,
         mut audience: A,
         snapshot: Snapshot,
-        followed: Option<Followed>,
+        followed: Result<Followed, Arc<str>>,
     ) -> (Arc<Self>, Follower<A>) {
         let head = watch::Sender::new(snapshot.revision);
-        let behind_since = watch::Sender::new(followed.is_none().then(Instant::now));
+        let behind_since = watch::Sender::new(followed.is_err().then(Instant::now));
         audience.loaded(Arc::new(snapshot)).await;
         let mut remembered = Operations::default();
-        let feed = followed.map(|(feed, operations)| {
-            remembered.note_all(operations);
-            feed
-        });
+        let (feed, behind_because) = match followed {
+            Ok((feed, operations)) => {
+                remembered.note_all(operations);
+                (Some(feed), None)
+            }
+            Err(because) => (None, Some(because)),
+        };
         let catalog = Arc::new(Self {
             views,
             head,
             operations: Mutex::new(remembered),
             behind_since,
-            behind_because: Mutex::default(),
+            behind_because: Mutex::new(behind_because),
         });
         let follower = Follower { catalog: Arc::clone(&catalog), store, binding, feed, audience };
         (catalog, follower)

@@ -259,8 +259,8 @@ impl Remembering {
     ) -> Result<(Arc<Catalog>, Staleness)> {
         let (store, binding) = (Arc::clone(&backend.store), Arc::new(Mutex::new(data_dir)));
         let (snapshot, followed) = backend.definitions().await?;
-        let staleness = Staleness::new(followed.is_none().then(std::time::Instant::now));
-        views.set_stale(followed.is_none());
+        let staleness = Staleness::new(followed.is_err().then(std::time::Instant::now));
+        views.set_stale(followed.is_err());
         let stale_since = store.stale_since();
         let (catalog, follower) =
             Catalog::begin(store, binding, Arc::clone(views), definitions, snapshot, followed).await;

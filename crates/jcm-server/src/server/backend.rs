@@ -32,8 +32,8 @@ const REMIND_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Backend {
     pub(super) store: Arc<dyn Store>,
     pub(super) membership: Arc<dyn Membership>,
-    /// Definitions of the right store from this server's disk: the store itself was not reached.
-    pub(super) saved: Option<SavedDefinitions>,
+    /// Definitions of the right store from this server's disk, and why the store itself cannot be followed.
+    pub(super) saved: Option<(SavedDefinitions, Arc<str>)>,
     /// Where definitions are saved; `None`: the store is on this disk itself.
     pub(super) files: Option<saved::Files>,
     zookeeper: Option<ZooKeeper>,
@@ -99,7 +99,7 @@ impl Backend {
                         nodes = saved.node_count(),
                         "starting from the definitions saved on disk, marked stale; writes are refused"
                     );
-                    break Some(saved);
+                    break Some((saved, Arc::from(error.to_string())));
                 }
                 Ok(Err(LoadError::Unavailable { reason })) => reason,
                 Err(_) => "no answer".to_owned(),
@@ -115,7 +115,7 @@ impl Backend {
                     nodes = saved.node_count(),
                     "ZooKeeper does not answer: starting from the definitions saved on disk, marked stale"
                 );
-                break Some(saved.clone());
+                break Some((saved.clone(), Arc::from(reason)));
             }
             if said.is_none_or(|at| at.elapsed() >= REMIND_AFTER) {
                 let waiting_for = started.elapsed();
@@ -136,16 +136,16 @@ impl Backend {
         Ok(Self { store, membership, saved, files: Some(files), zookeeper: Some(zookeeper) })
     }
 
-    /// All definitions, and where to follow the store from; `None`: they are from this server's disk.
-    pub(super) async fn definitions(&self) -> Result<(Snapshot, Option<Followed>)> {
-        if let Some(saved) = self.saved.clone() {
-            return Ok((saved::into_memory(saved), None));
+    /// All definitions, and where to follow the store from; or why not, and then they are from this server's disk.
+    pub(super) async fn definitions(&self) -> Result<(Snapshot, Result<Followed, Arc<str>>)> {
+        if let Some((saved, because)) = self.saved.clone() {
+            return Ok((saved::into_memory(saved), Err(because)));
         }
         let started = Instant::now();
         let mut said: Option<Instant> = None;
         loop {
             let reason = match Catalog::fetch(self.store.as_ref()).await {
-                Ok((snapshot, followed)) => return Ok((snapshot, Some(followed))),
+                Ok((snapshot, followed)) => return Ok((snapshot, Ok(followed))),
                 Err(LoadError::Unavailable { reason } | LoadError::Emptied { reason }) => reason,
                 Err(error @ LoadError::Unusable { .. }) => return Err(error.into()),
             };
@@ -154,7 +154,7 @@ impl Backend {
                 && let Some(saved) = self.files.clone().and_then(|mut files| files.load(self.store.id()))
             {
                 warn!(reason, revision = %saved.revision, "the store does not answer: starting from the definitions saved on disk, marked stale");
-                return Ok((saved::into_memory(saved), None));
+                return Ok((saved::into_memory(saved), Err(Arc::from(reason))));
             }
             if said.is_none_or(|at| at.elapsed() >= REMIND_AFTER) {
                 warn!(

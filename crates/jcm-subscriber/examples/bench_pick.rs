@@ -31,38 +31,58 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const SIZES: [u16; 4] = [10, 100, 1000, 10_000];
+const SIZES: [u16; 3] = [10, 100, 10_000];
 const THREADS: [usize; 2] = [1, 2];
-/// Picks of one thread in one measurement: tens of milliseconds, so that the clock's own cost is nothing.
-const PICKS: u32 = 2_000_000;
-const ROUNDS: usize = 7;
+/// Picks of one thread in one measurement: a few milliseconds, so that the clock's own cost is nothing and a busy machine
+/// still has stretches in which all threads run.
+const PICKS: u32 = 200_000;
+const ROUNDS: usize = 5;
 
-/// The contenders. What JCM is compared with does just what its name says, on the same nodes, and hands nothing out that
+type MakePolicy = fn() -> Policy;
+/// The policies, by name.
+const POLICIES: [(&str, MakePolicy); 8] = [
+    ("jcm round robin, even weights", Policy::round_robin),
+    ("jcm random", Policy::random),
+    ("jcm p2c", Policy::p2c),
+    ("jcm peak ewma", Policy::peak_ewma),
+    ("jcm least in flight", Policy::least_inflight),
+    ("jcm ring hash", Policy::ring_hash),
+    ("jcm maglev", Policy::maglev),
+    ("jcm primary", Policy::primary),
+];
+/// What they are compared with comes behind them.
+const ANCHORS: usize = POLICIES.len();
+
+/// The anchors. What JCM is compared with does just what its name says, on the same nodes, and hands nothing out that
 /// could outlive the pick.
-const NAMES: [&str; 6] = [
-    "jcm round robin",
-    "jcm p2c",
+const NAMES: [&str; 4] = [
     "(a) snapshot cached per thread, counter % nodes",
     "(b) ArcSwap load, shared counter % nodes",
     "(c) ArcSwap load, two choices, calls in flight",
     "(d) as (a), comparing instead of dividing",
 ];
 /// Which figures belong side by side.
-const RATIOS: [(usize, usize); 3] = [(0, 2), (0, 5), (1, 4)];
+const RATIOS: [(usize, usize); 6] =
+    [(0, ANCHORS), (0, ANCHORS + 3), (1, ANCHORS + 2), (2, ANCHORS + 2), (3, ANCHORS + 2), (7, ANCHORS + 2)];
+const CONTENDERS: usize = POLICIES.len() + NAMES.len();
+
+fn name(contender: usize) -> &'static str {
+    POLICIES.get(contender).map_or_else(|| NAMES[contender - ANCHORS], |(name, _)| name)
+}
 
 fn main() -> anyhow::Result<()> {
     let json = std::env::args().nth(1).map(PathBuf::from).context("usage: bench_pick OUTPUT.json")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let fields: Vec<Field> = SIZES.iter().map(|size| runtime.block_on(Field::new(*size))).collect();
 
-    let allocations: Vec<f64> = (0..2).map(|contender| fields[0].allocations(contender)).collect();
+    let allocations: Vec<f64> = (0..ANCHORS).map(|policy| fields[0].allocations(policy)).collect();
     let mut samples: BTreeMap<Case, Vec<f64>> = BTreeMap::new();
     for round in 0..ROUNDS {
         eprintln!("round {} of {ROUNDS}", round + 1);
         for (size, field) in fields.iter().enumerate() {
             for threads in THREADS {
-                for turn in 0..NAMES.len() {
-                    let contender = (turn + round) % NAMES.len();
+                for turn in 0..CONTENDERS {
+                    let contender = (turn + round) % CONTENDERS;
                     let sample = field.measure(contender, threads);
                     samples.entry((contender, size, threads)).or_default().extend(sample);
                 }
@@ -100,8 +120,8 @@ impl Figure {
 struct Field {
     _server: fake::Fake,
     _stream: fake::Stream,
-    round_robin: Cluster,
-    p2c: Cluster,
+    /// One for each policy.
+    clusters: Vec<Cluster>,
     snapshot: CachedSnapshot,
     swapped: ArcSwap<Vec<Arc<Node>>>,
     shared_counter: AtomicUsize,
@@ -138,13 +158,15 @@ impl Field {
         let mut server = fake::Fake::start().await;
         let builder = Subscriber::builder().servers([server.url()]).ready_timeout(Duration::ZERO);
         let jcm = builder.build().await.unwrap();
-        let round_robin = jcm.cluster("orders").policy(Policy::round_robin()).subscribe().await.unwrap();
-        let p2c = jcm.cluster("orders").policy(Policy::p2c()).subscribe().await.unwrap();
+        let mut clusters = Vec::new();
+        for (_, policy) in POLICIES {
+            clusters.push(jcm.cluster("orders").policy(policy()).subscribe().await.unwrap());
+        }
         let mut stream = server.welcome().await;
         stream.subscription().await;
         stream.send(model::view(&model::state(1, &model::healthy(1..size + 1))));
         stream.acknowledged(1).await;
-        let nodes: Vec<Arc<Node>> = round_robin.nodes().into_iter().map(|status| status.node).collect();
+        let nodes: Vec<Arc<Node>> = clusters[0].nodes().into_iter().map(|status| status.node).collect();
         assert_eq!(nodes.len(), usize::from(size));
         let loads = nodes.iter().map(|node| Loaded { in_flight: AtomicU32::new(0), node: Arc::clone(node) });
         // Numbers of versions are never shared, so that a thread's cache of one field is not taken for another's.
@@ -156,8 +178,7 @@ impl Field {
             },
             swapped: ArcSwap::from_pointee(nodes),
             shared_counter: AtomicUsize::new(0),
-            round_robin,
-            p2c,
+            clusters,
             _server: server,
             _stream: stream,
         }
@@ -165,19 +186,20 @@ impl Field {
 
     /// CPU nanoseconds of one pick, the mean of all threads; `None` when the machine was too busy to tell.
     fn measure(&self, contender: usize, threads: usize) -> Option<f64> {
-        match contender {
-            0 => measure(threads, || drop(black_box(self.round_robin.alloc().unwrap()))),
-            1 => measure(threads, || drop(black_box(self.p2c.alloc().unwrap()))),
-            2 => measure(threads, || self.pick_cached(|next, count| next % count)),
-            3 => measure(threads, || self.pick_shared()),
-            4 => measure(threads, || self.pick_two()),
+        if let Some(cluster) = self.clusters.get(contender) {
+            return measure(threads, || drop(black_box(cluster.alloc().unwrap())));
+        }
+        match contender - ANCHORS {
+            0 => measure(threads, || self.pick_cached(|next, count| next % count)),
+            1 => measure(threads, || self.pick_shared()),
+            2 => measure(threads, || self.pick_two()),
             _ => measure(threads, || self.pick_cached(|next, count| if next < count { next } else { 0 })),
         }
     }
 
-    fn allocations(&self, contender: usize) -> f64 {
+    fn allocations(&self, policy: usize) -> f64 {
         const COUNTED_PICKS: u32 = 100_000;
-        let cluster = if contender == 0 { &self.round_robin } else { &self.p2c };
+        let cluster = &self.clusters[policy];
         drop(cluster.alloc().unwrap());
         let region = Region::new(COUNTED);
         for _ in 0..COUNTED_PICKS {
@@ -237,7 +259,7 @@ fn random_below(bound: usize) -> usize {
 /// Threads that did not run at the same time say nothing about what they cost one another, so such a measurement is made
 /// again, and given up when the machine is too busy.
 fn measure(threads: usize, pick: impl Fn() + Sync) -> Option<f64> {
-    const TRIES_MAX: usize = 10;
+    const TRIES_MAX: usize = 15;
     const AT_ONCE_MIN: f64 = 0.85;
     (0..TRIES_MAX)
         .map(|_| measure_once(threads, &pick))
@@ -287,7 +309,7 @@ fn print_table(figures: &BTreeMap<Case, Option<Figure>>, allocations: &[f64]) {
     let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     println!("\nCPU ns a pick, median (min-max) of {ROUNDS} rounds of {PICKS} picks a thread\n");
     println!("{:<50}{:>6}{:>22}{:>22}{:>9}", "", "nodes", "one thread", "two threads", "scaling");
-    for (contender, name) in NAMES.iter().enumerate() {
+    for (contender, name) in (0..CONTENDERS).map(|contender| (contender, name(contender))) {
         for (size, nodes) in SIZES.iter().enumerate() {
             let [one, two] = THREADS.map(|threads| (contender, size, threads));
             let scaling = times(ratio(figures, one, two).map(|ratio| 2.0 * ratio));
@@ -300,14 +322,18 @@ fn print_table(figures: &BTreeMap<Case, Option<Figure>>, allocations: &[f64]) {
     }
     println!("\n{:<50}{:>6}{:>22}{:>22}", "ratio in this run", "nodes", "one thread", "two threads");
     for (contender, anchor) in RATIOS {
-        let name = format!("{} / {}", NAMES[contender], &NAMES[anchor][..3]);
+        let name = format!("{} / {}", name(contender), &name(anchor)[..3]);
         for (size, nodes) in SIZES.iter().enumerate() {
             let [one, two] = THREADS
                 .map(|threads| times(ratio(figures, (contender, size, threads), (anchor, size, threads))));
             println!("{name:<50}{nodes:>6}{one:>22}{two:>22}");
         }
     }
-    println!("\nallocations a pick: round robin {}, p2c {}", allocations[0], allocations[1]);
+    println!("\n{:<50}{:>28}{:>10}", "", "10,000 / 10 nodes, one thread", "allocs");
+    for (policy, (name, _)) in POLICIES.iter().enumerate() {
+        let growth = times(ratio(figures, (policy, SIZES.len() - 1, 1), (policy, 0, 1)));
+        println!("{name:<50}{growth:>28}{:>10}", allocations[policy]);
+    }
 }
 
 fn write_json(
@@ -317,7 +343,7 @@ fn write_json(
 ) -> anyhow::Result<()> {
     let rows = figures.iter().map(|((contender, size, threads), figure)| {
         serde_json::json!({
-            "pick": NAMES[*contender], "nodes": SIZES[*size], "threads": threads,
+            "pick": name(*contender), "nodes": SIZES[*size], "threads": threads,
             "median_ns": figure.map(|figure| figure.median),
             "min_ns": figure.map(|figure| figure.min),
             "max_ns": figure.map(|figure| figure.max),
@@ -326,14 +352,14 @@ fn write_json(
     let ratios = RATIOS.iter().flat_map(|(contender, anchor)| {
         figures.keys().filter(move |(other, ..)| contender == other).map(move |(_, size, threads)| {
             serde_json::json!({
-                "pick": NAMES[*contender], "anchor": NAMES[*anchor], "nodes": SIZES[*size], "threads": threads,
+                "pick": name(*contender), "anchor": name(*anchor), "nodes": SIZES[*size], "threads": threads,
                 "ratio": ratio(figures, (*contender, *size, *threads), (*anchor, *size, *threads)),
             })
         })
     });
     let report = serde_json::json!({
         "what": "pick", "unit": "CPU ns a pick", "rounds": ROUNDS, "picks": PICKS,
-        "allocations_a_pick": { "round_robin": allocations[0], "p2c": allocations[1] },
+        "allocations_a_pick": POLICIES.iter().map(|(name, _)| *name).zip(allocations).collect::<BTreeMap<_, _>>(),
         "figures": rows.collect::<Vec<_>>(), "ratios": ratios.collect::<Vec<_>>(),
     });
     if let Some(directory) = path.parent() {

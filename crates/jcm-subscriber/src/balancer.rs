@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use crate::alloc::SlotNumber;
 use crate::plan::{Alarm, AllCalls, Ground, Plan};
 use crate::policy::Policy;
+use crate::retry::Spent;
 use crate::view::View;
 
 /// What the handles from one subscription share. The core that it belongs to writes, everybody reads.
@@ -20,6 +21,8 @@ pub(crate) struct Balancer {
     slot: SlotNumber,
     policy: Policy,
     all_calls: Arc<AllCalls>,
+    /// What calls that are made again have used up. Its lock is for them alone: a pick does not meet it.
+    spent: Mutex<Spent>,
 }
 
 /// The number of the current plan, on a cache line of its own: every pick reads it, and it is written once a plan.
@@ -40,7 +43,12 @@ impl Balancer {
             slot,
             policy,
             all_calls,
+            spent: Mutex::new(Spent::new(now)),
         }
+    }
+
+    pub(crate) fn spent(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lays the view out anew. One at a time: its core sees to that.

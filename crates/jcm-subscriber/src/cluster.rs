@@ -10,11 +10,14 @@ use jcm_model::{ClusterName, Header, Node, NodeId, Revision, Verdict};
 
 use crate::alloc::{self, AllocError, Want};
 use crate::balancer::Balancer;
+use crate::call::{self, CallError};
 use crate::calls::Calls;
 use crate::change::{Change, Changes};
 use crate::core::{Core, Published};
+use crate::fault::Faulty;
 use crate::outlier::Cause;
 use crate::picked::Picked;
+use crate::retry::Retry;
 use crate::status::{Standing, Status};
 use crate::subscriber::Shared;
 use crate::view::View;
@@ -58,6 +61,53 @@ impl Cluster {
     /// this program ejected.
     pub fn alloc_excluding(&self, excluded: &[&NodeId]) -> Result<Picked, AllocError> {
         alloc::pick_wanted(&self.balancer, Want { key: None, excluded })
+    }
+
+    /// Makes a call at a node of this handle's policy, and at another one when it fails, as far as `retry` allows. Nodes
+    /// learn from each attempt as from a [`report`](Picked::report).
+    ///
+    /// Dropped, the attempt that is under way counts as cancelled.
+    ///
+    /// ```no_run
+    /// # async fn run(orders: jcm_subscriber::Cluster) -> Result<(), Box<dyn std::error::Error>> {
+    /// use jcm_subscriber::Retry;
+    /// use tokio::net::TcpStream;
+    ///
+    /// let stream = orders
+    ///     .call(Retry::default(), |node| async move {
+    ///         let address = node.addr("http").map_err(std::io::Error::other)?;
+    ///         TcpStream::connect(address).await
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn call<T, E, F>(
+        &self,
+        retry: Retry,
+        attempt: impl FnMut(Arc<Picked>) -> F,
+    ) -> Result<T, CallError<E>>
+    where
+        E: Faulty,
+        F: Future<Output = Result<T, E>>,
+    {
+        call::call(&self.balancer, None, retry, attempt).await
+    }
+
+    /// The same for a key, see [`alloc_for`](Self::alloc_for): further attempts go elsewhere.
+    pub async fn call_for<K, T, E, F>(
+        &self,
+        key: &K,
+        retry: Retry,
+        attempt: impl FnMut(Arc<Picked>) -> F,
+    ) -> Result<T, CallError<E>>
+    where
+        K: Hash + ?Sized,
+        E: Faulty,
+        F: Future<Output = Result<T, E>>,
+    {
+        let key = key::hash_of(key);
+        call::call(&self.balancer, Some(key), retry, attempt).await
     }
 
     /// Its name.

@@ -1,5 +1,8 @@
 //! What the handles of one cluster share with the task that keeps it up to date.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 

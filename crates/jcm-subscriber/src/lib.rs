@@ -29,11 +29,14 @@
 
 mod subscriber;
 
+mod call;
 mod change;
 mod cluster;
+mod fault;
 mod outlier;
 mod picked;
 mod policy;
+mod retry;
 mod status;
 
 mod alloc;
@@ -59,11 +62,14 @@ mod random;
 mod sketch;
 
 pub use alloc::AllocError;
+pub use call::{CallError, Ended};
 pub use change::{Change, Changes, Turn};
 pub use cluster::{Cluster, Ejected, NodeStatus, Properties};
+pub use fault::{Failed, Fault, Faulty};
 pub use outlier::{Cause, Outliers};
 pub use picked::{NoSuchPort, Picked};
 pub use policy::Policy;
+pub use retry::Retry;
 pub use status::Status;
 pub use subscriber::{BuildError, Builder, ClusterBuilder, SubscribeError, Subscriber};
 

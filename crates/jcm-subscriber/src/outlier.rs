@@ -7,6 +7,9 @@
 //! with those of the *other* nodes, because one bad node among five cannot be 1.9 standard deviations off a mean that it is
 //! part of. And times of ejection double.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use jcm_model::Invalid;

@@ -104,6 +104,11 @@ impl Picked {
         self.finish(Some(outcome.is_ok()));
     }
 
+    /// Learns from a call that goes on being held.
+    pub(crate) fn learn(&self, succeeded: Option<bool>) {
+        self.plan().learn(self.entry, self.began, succeeded, Micros::now);
+    }
+
     /// Ends the call, at most once. `None` is a call that came to nothing, which says nothing but how long it took at least.
     #[inline]
     fn finish(&mut self, succeeded: Option<bool>) {

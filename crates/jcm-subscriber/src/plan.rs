@@ -9,6 +9,8 @@ mod choose;
 mod maglev;
 mod ring;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub(crate) mod tests;
 mod turns;
 mod weigh;

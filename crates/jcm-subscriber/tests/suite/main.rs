@@ -5,6 +5,7 @@ mod disk;
 mod fake;
 mod follow;
 mod input;
+mod learn;
 mod model;
 
 use std::time::Duration;

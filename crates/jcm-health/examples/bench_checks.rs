@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jcm_health::engine::REPORT_QUEUE_MAX;
-use jcm_health::{Engine, Options, ReactorEngine, Target, TargetKey};
+use jcm_health::{Engine, Options, ReactorEngine, Target, TargetKey, Trust};
 use jcm_model::{Check, CheckKind, CheckSpec, TargetPolicy};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -126,7 +126,8 @@ fn again() -> Command {
 fn engine(count: usize, fresh: bool, addresses: &[SocketAddr]) -> Value {
     let (sender, mut reports) = tokio::sync::mpsc::channel(REPORT_QUEUE_MAX);
     let policy = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
-    let engine = ReactorEngine::start(&policy, &sender, Options { threads: 1, kept_max: 20_000 }).unwrap();
+    let options = Options { threads: 1, kept_max: 20_000, trust: Trust::default() };
+    let engine = ReactorEngine::start(&policy, &sender, options).unwrap();
     let check = Arc::new(Check { kind: CheckKind::Http, fresh, ..CheckSpec::default().effective() });
     for key in 0..count {
         engine.set(Target {

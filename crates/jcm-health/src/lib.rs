@@ -13,11 +13,15 @@ pub mod judge;
 pub mod once;
 pub mod outcome;
 pub mod ring;
+pub mod trust;
 
 pub use engine::reactor::{Options, ReactorEngine};
 pub use engine::{Engine, Report, Stats, Target, TargetKey};
 pub use evidence::{Evidence, Sample};
 pub use judge::{Cause, Judge, Opinion, Step, Turn};
 pub use once::{NotProbed, OnceProber, Probed};
-pub use outcome::{LocalTrouble, Malformed, Outcome, Phase, Phases};
+pub use outcome::{
+    GrpcStatus, LocalTrouble, Malformed, NotGrpc, NotServing, Outcome, Phase, Phases, TlsFault,
+};
 pub use ring::Ring;
+pub use trust::{Trust, TrustError};

@@ -3,9 +3,15 @@
 //! An outcome is a plain value of four bytes, so that the last ones of every node can be kept, and it carries enough
 //! to say in words what went wrong. It does not say what follows from it: that is the judge's business.
 
+mod grpc;
+mod tls;
+
 use std::fmt;
 use std::io;
 use std::time::Duration;
+
+pub use grpc::{GrpcStatus, NotGrpc, NotServing};
+pub use tls::TlsFault;
 
 /// What one probe came to. `Display` is the text that people read beside a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,6 +24,18 @@ pub enum Outcome {
     UnexpectedStatus(u16),
     /// The node answered with an expected status and without the text that the policy wants in its body.
     TextMissing(u16),
+    /// The node's health service says that it serves.
+    Serving,
+    /// The node's health service says that it does not.
+    NotServing(NotServing),
+    /// The node's health service was not to be asked.
+    GrpcStatus(GrpcStatus),
+    /// The node said something that is not an answer of gRPC.
+    NotGrpc(NotGrpc),
+    /// TLS was not agreed on.
+    Tls(TlsFault),
+    /// More came than a checker reads of one answer and everything around it.
+    TooMuch,
     /// The node's host answered, but nobody listens on that port.
     Refused,
     /// The time of the probe was over.
@@ -55,6 +73,8 @@ pub struct Phases {
 pub enum Phase {
     /// No connection yet.
     Connecting,
+    /// Connected, and TLS not agreed on.
+    Securing,
     /// Connected, the request not yet taken.
     Writing,
     /// Asked, and not one byte of an answer.
@@ -98,7 +118,7 @@ const ENOBUFS: i32 = 105;
 impl Outcome {
     /// Whether the node passed.
     pub fn is_success(self) -> bool {
-        matches!(self, Self::Connected | Self::Answered(_))
+        matches!(self, Self::Connected | Self::Answered(_) | Self::Serving)
     }
 
     /// Whether anything at all came back, which proves that the way to the node works.
@@ -111,6 +131,12 @@ impl Outcome {
             | Self::Answered(_)
             | Self::UnexpectedStatus(_)
             | Self::TextMissing(_)
+            | Self::Serving
+            | Self::NotServing(_)
+            | Self::GrpcStatus(_)
+            | Self::NotGrpc(_)
+            | Self::Tls(_)
+            | Self::TooMuch
             | Self::Refused
             | Self::TimedOut(Phase::Reading)
             | Self::Closed
@@ -139,7 +165,7 @@ impl Outcome {
     /// One stable word for the JSON of `why` and for metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Connected | Self::Answered(_) => "success",
+            Self::Connected | Self::Answered(_) | Self::Serving => "success",
             Self::UnexpectedStatus(_) => "status",
             Self::TextMissing(_) => "body",
             Self::Refused => "refused",
@@ -147,7 +173,11 @@ impl Outcome {
             Self::Closed => "closed",
             Self::Reset => "reset",
             Self::NotHttp(_) => "not_http",
-            Self::HeadTooLarge => "too_large",
+            Self::HeadTooLarge | Self::TooMuch => "too_large",
+            Self::NotServing(_) => "not_serving",
+            Self::GrpcStatus(_) => "grpc_status",
+            Self::NotGrpc(_) => "not_grpc",
+            Self::Tls(_) => "tls",
             Self::Forbidden => "forbidden",
             Self::Io(_) => "network",
             Self::Local(_) => "local",
@@ -192,6 +222,12 @@ impl fmt::Display for Outcome {
             Self::Reset => f.write_str("connection reset before the answer was complete"),
             Self::NotHttp(what) => write!(f, "not an HTTP/1 answer: {what}"),
             Self::HeadTooLarge => f.write_str("headers are larger than 16 KiB"),
+            Self::Serving => f.write_str("SERVING"),
+            Self::NotServing(said) => write!(f, "the health service says {said}"),
+            Self::GrpcStatus(status) => write!(f, "gRPC status {status}"),
+            Self::NotGrpc(what) => write!(f, "not an answer of gRPC: {what}"),
+            Self::Tls(what) => write!(f, "TLS failed: {what}"),
+            Self::TooMuch => f.write_str("the answer and what is around it are larger than 128 KiB"),
             Self::Forbidden => f.write_str("this server may not connect to that address"),
             Self::Io(kind) => write!(f, "{kind}"),
             Self::Local(trouble) => write!(f, "not probed: {trouble}"),
@@ -203,6 +239,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connecting => "connecting",
+            Self::Securing => "agreeing on TLS",
             Self::Writing => "sending the request",
             Self::Waiting => "waiting for the answer",
             Self::Reading => "reading the answer",
@@ -275,7 +312,7 @@ mod tests {
         {
             assert!(outcome.reached(), "{outcome}");
         }
-        for phase in [Phase::Connecting, Phase::Writing, Phase::Waiting] {
+        for phase in [Phase::Connecting, Phase::Securing, Phase::Writing, Phase::Waiting] {
             assert!(!Outcome::TimedOut(phase).reached(), "{phase}");
         }
     }

@@ -5,11 +5,11 @@
 
 mod expect;
 mod host;
+mod question;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::duration;
 use crate::invalid::{Invalid, quoted};
@@ -19,6 +19,8 @@ use crate::text::refuse_unless_text;
 
 pub use expect::Expect;
 pub use host::Host;
+pub(crate) use question::drop_left_over;
+use question::refuse_misplaced;
 
 /// Shortest interval between two probes of one node.
 pub const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -82,7 +84,7 @@ impl CheckKind {
     /// Whether servers of this version can probe it. A kind that cannot be probed yet is refused at write, because
     /// a policy that nobody carries out would look like protection.
     pub fn is_supported(self) -> bool {
-        matches!(self, Self::None | Self::Tcp | Self::Http)
+        self != Self::Lease
     }
 }
 
@@ -165,107 +167,6 @@ pub struct Raw {
     pub fresh: Option<bool>,
 }
 
-impl Raw {
-    /// The same without the fields that checks of its kind do not have: what is left of a policy that was changed to
-    /// another kind.
-    #[must_use]
-    pub fn without_misplaced(mut self) -> Self {
-        for field in &QUESTION_FIELDS {
-            if !field.fits(self.kind) {
-                (field.clear)(&mut self);
-            }
-        }
-        self
-    }
-}
-
-/// A field that says what is asked, and the kinds of checks that ask it.
-struct QuestionField {
-    name: &'static str,
-    kinds: &'static [CheckKind],
-    is_set: fn(&Raw) -> bool,
-    clear: fn(&mut Raw),
-}
-
-impl QuestionField {
-    /// Without a kind nothing is asked, and what was written waits for one.
-    fn fits(&self, kind: CheckKind) -> bool {
-        kind == CheckKind::None || self.kinds.contains(&kind)
-    }
-}
-
-const ASK_FOR_A_PAGE: &[CheckKind] = &[CheckKind::Http, CheckKind::Https];
-
-const QUESTION_FIELDS: [QuestionField; 7] = [
-    QuestionField {
-        name: "method",
-        kinds: ASK_FOR_A_PAGE,
-        is_set: |raw| raw.method.is_some(),
-        clear: |raw| raw.method = None,
-    },
-    QuestionField {
-        name: "path",
-        kinds: ASK_FOR_A_PAGE,
-        is_set: |raw| raw.path.is_some(),
-        clear: |raw| raw.path = None,
-    },
-    QuestionField {
-        name: "host",
-        kinds: &[CheckKind::Http, CheckKind::Https, CheckKind::Grpc],
-        is_set: |raw| raw.host.is_some(),
-        clear: |raw| raw.host = None,
-    },
-    QuestionField {
-        name: "expect",
-        kinds: ASK_FOR_A_PAGE,
-        is_set: |raw| raw.expect.is_some(),
-        clear: |raw| raw.expect = None,
-    },
-    QuestionField {
-        name: "body_contains",
-        kinds: ASK_FOR_A_PAGE,
-        is_set: |raw| raw.body_contains.is_some(),
-        clear: |raw| raw.body_contains = None,
-    },
-    QuestionField {
-        name: "verify",
-        kinds: &[CheckKind::Https],
-        is_set: |raw| raw.verify.is_some(),
-        clear: |raw| raw.verify = None,
-    },
-    QuestionField {
-        name: "service",
-        kinds: &[CheckKind::Grpc],
-        is_set: |raw| raw.service.is_some(),
-        clear: |raw| raw.service = None,
-    },
-];
-
-/// Takes out of a policy as it would be after a patch what its new kind does not have, unless the patch itself says it:
-/// whoever changes the kind of a check need not know what it asked before.
-pub(crate) fn drop_left_over(written: &mut Map<String, Value>, patch: &Map<String, Value>) {
-    let Some(kind) = patch.get("kind").and_then(|kind| CheckKind::deserialize(kind).ok()) else { return };
-    let left_over = |field: &&QuestionField| !field.fits(kind) && !patch.contains_key(field.name);
-    for field in QUESTION_FIELDS.iter().filter(left_over) {
-        written.remove(field.name);
-    }
-}
-
-fn refuse_misplaced(raw: &Raw) -> Result<(), Invalid> {
-    match QUESTION_FIELDS.iter().find(|field| (field.is_set)(raw) && !field.fits(raw.kind)) {
-        Some(field) => {
-            let kinds: Vec<&str> = field.kinds.iter().map(|kind| kind.as_str()).collect();
-            let reason = format!(
-                "`{}` checks do not have it, only those of kind {}",
-                raw.kind.as_str(),
-                kinds.join(", ")
-            );
-            Err(Invalid::at(field.name, reason))
-        }
-        None => Ok(()),
-    }
-}
-
 impl<'de> Deserialize<'de> for CheckSpec {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw: Raw = object::decode(deserializer, "a check")?;
@@ -299,7 +200,7 @@ impl TryFrom<Raw> for CheckSpec {
             return Err(Invalid::at(
                 "kind",
                 format!(
-                    "`{}` checks cannot be carried out by this version: use `http`, `tcp` or `none`",
+                    "`{}` checks cannot be carried out by this version: use `http`, `https`, `grpc`, `tcp` or `none`",
                     raw.kind.as_str()
                 ),
             ));
@@ -488,124 +389,4 @@ impl From<Check> for Raw {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decode(json: &str) -> Result<CheckSpec, serde_json::Error> {
-        serde_json::from_str(json)
-    }
-
-    #[test]
-    fn a_policy_out_of_range_is_refused_with_the_range() {
-        for (json, part) in [
-            (r#"{"kind":"http","interval":"0s"}"#, "interval"),
-            (r#"{"kind":"http","interval":"2h"}"#, "interval"),
-            (r#"{"kind":"http","timeout":"0ms"}"#, "timeout"),
-            (r#"{"kind":"http","fall":0}"#, "fall"),
-            (r#"{"kind":"http","rise":-1}"#, "rise"),
-            (r#"{"kind":"http","window":65}"#, "window"),
-            (r#"{"kind":"http","degraded_at":0}"#, "degraded_at"),
-            (r#"{"kind":"http","degraded_at":1.5}"#, "degraded_at"),
-            (r#"{"kind":"http","path":"status"}"#, "path"),
-            (r#"{"kind":"http","path":"/a b"}"#, "path"),
-            (r#"{"kind":"http","path":"/a\r\nHost: x"}"#, "path"),
-            (r#"{"kind":"http","expect":"99"}"#, "statuses"),
-            (r#"{"kind":"http","expect":"300-200"}"#, "statuses"),
-            (r#"{"kind":"http","expect":"+200"}"#, "statuses"),
-            (r#"{"kind":"script"}"#, "unknown variant"),
-            (r#"{"kind":"lease"}"#, "cannot be carried out"),
-            (r#"{"kind":"http","method":"POST"}"#, "unknown variant `POST`"),
-            (r#"{"kind":"http","host":"a\r\nCookie: x"}"#, "no host"),
-            (r#"{"kind":"http","body_contains":""}"#, "body_contains"),
-            (r#"{"kind":"http","body_contains":"a\nb"}"#, "control"),
-            (r#"{"kind":"http","method":"HEAD","body_contains":"x"}"#, "no body"),
-            (
-                r#"{"kind":"tcp","path":"/"}"#,
-                "path: `tcp` checks do not have it, only those of kind http, https",
-            ),
-            (r#"{"kind":"tcp","method":"GET"}"#, "method"),
-            (r#"{"kind":"tcp","host":"a"}"#, "host"),
-            (r#"{"kind":"tcp","expect":"200"}"#, "expect"),
-            (r#"{"kind":"tcp","body_contains":"x"}"#, "body_contains"),
-            (
-                r#"{"kind":"http","service":"x"}"#,
-                "service: `http` checks do not have it, only those of kind grpc",
-            ),
-            (r#"{"kind":"http","verify":false}"#, "verify"),
-            (r#"{"kind":"http","retries":3}"#, "unknown field `retries`"),
-        ] {
-            let error = decode(json).expect_err(json).to_string();
-            assert!(error.contains(part), "{json}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_is_left_out_gets_the_default_and_stays_out() {
-        let spec = decode(r#"{"kind":"http","interval":"200ms"}"#).unwrap();
-        let check = spec.effective();
-        assert_eq!(check.timeout, Duration::from_millis(200));
-        assert_eq!((check.fall, check.rise, check.window), (3, 2, 10));
-        assert_eq!(serde_json::to_string(&spec).unwrap(), r#"{"kind":"http","interval":"200ms"}"#);
-        let filled = serde_json::to_string(&check).unwrap();
-        assert_eq!(decode(&filled).unwrap().effective(), check);
-    }
-
-    #[test]
-    fn a_policy_is_shown_with_the_fields_that_its_kind_has() {
-        let shown = |json: &str| serde_json::to_value(decode(json).unwrap().effective()).unwrap();
-        let fields = |json: &str| -> Vec<String> {
-            let timing = ["interval", "timeout", "fall", "rise", "window", "degraded_at", "fresh"];
-            let shown = shown(json);
-            let fields = shown.as_object().unwrap().keys().filter(|field| !timing.contains(&field.as_str()));
-            fields.cloned().collect()
-        };
-        assert_eq!(fields(r#"{"kind":"tcp"}"#), ["kind"]);
-        assert_eq!(fields(r#"{"kind":"http"}"#), ["kind", "method", "path", "expect"]);
-        assert_eq!(
-            fields(r#"{"kind":"http","port":"a","host":"b","body_contains":"c"}"#),
-            ["kind", "port", "method", "path", "host", "expect", "body_contains"]
-        );
-        for json in [
-            r#"{"kind":"tcp","fresh":true}"#,
-            r#"{"kind":"http","method":"HEAD","host":"[::1]:8080"}"#,
-            r#"{"kind":"http","body_contains":"\"status\": \"up\"","interval":"1500ms"}"#,
-        ] {
-            assert_eq!(
-                decode(&shown(json).to_string()).unwrap().effective(),
-                decode(json).unwrap().effective()
-            );
-        }
-    }
-
-    #[test]
-    fn another_question_is_told_from_another_way_of_asking_it() {
-        let check = |json: &str| decode(json).unwrap().effective();
-        let http = check(r#"{"kind":"http"}"#);
-        for other in [
-            r#"{"kind":"tcp"}"#,
-            r#"{"kind":"http","port":"a"}"#,
-            r#"{"kind":"http","method":"HEAD"}"#,
-            r#"{"kind":"http","path":"/a"}"#,
-            r#"{"kind":"http","host":"a"}"#,
-            r#"{"kind":"http","expect":"200"}"#,
-            r#"{"kind":"http","body_contains":"a"}"#,
-        ] {
-            assert!(!check(other).same_question(&http), "{other}");
-        }
-        for same in [
-            r#"{"kind":"http","method":"GET","path":"/","expect":"200-299"}"#,
-            r#"{"kind":"http","interval":"5s","timeout":"1s","fall":9,"rise":9,"window":9,"degraded_at":0.9,"fresh":true}"#,
-        ] {
-            assert!(check(same).same_question(&http), "{same}");
-        }
-    }
-
-    #[test]
-    fn a_policy_that_waits_for_its_kind_keeps_what_was_written() {
-        let spec = decode(r#"{"kind":"none","path":"/a","service":"b"}"#).unwrap();
-        assert_eq!(spec.effective(), CheckSpec::default().effective());
-        let tcp = Raw { kind: CheckKind::Tcp, ..spec.raw().clone() };
-        assert!(CheckSpec::try_from(tcp.clone()).is_err());
-        assert!(CheckSpec::try_from(tcp.without_misplaced()).is_ok());
-    }
-}
+mod tests;

@@ -20,10 +20,11 @@ pub(crate) struct Config {
     pub(crate) health: Health,
 }
 
-/// Limits of the engine that carries out checks.
+/// Limits of the engine that carries out checks, and whose certificates it believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Health {
     pub(crate) threads: usize,
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Default for Config {
                     digest_file: None,
                 },
             },
-            health: Health { threads: 1 },
+            health: Health { threads: 1, ca_file: None },
         }
     }
 }
@@ -246,6 +247,12 @@ const KEYS: &[Key] = &[
             config.health.threads = threads;
             Some(())
         },
+    },
+    Key {
+        name: "health.ca_file",
+        allowed: "the path of a PEM file with certificate authorities that HTTPS checks believe, beside those of this machine",
+        default: "none",
+        set: |config, text| (!text.is_empty()).then(|| config.health.ca_file = Some(PathBuf::from(text))),
     },
 ];
 

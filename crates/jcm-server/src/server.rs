@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jcm_health::engine::REPORT_QUEUE_MAX;
-use jcm_health::{Engine, Options, ReactorEngine};
+use jcm_health::{Engine, Options, ReactorEngine, Trust};
 use jcm_model::{ServerId, TargetPolicy};
 use jcm_storage::{JoinError, Membership, Standing, Store};
 use tokio::sync::mpsc;
@@ -112,6 +112,7 @@ async fn life(settings: &Settings) -> Result<()> {
     let options = Options {
         threads: config.health.threads,
         kept_max: listen::descriptors_max().saturating_sub(DESCRIPTORS_RESERVED),
+        trust: Trust::load(config.health.ca_file.as_deref()).context("health.ca_file cannot be used")?,
     };
     let engine =
         ReactorEngine::start(&targets, &report_sender, options).context("checks could not be started")?;

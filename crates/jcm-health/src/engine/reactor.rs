@@ -6,9 +6,12 @@
 
 mod admission;
 mod answer;
+#[cfg(test)]
+mod corpus;
 mod exchange;
 mod machine;
 mod pauses;
+mod talk;
 #[cfg(test)]
 mod tests;
 mod wheel;
@@ -28,7 +31,7 @@ use tracing::warn;
 
 use super::schedule::scatter;
 use super::{Engine, Report, Stats, Target, TargetKey};
-use crate::{Outcome, Phases};
+use crate::{Outcome, Phases, Trust};
 use machine::Machine;
 
 /// Connections that one thread opens at once.
@@ -45,12 +48,14 @@ const COMMANDS_MAX: usize = 16_384;
 const WAKER: Token = Token(usize::MAX);
 
 /// What an engine may take of the machine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Threads, at least one.
     pub threads: usize,
     /// Connections that are kept open between checks, over all threads; beyond it each check opens one and closes it.
     pub kept_max: usize,
+    /// Whose certificates are believed.
+    pub trust: Trust,
 }
 
 /// What a single probe came to.
@@ -109,10 +114,13 @@ struct Shared {
     unkept: AtomicU64,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What a thread may do.
+#[derive(Debug, Clone)]
 struct Limits {
     opening_max: usize,
     kept_max: usize,
+    targets: Arc<TargetPolicy>,
+    trust: Trust,
 }
 
 impl ReactorEngine {
@@ -127,16 +135,21 @@ impl ReactorEngine {
         options: Options,
     ) -> io::Result<Self> {
         let count = options.threads.max(1);
-        let limits = Limits { opening_max: OPENING_MAX, kept_max: options.kept_max / count };
+        let limits = Limits {
+            opening_max: OPENING_MAX,
+            kept_max: options.kept_max / count,
+            targets: Arc::clone(policy),
+            trust: options.trust,
+        };
         let threads = (0..count)
-            .map(|number| Thread::start(number, policy, reports, limits))
+            .map(|number| Thread::start(number, reports, limits.clone()))
             .collect::<io::Result<_>>()?;
         Ok(Self { threads })
     }
 
     /// Whether it can carry out checks of this kind.
     pub(crate) fn probes(kind: CheckKind) -> bool {
-        matches!(kind, CheckKind::Tcp | CheckKind::Http)
+        matches!(kind, CheckKind::Tcp | CheckKind::Http | CheckKind::Https | CheckKind::Grpc)
     }
 
     /// Probes an address once, now. `None`: the engine was shut down.
@@ -205,12 +218,7 @@ impl Engine for ReactorEngine {
 }
 
 impl Thread {
-    fn start(
-        number: usize,
-        policy: &Arc<TargetPolicy>,
-        reports: &mpsc::Sender<Report>,
-        limits: Limits,
-    ) -> io::Result<Self> {
+    fn start(number: usize, reports: &mpsc::Sender<Report>, limits: Limits) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let shared = Arc::new(Shared {
@@ -224,8 +232,7 @@ impl Thread {
             unkept: AtomicU64::new(0),
         });
         let (commands, orders) = sync_channel(COMMANDS_MAX);
-        let machine =
-            Machine::new(Arc::clone(&shared), Arc::clone(policy), orders, reports.clone(), poll, limits);
+        let machine = Machine::new(Arc::clone(&shared), orders, reports.clone(), poll, limits);
         let (alive, ended) = oneshot::channel();
         let handle = std::thread::Builder::new().name(format!("jcm-checks-{number}")).spawn(move || {
             let _alive = alive;
@@ -251,4 +258,9 @@ impl Shared {
     fn woken(&self, _orders: &Receiver<Command>) {
         self.is_woken.store(false, Ordering::Release);
     }
+}
+
+/// Whether there is only nothing to read, or no room to write.
+fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

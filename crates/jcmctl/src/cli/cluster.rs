@@ -42,7 +42,7 @@ pub(crate) struct Create {
     /// Name of the port of nodes that give only a number
     #[arg(long, value_name = "NAME", default_value = "http")]
     pub port_name: String,
-    /// How nodes are checked: none, tcp or http [default: none]
+    /// How nodes are checked: none, tcp, http, https or grpc [default: none]
     #[arg(long, value_name = "KIND", conflicts_with = "file")]
     pub check: Option<String>,
     /// Which named port is checked [default: the first by name]
@@ -51,6 +51,15 @@ pub(crate) struct Create {
     /// Path of an HTTP check [default: /]
     #[arg(long, requires = "check")]
     pub path: Option<String>,
+    /// The virtual host that is asked [default: each node's address and port]
+    #[arg(long, requires = "check")]
+    pub host: Option<String>,
+    /// Text that an HTTP check looks for in the body
+    #[arg(long, value_name = "TEXT", requires = "check")]
+    pub body_contains: Option<String>,
+    /// Which service a gRPC check asks for [default: the whole server]
+    #[arg(long, requires = "check")]
+    pub service: Option<String>,
     /// HTTP statuses that count as success [default: 200-299]
     #[arg(long, value_name = "STATUSES", requires = "check")]
     pub expect: Option<String>,

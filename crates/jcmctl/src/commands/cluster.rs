@@ -182,6 +182,9 @@ fn from_flags(create: &Create) -> Result<ClusterSpec, Failure> {
         for (field, value) in [
             ("port", &create.check_port),
             ("path", &create.path),
+            ("host", &create.host),
+            ("body_contains", &create.body_contains),
+            ("service", &create.service),
             ("expect", &create.expect),
             ("interval", &create.interval),
             ("timeout", &create.timeout),

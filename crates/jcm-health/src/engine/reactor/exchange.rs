@@ -54,6 +54,11 @@ impl Exchange {
         self.kept.is_empty() && self.head.is_none()
     }
 
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.len()
+    }
+
     /// How many bytes may be read next: one more than is wanted tells what is too long from what ends just there.
     pub(super) fn room(&self) -> usize {
         let most = self.head.map_or(HEAD_BYTES_MAX, |head| head.length + BODY_BYTES_MAX);
@@ -106,7 +111,11 @@ impl Exchange {
     pub(super) fn end(&self, with: Outcome, check: &Check) -> Step {
         match self.head {
             None if self.kept.is_empty() => Step::Unanswered(with),
-            None => done(with, false),
+            // Not every piece was looked at when it came.
+            None => match answer::parse(&self.kept, check.method) {
+                Progress::Broken(what) => done(Outcome::NotHttp(what), false),
+                Progress::Partial | Progress::Complete(_) | Progress::TooLarge => done(with, false),
+            },
             // The text was looked for in all that there is now, and is in none of it.
             Some(head) if head.body == Body::UntilClose && with == Outcome::Closed && looks(head, check) => {
                 done(Outcome::TextMissing(head.status), false)

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use jcm_model::{Check, TargetPolicy};
+use jcm_model::Check;
 use mio::net::TcpStream;
 use mio::{Events, Poll};
 use tokio::sync::mpsc::Sender;
@@ -26,8 +26,9 @@ use super::admission::{Admission, Group};
 use super::answer::{BODY_BYTES_MAX, HEAD_BYTES_MAX};
 use super::exchange::{Exchange, Step};
 use super::pauses::{Pauses, STEP};
+use super::talk::Talk;
 use super::wheel::Wheel;
-use super::{Command, Once, ReactorEngine, Shared, WAKER};
+use super::{Command, Limits, Once, ReactorEngine, Shared, WAKER};
 use crate::engine::schedule::Schedule;
 use crate::engine::{Report, Target, TargetKey};
 use crate::outcome::{LocalTrouble, Outcome, Phase, Phases};
@@ -47,13 +48,11 @@ const RETRY_REPORT: Duration = Duration::from_millis(2);
 /// The thread's state.
 pub(super) struct Machine {
     shared: Arc<Shared>,
-    policy: Arc<TargetPolicy>,
+    limits: Limits,
     commands: Receiver<Command>,
     reports: Sender<Report>,
     poll: Poll,
     epoch: Instant,
-    /// With more connections open than that, none is kept between probes.
-    kept_max: usize,
     open: usize,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
@@ -90,6 +89,48 @@ struct Slot {
     once: Option<tokio::sync::oneshot::Sender<Once>>,
 }
 
+impl Slot {
+    fn talk(&self) -> Option<&Talk> {
+        self.connection.as_ref()?.talk.as_deref()
+    }
+
+    /// How far the answer is.
+    fn phase(&self) -> Phase {
+        match self.talk() {
+            Some(talk) => talk.phase(),
+            None if self.exchange.is_empty() => Phase::Waiting,
+            None => Phase::Reading,
+        }
+    }
+
+    /// Takes a part of the answer.
+    fn take(&mut self, bytes: &[u8], now: Instant) -> Step {
+        let since = now.saturating_duration_since(self.started);
+        let Some(talk) = self.connection.as_mut().and_then(|connection| connection.talk.as_mut()) else {
+            self.phases.answering.get_or_insert(since);
+            return self.exchange.take(bytes, &self.target.check);
+        };
+        let was_securing = talk.phase() == Phase::Securing;
+        let step = talk.take(bytes, &mut self.exchange, &self.target.check);
+        let phase = talk.phase();
+        if was_securing && phase != Phase::Securing {
+            self.phases.secured = Some(since);
+        }
+        if phase == Phase::Reading {
+            self.phases.answering.get_or_insert(since);
+        }
+        step
+    }
+
+    /// No more of the answer comes.
+    fn end(&self, with: Outcome) -> Step {
+        match self.talk() {
+            Some(talk) => talk.end(with, &self.exchange, &self.target.check),
+            None => self.exchange.end(with, &self.target.check),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Between rounds.
@@ -111,6 +152,8 @@ enum State {
 
 struct Connection {
     stream: TcpStream,
+    /// What is spoken on it, where that is more than HTTP/1.
+    talk: Option<Box<Talk>>,
     /// Tells events of this connection from those of an earlier one.
     serial: u32,
     idle_since: Instant,
@@ -119,27 +162,25 @@ struct Connection {
 impl Machine {
     pub(super) fn new(
         shared: Arc<Shared>,
-        policy: Arc<TargetPolicy>,
         commands: Receiver<Command>,
         reports: Sender<Report>,
         poll: Poll,
-        limits: super::Limits,
+        limits: Limits,
     ) -> Self {
         let epoch = shared.epoch;
         Self {
             shared,
-            policy,
+            admission: Admission::new(limits.opening_max),
+            limits,
             commands,
             reports,
             poll,
             epoch,
-            kept_max: limits.kept_max,
             open: 0,
             slots: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::new(),
             wheel: Wheel::new(),
-            admission: Admission::new(limits.opening_max),
             pauses: Pauses::new(Instant::now()),
             unsent: VecDeque::new(),
             held_back: Vec::new(),
@@ -388,9 +429,8 @@ impl Machine {
             State::Connecting => self.conclude(id, Outcome::TimedOut(Phase::Connecting), now, false),
             State::Writing { .. } => self.conclude(id, Outcome::TimedOut(Phase::Writing), now, false),
             State::Reading { .. } => {
-                let phase = if slot.exchange.is_empty() { Phase::Waiting } else { Phase::Reading };
-                let check = Arc::clone(&slot.target.check);
-                match slot.exchange.end(Outcome::TimedOut(phase), &check) {
+                let with = Outcome::TimedOut(slot.phase());
+                match slot.end(with) {
                     Step::Done { outcome, .. } | Step::Unanswered(outcome) => {
                         self.conclude(id, outcome, now, false);
                     }

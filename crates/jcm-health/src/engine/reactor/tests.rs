@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{Options, ReactorEngine};
 use crate::engine::{Engine, REPORT_QUEUE_MAX, Report, Target, TargetKey};
 use crate::outcome::Outcome;
-use crate::{NotProbed, OnceProber};
+use crate::{NotProbed, OnceProber, Trust};
 
 /// No test waits longer than this for anything.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -29,7 +29,15 @@ fn check() -> Check {
 fn start() -> (ReactorEngine, mpsc::Receiver<Report>) {
     let (sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
     let policy = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
-    (ReactorEngine::start(&policy, &sender, Options { threads: 1, kept_max: 100 }).unwrap(), reports)
+    (
+        ReactorEngine::start(
+            &policy,
+            &sender,
+            Options { threads: 1, kept_max: 100, trust: Trust::default() },
+        )
+        .unwrap(),
+        reports,
+    )
 }
 
 /// A node that takes its time, so that probes are under way most of the time.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use jcm_health::{Options, ReactorEngine};
+use jcm_health::{Options, ReactorEngine, Trust};
 use jcm_model::{
     ClusterName, Head, Judged, Mutation, NodeId, OperationId, Precondition, Revision, ServerId, Stamp,
     TargetPolicy, Timestamp, Verdict,
@@ -109,7 +109,7 @@ impl Server {
         );
         let targets = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
         let (report_sender, reports) = mpsc::channel(1);
-        let options = Options { threads: 1, kept_max: 100 };
+        let options = Options { threads: 1, kept_max: 100, trust: Trust::default() };
         let engine = Arc::new(ReactorEngine::start(&targets, &report_sender, options).unwrap());
         let judging = Judging { server: id(name), incarnation: 1, session_timeout: Duration::from_secs(6) };
         let (_, nothing) = mpsc::channel(1);

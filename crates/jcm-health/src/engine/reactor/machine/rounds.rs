@@ -1,6 +1,7 @@
 //! One round of a target: connect, ask, read, and what it came to.
 //!
-//! It follows no redirect, unpacks no body, stores nothing that a node says and sends no header that a user chose.
+//! It follows no redirect, unpacks no body, stores nothing that a node says, and sends no header that a user chose but
+//! a validated `Host`.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +14,9 @@ use tracing::{debug, warn};
 
 use super::super::Once;
 use super::super::exchange::{self, Exchange, Step};
-use super::{Connection, Machine, State};
+use super::super::talk::Talk;
+use super::super::would_block;
+use super::{Connection, Machine, Slot, State};
 use crate::engine::Report;
 use crate::outcome::{Outcome, Phase, Phases};
 
@@ -36,7 +39,7 @@ impl Machine {
         if is_kept {
             let at = slot.deadline;
             self.arm(id, at);
-            self.write(id, 0, true, now);
+            self.ask(id, true, now);
         } else {
             self.close(id);
             self.open(id, now);
@@ -49,7 +52,7 @@ impl Machine {
         let (group, address) = (slot.group, slot.target.address);
         // The policy is asked again here, although nodes were checked when they were written: what was permitted then, on
         // another server, may be this server's own port now.
-        if self.policy.permit(address).is_err() {
+        if self.limits.targets.permit(address).is_err() {
             self.conclude(id, Outcome::Forbidden, now, false);
         } else if self.admission.ask(group, id) {
             self.connect(id, now);
@@ -100,7 +103,7 @@ impl Machine {
             token(id, self.serial),
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        Ok(Connection { stream, serial: self.serial, idle_since: now })
+        Ok(Connection { stream, talk: None, serial: self.serial, idle_since: now })
     }
 
     /// Something happened to a connection.
@@ -108,15 +111,14 @@ impl Machine {
         let (id, serial) = split(event.token());
         let has_more = event.is_readable() || event.is_read_closed() || event.is_error();
         match self.state_of(id, serial) {
-            // Something to read before a question was asked is the end of the stream, a farewell such as 408, or garbage:
-            // none of it is an answer to what is asked next.
-            Some(State::Resting) if has_more => self.close(id),
+            Some(State::Resting) if has_more => self.overhear(id, event.is_read_closed() || event.is_error()),
             Some(State::Connecting) if event.is_writable() || event.is_error() || event.is_write_closed() => {
                 self.connected(id, event.is_error() || event.is_write_closed(), now);
             }
             Some(State::Writing { sent, reused }) if event.is_writable() || event.is_error() => {
                 self.write(id, sent, reused, now);
             }
+            Some(State::Resting | State::Reading { .. }) if event.is_writable() => self.flush(id, now),
             _ => {}
         }
         // What came together with the leave to write is told only once.
@@ -150,10 +152,69 @@ impl Machine {
             slot.phases.connected = Some(now.saturating_duration_since(slot.started));
             self.conclude(id, Outcome::Connected, now, false);
         } else {
+            self.admission.give_back(group);
+            let trust = self.limits.trust.clone();
             let slot = self.slot(id);
             slot.phases.connected = Some(now.saturating_duration_since(slot.started));
-            self.admission.give_back(group);
-            self.write(id, 0, false, now);
+            // Leave is given back already.
+            slot.state = State::Reading { reused: false };
+            match Talk::start(address, &slot.target.check, &trust) {
+                Ok(talk) => {
+                    slot.connection.as_mut().expect("it is open").talk = talk.map(Box::new);
+                    self.ask(id, false, now);
+                }
+                Err(outcome) => self.conclude(id, outcome, now, false),
+            }
+        }
+    }
+
+    /// Asks, on a connection that is open.
+    fn ask(&mut self, id: u32, reused: bool, now: Instant) {
+        let Slot { connection, target, state, .. } = self.slot(id);
+        match connection.as_mut().and_then(|connection| connection.talk.as_mut()) {
+            Some(talk) => {
+                let step = talk.ask(target.address, &target.check);
+                *state = State::Reading { reused };
+                self.settle(id, step, reused, false, now);
+            }
+            None => self.write(id, 0, reused, now),
+        }
+    }
+
+    /// Sends what a protocol has to say, as far as the network takes it.
+    fn flush(&mut self, id: u32, now: Instant) {
+        let Slot { connection: Some(Connection { stream, talk: Some(talk), .. }), state, .. } = self.slot(id)
+        else {
+            return;
+        };
+        match (talk.flush(stream), *state) {
+            (Ok(()), _) => {}
+            (Err(error), State::Reading { reused }) => {
+                self.unanswered(id, reused, Outcome::from_io(&error, Phase::Writing), now);
+            }
+            (Err(_), _) => self.close(id),
+        }
+    }
+
+    /// Something came while nothing was asked. To HTTP/1 that is the end of the stream, a farewell such as 408, or garbage:
+    /// none of it is an answer to what is asked next. Other protocols keep themselves going in this way.
+    fn overhear(&mut self, id: u32, is_ending: bool) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let is_of_use = match &mut self.slot(id).connection {
+            Some(Connection { stream, talk: Some(talk), .. }) if !is_ending => loop {
+                match stream.read(&mut buffer) {
+                    Ok(0) => break false,
+                    Ok(count) if !talk.idle(&buffer[..count]) => break false,
+                    Ok(count) if count < buffer.len() => break talk.flush(stream).is_ok(),
+                    Ok(_) => {}
+                    Err(error) => break would_block(&error) && talk.flush(stream).is_ok(),
+                }
+            },
+            _ => false,
+        };
+        self.buffer = buffer;
+        if !is_of_use {
+            self.close(id);
         }
     }
 
@@ -191,16 +252,15 @@ impl Machine {
         let mut buffer = std::mem::take(&mut self.buffer);
         let step = loop {
             let slot = self.slot(id);
-            let room = slot.exchange.room().min(buffer.len());
-            let stream = &mut slot.connection.as_mut().expect("an event came for it").stream;
-            let phase = if slot.exchange.is_empty() { Phase::Waiting } else { Phase::Reading };
-            match stream.read(&mut buffer[..room]) {
-                Ok(0) => break slot.exchange.end(Outcome::Closed, &slot.target.check),
+            let connection = slot.connection.as_mut().expect("an event came for it");
+            let room = match connection.talk {
+                Some(_) => buffer.len(),
+                None => slot.exchange.room().min(buffer.len()),
+            };
+            match connection.stream.read(&mut buffer[..room]) {
+                Ok(0) => break slot.end(Outcome::Closed),
                 Ok(count) => {
-                    if slot.phases.answering.is_none() {
-                        slot.phases.answering = Some(now.saturating_duration_since(slot.started));
-                    }
-                    let step = slot.exchange.take(&buffer[..count], &slot.target.check);
+                    let step = slot.take(&buffer[..count], now);
                     // Less than there was room for is all there was, unless the end has come with it: that is told only
                     // once.
                     if step != Step::Waiting || (count < room && !is_ending) {
@@ -208,14 +268,17 @@ impl Machine {
                     }
                 }
                 Err(error) if would_block(&error) => break Step::Waiting,
-                Err(error) => {
-                    break slot.exchange.end(Outcome::from_io(&error, phase), &slot.target.check);
-                }
+                Err(error) => break slot.end(Outcome::from_io(&error, slot.phase())),
             }
         };
         self.buffer = buffer;
+        self.settle(id, step, reused, is_ending, now);
+    }
+
+    /// Does what follows from how far an answer has come.
+    fn settle(&mut self, id: u32, step: Step, reused: bool, is_ending: bool, now: Instant) {
         match step {
-            Step::Waiting => {}
+            Step::Waiting => self.flush(id, now),
             // A server that gives an idle connection up may still say so: that was no answer to this question.
             Step::Done { outcome: outcome @ Outcome::UnexpectedStatus(408), .. } if reused => {
                 self.unanswered(id, reused, outcome, now);
@@ -250,14 +313,17 @@ impl Machine {
 
     /// Keeps the connection for the next round, where there are not too many.
     pub(super) fn keep(&mut self, id: u32, now: Instant) {
-        if let Some(connection) = &mut self.slot(id).connection {
-            connection.idle_since = now;
-        }
-        if self.open > self.kept_max {
+        let Some(connection) = &mut self.slot(id).connection else { return };
+        connection.idle_since = now;
+        // A protocol may have a last word after the answer, without which the node would not go on.
+        let is_well = connection.talk.as_mut().is_none_or(|talk| talk.flush(&mut connection.stream).is_ok());
+        if !is_well {
+            self.close(id);
+        } else if self.open > self.limits.kept_max {
             self.close(id);
             if self.shared.unkept.fetch_add(1, Relaxed) == 0 {
                 warn!(
-                    limit = self.kept_max,
+                    limit = self.limits.kept_max,
                     "no more connections are kept between checks: the limit on descriptors is near, the rest opens one for each"
                 );
             }
@@ -343,8 +409,4 @@ fn token(id: u32, serial: u32) -> Token {
 fn split(Token(token): Token) -> (u32, u32) {
     let half = |bits: usize| u32::try_from(bits & 0xFFFF_FFFF).expect("32 bits");
     (half(token), half(token >> 32))
-}
-
-fn would_block(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -1,0 +1,65 @@
+//! One probe apart from any round, as a peer or a person asks for it.
+
+use super::*;
+
+/// A prober for one probe apart from any round.
+fn prober(policy: TargetPolicy, at_once_max: usize) -> (OnceProber, mpsc::Receiver<Report>) {
+    let (sender, reports) = mpsc::channel(1);
+    let options = Options { threads: 1, kept_max: 100, trust: Trust::default() };
+    let engine = ReactorEngine::start(&Arc::new(policy), &sender, options).unwrap();
+    (OnceProber::new(Arc::new(engine), at_once_max), reports)
+}
+
+/// One probe apart from any engine, as a peer is asked for it.
+async fn once(address: SocketAddr, check: &Check, within: Duration) -> Result<Outcome, NotProbed> {
+    let (prober, _reports) = prober(anywhere(), 4);
+    let probed = timeout(DEADLINE, prober.probe(address, &Arc::new(check.clone()), within)).await;
+    probed.expect("a probe has a deadline").map(|Probed { outcome, .. }| outcome)
+}
+
+#[tokio::test]
+async fn one_probe_tells_what_the_engine_would() {
+    let well = Node::answering(OK).await;
+    let ill = Node::answering("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").await;
+    let silent = Swallowing::start().await;
+    let (_taken, dead) = refusing();
+    let enough = Duration::from_secs(10);
+    assert_eq!(once(well.address, &http(), enough).await, Ok(Outcome::Answered(200)));
+    assert_eq!(once(well.address, &tcp(), enough).await, Ok(Outcome::Connected));
+    assert_eq!(once(ill.address, &http(), enough).await, Ok(Outcome::UnexpectedStatus(500)));
+    assert_eq!(once(dead, &http(), enough).await, Ok(Outcome::Refused));
+    assert_eq!(once(silent.address, &impatient(), enough).await, Ok(Outcome::TimedOut(Phase::Connecting)));
+    let nothing = Check { kind: CheckKind::Lease, ..http() };
+    assert_eq!(once(well.address, &nothing, enough).await, Err(NotProbed::Kind(CheckKind::Lease)));
+}
+
+#[tokio::test]
+async fn one_probe_whose_time_is_cut_short_is_no_result() {
+    let silent = Swallowing::start().await;
+    let cut = once(silent.address, &http(), Duration::from_millis(50)).await;
+    assert_eq!(cut, Err(NotProbed::CutShort));
+}
+
+#[tokio::test]
+async fn one_probe_goes_nowhere_the_policy_forbids() {
+    let well = Node::answering(OK).await;
+    let policy = TargetPolicy { loopback_allowed: true, own: vec![well.address] };
+    let (prober, _reports) = prober(policy, 4);
+    let probed = prober.probe(well.address, &Arc::new(http()), DEADLINE).await.unwrap();
+    assert_eq!((probed.outcome, well.connections()), (Outcome::Forbidden, 0));
+}
+
+#[tokio::test]
+async fn probes_beyond_the_bound_wait_only_while_they_can_still_end_in_time() {
+    let silent = Swallowing::start().await;
+    let (prober, _reports) = prober(anywhere(), 1);
+    let check = Arc::new(impatient());
+    let first = prober.probe(silent.address, &check, Duration::from_secs(10));
+    let no_time = prober.probe(silent.address, &check, check.timeout + Duration::from_millis(20));
+    let has_time = prober.probe(silent.address, &check, Duration::from_secs(10));
+    let (first, no_time, has_time) = tokio::join!(first, no_time, has_time);
+    let timed_out = Outcome::TimedOut(Phase::Connecting);
+    assert_eq!(first.map(|probed| probed.outcome), Ok(timed_out));
+    assert_eq!(no_time, Err(NotProbed::Busy));
+    assert_eq!(has_time.map(|probed| probed.outcome), Ok(timed_out));
+}

@@ -57,7 +57,8 @@ impl Change {
         self.after.view.revision()
     }
 
-    /// Whether protection routes to nodes that are not fit.
+    /// Whether protection routes to nodes that are not fit, by the threshold of the cluster's definition; for that of a
+    /// handle's policy see [`Cluster::is_panicking`](crate::Cluster::is_panicking).
     pub fn is_panicking(&self) -> bool {
         self.after.view.routing.panic
     }

@@ -57,6 +57,11 @@ impl Latency {
     /// A call that began then has not succeeded until now: it would have taken at least so long.
     pub(crate) fn at_least(&self, began: Micros, now: Micros) {
         let took = now.since(began);
+        // Nearly always it is far below, and what is left of the estimate need not be known exactly: e^-x ≥ 1 - x.
+        let (estimate, at) = unpack(self.0.load(Ordering::Relaxed));
+        if took < estimate * (1.0 - now.since(at) / (DECAY.as_secs_f32() * 1e6)) {
+            return;
+        }
         self.update(|estimate, age| (took > estimate * remaining(age)).then_some(took), now);
     }
 

@@ -196,25 +196,21 @@ impl Plan {
         })
     }
 
-    /// A call to an entry begins.
+    /// A call to an entry begins, under a policy that [counts](Choice::counts) calls.
     #[inline]
     pub(crate) fn begin(&self, entry: u32) {
-        if self.choice.counts() {
-            self.entries[entry as usize].calls.start();
-            if self.choice == Choice::RingHash {
-                self.all_calls.0.fetch_add(1, Ordering::Relaxed);
-            }
+        self.entries[entry as usize].calls.start();
+        if self.choice == Choice::RingHash {
+            self.all_calls.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// It ends, however it went.
     #[inline]
     pub(crate) fn end(&self, entry: u32) {
-        if self.choice.counts() {
-            self.entries[entry as usize].calls.end();
-            if self.choice == Choice::RingHash {
-                self.all_calls.0.fetch_sub(1, Ordering::Relaxed);
-            }
+        self.entries[entry as usize].calls.end();
+        if self.choice == Choice::RingHash {
+            self.all_calls.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

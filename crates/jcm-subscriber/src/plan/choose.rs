@@ -61,8 +61,19 @@ impl Hand {
                 self.turn.set(turn + 1);
                 turns.get(turn)
             }
-            _ => plan.by_bits(|| self.bits(), now),
+            // The default policy, so it is worth a place here as well.
+            Table::Draw(_) if plan.choice == Choice::P2c && plan.chosen > 0 => {
+                let (first, second) = plan.two(|| self.bits());
+                Some(plan.less_busy(first, second))
+            }
+            _ => self.draw(plan, now),
         }
+    }
+
+    /// By itself, so that the code of all policies does not stand in the way of the cheapest.
+    #[inline(never)]
+    fn draw(&self, plan: &Plan, now: impl Fn() -> Micros) -> Option<u32> {
+        plan.by_bits(|| self.bits(), now)
     }
 
     /// The entry for a key.
@@ -122,8 +133,7 @@ impl Plan {
             }
             (Table::Draw(_), _) => {
                 let (first, second) = self.two(bits);
-                #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
-                self.better(first, second, |entry| entry.calls.in_flight() as f32)
+                self.less_busy(first, second)
             }
         })
     }
@@ -148,6 +158,13 @@ impl Plan {
             _ if self.chosen < 2 => (0, 0),
             _ => two_below(bits(), self.chosen),
         }
+    }
+
+    /// The one with fewer calls in flight for its weight.
+    #[inline]
+    fn less_busy(&self, first: u32, second: u32) -> u32 {
+        #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+        self.better(first, second, |entry| entry.calls.in_flight() as f32)
     }
 
     /// The one with the lower cost for its weight. At rest both are 0 and the first stays, which leaves every node its share.

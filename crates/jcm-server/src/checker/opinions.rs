@@ -1,8 +1,9 @@
 //! What other servers' own probes say of nodes that fail here: whom to ask, in which calls, and what is known.
 //!
-//! A node is asked about in rounds. A round goes to up to four servers at once, is open until all of them answered or
-//! had their time, and one that reaches the node is enough to say so. What was asked before a pause, of another form of
-//! the node, or too long ago is not known.
+//! A node is asked about in rounds. A round goes to all servers that can be asked, a few at once and the rest in turn, and
+//! is open until one of them reaches the node or all of them answered or had their time: that nobody reaches it is
+//! nothing that a part of them can tell. What was asked before a pause, of another form of the node, or too long ago is
+//! not known.
 //!
 //! Pure: time is an argument, calls are values that somebody else carries out. What follows for the verdict is the
 //! judge's business.
@@ -18,12 +19,12 @@ use jcm_model::{Check, ClusterName, NodeId, Revision, ServerId, Timestamp};
 use crate::peers::{Answer, Question, Said};
 use queue::{Queue, Queued};
 
-/// Servers that are asked about a node at once: with up to five servers that is everybody else. Of more, a node that is
-/// reached only by those who were not asked may be called down.
-const SERVERS_MAX: usize = 4;
+/// Servers that are asked about a node at once: with up to nine servers that is everybody else, so that a dead node is
+/// down in time. The others of a larger group are asked when these do not reach it.
+const SERVERS_MAX: usize = 8;
 
-/// Rounds that are tried when nobody answers, before that counts as "nobody can be asked": the servers that were asked
-/// first may be the ones that died with the node.
+/// Rounds that are tried when nobody answers, before that counts as "nobody can be asked": a call may be lost with the
+/// connection of a server that is there again a moment later.
 const ROUNDS_MAX: u8 = 2;
 
 /// Beyond the policy's timeout, an answer has this long: there and back, and a place among the other's probes.
@@ -108,8 +109,18 @@ struct Round {
     silent_before: u8,
     /// Who may still answer.
     due: Vec<ServerId>,
+    /// Who is asked when those do not reach the node.
+    rest: Option<Box<Rest>>,
     reached: Option<ServerId>,
     failed: Option<ServerId>,
+}
+
+/// Servers that were not asked yet, the best last, and the question.
+#[derive(Debug)]
+struct Rest {
+    servers: Vec<ServerId>,
+    question: Question,
+    timeout: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -128,8 +139,7 @@ struct Sent {
 }
 
 impl Opinions {
-    /// Begins a round about the node, unless one is open. `servers` are those that can be asked, the best first; where
-    /// there are more than are asked at once, the next round begins with others.
+    /// Begins a round about the node, unless one is open. `servers` are those that can be asked, the best first.
     pub(super) fn ask(&mut self, subject: Subject<'_>, servers: &[ServerId], now: Instant) {
         let before = self.rounds.get(&subject.key).filter(|round| round.birth == subject.birth);
         if servers.is_empty() || before.is_some_and(|round| !round.due.is_empty()) {
@@ -140,33 +150,27 @@ impl Opinions {
             _ => 0,
         });
         self.last_number += 1;
-        let number = self.last_number;
-        let count = servers.len().min(SERVERS_MAX);
-        let turn = if servers.len() > SERVERS_MAX { usize::from(silent_before) * SERVERS_MAX } else { 0 };
-        let asked: Vec<ServerId> = servers.iter().cycle().skip(turn).take(count).cloned().collect();
-        for server in &asked {
-            let queued = Queued {
-                key: subject.key,
-                round: number,
-                since: now,
-                question: Question {
-                    cluster: subject.cluster.clone(),
-                    node: subject.node.clone(),
-                    birth: subject.birth,
-                },
-            };
-            self.servers.entry(server.clone()).or_default().queue.push(subject.check.timeout, queued);
-        }
+        let rest = Rest {
+            servers: servers.iter().rev().cloned().collect(),
+            question: Question {
+                cluster: subject.cluster.clone(),
+                node: subject.node.clone(),
+                birth: subject.birth,
+            },
+            timeout: subject.check.timeout,
+        };
         let round = Round {
-            number,
+            number: self.last_number,
             birth: subject.birth,
             asked: now,
             silent_before,
-            due: asked,
+            due: Vec::new(),
+            rest: Some(Box::new(rest)),
             reached: None,
             failed: None,
         };
         self.rounds.insert(subject.key, round);
+        self.go_on(subject.key, now);
     }
 
     /// What is known of the node in this form now. What is older than two intervals and the time of an answer is not.
@@ -223,7 +227,7 @@ impl Opinions {
         // One that had its time was given up already.
         let Some(sent) = self.under_way.remove(&number) else { return Vec::new() };
         let answers = answers.filter(|answers| answers.len() == sent.nodes.len() && now <= sent.due);
-        let Some(answers) = answers else { return self.unanswered(sent) };
+        let Some(answers) = answers else { return self.unanswered(sent, now) };
         if let Some(line) = self.servers.get_mut(&sent.to) {
             line.under_way = line.under_way.saturating_sub(sent.nodes.len());
             line.mute = false;
@@ -237,9 +241,6 @@ impl Opinions {
                 Said::Failed if !answer.suspended => round.failed = Some(sent.to.clone()),
                 Said::Failed | Said::Nothing => {}
             }
-            if round.known() != Known::Pending {
-                known.push(key);
-            }
             let kept = self.kept.entry(key).or_default();
             kept.truncate(KEPT_MAX - 1);
             kept.push_front(Vouched {
@@ -249,6 +250,7 @@ impl Opinions {
                 latency: answer.latency,
                 outcome: answer.outcome,
             });
+            known.extend(self.go_on(key, now));
         }
         known
     }
@@ -260,7 +262,7 @@ impl Opinions {
         let mut known = Vec::new();
         for number in over {
             if let Some(sent) = self.under_way.remove(&number) {
-                known.extend(self.unanswered(sent));
+                known.extend(self.unanswered(sent, now));
             }
         }
         let mut waited = Vec::new();
@@ -269,7 +271,7 @@ impl Opinions {
             waited.extend(line.queue.expire(too_long).map(|queued| (server.clone(), queued)));
         }
         for (server, queued) in waited {
-            known.extend(self.give_up(&server, queued.key, queued.round));
+            known.extend(self.give_up(&server, queued.key, queued.round, now));
         }
         known
     }
@@ -314,19 +316,42 @@ impl Opinions {
         self.kept.get(&key).into_iter().flatten()
     }
 
-    fn unanswered(&mut self, sent: Sent) -> Vec<TargetKey> {
+    fn unanswered(&mut self, sent: Sent, now: Instant) -> Vec<TargetKey> {
         if let Some(line) = self.servers.get_mut(&sent.to) {
             line.under_way = line.under_way.saturating_sub(sent.nodes.len());
             line.mute = true;
         }
         let nodes = sent.nodes.into_iter();
-        nodes.filter_map(|(key, round)| self.give_up(&sent.to, key, round)).collect()
+        nodes.filter_map(|(key, round)| self.give_up(&sent.to, key, round, now)).collect()
     }
 
-    fn give_up(&mut self, server: &ServerId, key: TargetKey, round: u64) -> Option<TargetKey> {
+    fn give_up(&mut self, server: &ServerId, key: TargetKey, round: u64, now: Instant) -> Option<TargetKey> {
         let round = self.rounds.get_mut(&key).filter(|open| open.number == round)?;
         round.due.retain(|due| due != server);
-        (round.known() != Known::Pending).then_some(key)
+        self.go_on(key, now)
+    }
+
+    /// Asks the next of those who were not asked yet, where nobody so far reaches the node. Answers the node when its round
+    /// is over.
+    fn go_on(&mut self, key: TargetKey, now: Instant) -> Option<TargetKey> {
+        let round = self.rounds.get_mut(&key)?;
+        if round.reached.is_some() {
+            return Some(key);
+        }
+        if !round.due.is_empty() {
+            return None;
+        }
+        let Some(rest) = &mut round.rest else { return Some(key) };
+        let left = rest.servers.len().saturating_sub(SERVERS_MAX);
+        round.due = rest.servers.split_off(left);
+        for server in round.due.iter().rev() {
+            let queued = Queued { key, round: round.number, since: now, question: rest.question.clone() };
+            self.servers.entry(server.clone()).or_default().queue.push(rest.timeout, queued);
+        }
+        if left == 0 {
+            round.rest = None;
+        }
+        None
     }
 }
 

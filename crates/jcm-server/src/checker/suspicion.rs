@@ -8,22 +8,21 @@
 //! Pure: time and all that is known of others are arguments; what is wanted are levels that somebody else brings about.
 //! Deliberately absent: the opinion on a single node, which protects it in any case.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod losses;
+mod reason;
+mod tally;
+
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use jcm_health::{Opinion, TargetKey};
 use jcm_model::{Check, ClusterName};
 
 use super::opinions::GRACE;
-
-/// The part of a checker's nodes that makes a mass, in percent.
-const MASS_PERCENT: usize = 30;
-
-/// A mass of failures is of so many clusters at least: one cluster that fails as a whole has a reason of its own.
-const MASS_CLUSTERS_MIN: usize = 3;
-
-/// Nodes that a mass has at least: each has its second opinion, and few of them need no more.
-const MASS_NODES_MIN: usize = 5;
+use losses::Losses;
+pub(crate) use reason::Reason;
+pub(super) use tally::Found;
+use tally::Tally;
 
 /// Nodes that peers are asked about.
 pub(super) const SAMPLE_MAX: usize = 20;
@@ -40,8 +39,8 @@ const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 /// For so long after the last late round this server is late.
 const LATE_FOR: Duration = Duration::from_secs(3);
 
-/// A server that has been late for so long hands its share over, where peers are on time.
-const LATE_HANDOVER: Duration = Duration::from_secs(5);
+/// Within this time it comes out whether what is held stands, or is somebody else's to check.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Between two looks at the time there should be no more than a tenth of a second: after so much this process was away.
 const AWAY_MIN: Duration = Duration::from_secs(1);
@@ -66,43 +65,19 @@ const ALONE_MAX: Duration = Duration::from_mins(10);
 #[derive(Debug)]
 pub(super) struct Suspicion {
     state: State,
-    lost: HashMap<TargetKey, Lost>,
+    losses: Losses,
     /// Nodes whose failures are held for a further fall period, because nobody could be asked.
     alone: HashSet<TargetKey>,
     looked: Instant,
     overdue_rounds: u64,
     late: Option<Late>,
+    /// Peers have been asked for longer than that may take, and the share is still here.
+    is_held_long: bool,
+    /// There are no other servers.
+    is_alone: bool,
     /// When the share was last handed over, and how long the server stays apart then.
     handed_over: Option<Instant>,
     apart: Duration,
-}
-
-/// Why a server suspects itself. `Display` is for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// The way to many nodes was lost at once.
-    Mass {
-        /// How many nodes.
-        lost: usize,
-        /// How many are checked here.
-        of: usize,
-        /// Of how many clusters they are.
-        clusters: usize,
-    },
-    /// The same, while no other server is heard.
-    CutOff {
-        /// How many nodes.
-        lost: usize,
-        /// How many are checked here.
-        of: usize,
-    },
-    /// Rounds of checks begin later than by their interval.
-    Late,
-    /// The process did not run for a while.
-    Paused {
-        /// For how long.
-        away: Duration,
-    },
 }
 
 /// What is known of everybody else at one moment.
@@ -117,15 +92,6 @@ pub(super) struct Others {
     pub(super) cut_off: bool,
     /// One of them shares the checks, is heard and trusts itself.
     pub(super) share: bool,
-}
-
-/// What peers found of a node of the sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    Pending,
-    Reached,
-    Failed,
-    Nothing,
 }
 
 /// What has just been settled.
@@ -144,17 +110,6 @@ struct Late {
     last: Instant,
     since: Instant,
     away: Option<Duration>,
-}
-
-#[derive(Debug, Clone)]
-struct Lost {
-    at: Instant,
-    cluster: ClusterName,
-    interval: Duration,
-    timeout: Duration,
-    fall: u32,
-    /// Its loss was believed.
-    settled: bool,
 }
 
 #[derive(Debug)]
@@ -187,11 +142,13 @@ impl Suspicion {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             state: State::Trusting,
-            lost: HashMap::new(),
+            losses: Losses::default(),
             alone: HashSet::new(),
             looked: now,
             overdue_rounds: 0,
             late: None,
+            is_held_long: false,
+            is_alone: false,
             handed_over: None,
             apart: APART_MIN,
         }
@@ -214,9 +171,16 @@ impl Suspicion {
 
     /// What an opinion on a node is worth now: bad ones are held, and where nobody can be asked about a mass of failures
     /// each node waits for a further fall period.
+    ///
+    /// A server that still holds after [`HOLD_MAX`], because it stays late or has nobody to hand its share to, goes on
+    /// holding what it alone believes. What a well peer's own probe confirms is no illusion of this server's, and nobody
+    /// else checks the node. A server that stays late and is the only one goes on as with any mass; one that has others
+    /// and does not get their answers may be too late to read them.
     pub(super) fn weigh(&self, key: TargetKey, opinion: Opinion) -> Opinion {
         match opinion {
             Opinion::Reaches => Opinion::Reaches,
+            Opinion::Agrees if self.is_held_long => Opinion::Agrees,
+            Opinion::NobodyToAsk if self.is_held_long && self.is_alone => Opinion::NobodyInMass,
             _ if self.holds() => Opinion::Held,
             Opinion::NobodyToAsk if self.alone.contains(&key) => Opinion::NobodyInMass,
             other => other,
@@ -242,7 +206,7 @@ impl Suspicion {
         }
         self.note_late(now, Some(away));
         // How long the way to a node had been lost before the pause does not say how it is now.
-        self.lost.retain(|_, lost| lost.settled);
+        self.losses.forget_open();
         true
     }
 
@@ -256,38 +220,24 @@ impl Suspicion {
         now: Instant,
     ) {
         if reached {
-            self.lost.remove(&key);
+            self.losses.find(key);
             self.alone.remove(&key);
             return;
         }
-        if let Some(lost) = self.lost.get_mut(&key) {
-            (lost.interval, lost.timeout, lost.fall) = (check.interval, check.timeout, check.fall);
-            return;
-        }
-        let lost = Lost {
-            at: now,
-            cluster: cluster.clone(),
-            interval: check.interval,
-            timeout: check.timeout,
-            fall: check.fall.max(1),
-            settled: false,
-        };
-        self.lost.insert(key, lost);
-        if matches!(self.state, State::Alone { .. }) {
+        let is_news = self.losses.lose(key, cluster, check, now);
+        if is_news && matches!(self.state, State::Alone { .. }) {
             self.alone.insert(key);
         }
     }
 
     /// The node is down, and that is believed.
     pub(super) fn believed(&mut self, key: TargetKey) {
-        if let Some(lost) = self.lost.get_mut(&key) {
-            lost.settled = true;
-        }
+        self.losses.settle(key);
     }
 
     /// Keeps only what is about nodes that are still checked here.
     pub(super) fn retain(&mut self, is_checked: impl Fn(TargetKey) -> bool) {
-        self.lost.retain(|key, _| is_checked(*key));
+        self.losses.retain(&is_checked);
         self.alone.retain(|key| is_checked(*key));
     }
 
@@ -309,7 +259,7 @@ impl Suspicion {
         if self.late.is_some_and(|late| now.saturating_duration_since(late.last) > LATE_FOR) {
             self.late = None;
         }
-        match &self.state {
+        let settled = match &self.state {
             State::Trusting => self.while_trusting(now, of, others, any),
             State::Asking { reason, since, sample, until } => {
                 let (reason, since, until) = (*reason, *since, *until);
@@ -321,7 +271,11 @@ impl Suspicion {
                 self.while_alone(now, reason, since, until, others.can_be_asked && !unheeded, others)
             }
             State::Apart { .. } => self.while_apart(now, others),
-        }
+        };
+        let since = if let State::Asking { since, .. } = self.state { Some(since) } else { None };
+        self.is_held_long = since.is_some_and(|since| now.saturating_duration_since(since) >= HOLD_MAX);
+        self.is_alone = !others.exist;
+        settled
     }
 
     /// What a round of this server's own probes came to while it is apart, of as many as were carried out.
@@ -343,7 +297,7 @@ impl Suspicion {
         let reason = match self.late {
             Some(Late { away: Some(away), .. }) => Some(Reason::Paused { away }),
             Some(_) => Some(Reason::Late),
-            None => self.mass(now, of, others, None),
+            None => self.losses.mass(now, of, others, None),
         };
         if let Some(reason) = reason {
             self.begin(now, reason, now, others, any);
@@ -365,7 +319,7 @@ impl Suspicion {
     ) -> Settled {
         if self.is_over(reason) {
             // Whatever was lost while time was short is looked at as if it had been lost just now.
-            return match self.mass(now, of, others, Some(since)).filter(|_| reason.is_about_time()) {
+            return match self.losses.mass(now, of, others, Some(since)).filter(|_| reason.is_about_time()) {
                 Some(mass) => {
                     self.begin(now, mass, now, others, any);
                     Settled::Nothing
@@ -378,7 +332,7 @@ impl Suspicion {
         }
         if reason.is_about_time() {
             // A mass counts the more for a server that is late: the nodes are protected by the hold itself.
-            let persists = now.saturating_duration_since(since) >= LATE_HANDOVER;
+            let persists = now.saturating_duration_since(since) >= HOLD_MAX;
             if persists && tally.are_reached() && self.may_hand_over(now, others) {
                 return self.hand_over(now, reason, since);
             }
@@ -434,24 +388,6 @@ impl Suspicion {
         Settled::Nothing
     }
 
-    /// Whether the loss of nodes is rather this server's own.
-    /// All that was lost after `since` counts as lost at once.
-    fn mass(&self, now: Instant, of: usize, others: Others, since: Option<Instant>) -> Option<Reason> {
-        let settled = self.lost.values().filter(|lost| lost.settled).count();
-        let is_mass = |lost: usize| lost * 100 >= of.saturating_sub(settled) * MASS_PERCENT;
-        let open = || self.lost.values().filter(|lost| !lost.settled);
-        let at_once: Vec<&Lost> = open().filter(|lost| lost.is_recent(now, since)).collect();
-        let clusters: BTreeSet<&ClusterName> = at_once.iter().map(|lost| &lost.cluster).collect();
-        let clusters = clusters.len();
-        if at_once.len() >= MASS_NODES_MIN && clusters >= MASS_CLUSTERS_MIN && is_mass(at_once.len()) {
-            return Some(Reason::Mass { lost: at_once.len(), of, clusters });
-        }
-        // With nobody heard and much lost it is one and the same cut, however few the clusters. Silence is noticed later
-        // than failures are, so this looks further back.
-        let lost = open().count();
-        (others.exist && others.cut_off && lost > 0 && is_mass(lost)).then_some(Reason::CutOff { lost, of })
-    }
-
     /// Holds bad verdicts and has peers asked.
     fn begin(
         &mut self,
@@ -465,22 +401,21 @@ impl Suspicion {
             self.hold_alone(now, reason, since, false);
             return;
         }
-        let mut sample = self.spread_sample();
+        let mut sample = self.losses.sample();
         if sample.is_empty() && reason.is_about_time() {
             sample = any();
             sample.truncate(SAMPLE_MAX);
         }
-        let slowest = sample.iter().filter_map(|key| self.lost.get(key)).map(|lost| lost.timeout).max();
-        let patience = slowest.unwrap_or_default() + GRACE + SAMPLE_SLACK;
+        let patience = self.losses.slowest(&sample) + GRACE + SAMPLE_SLACK;
         let until = now + patience.max(SAMPLE_PAUSE);
         self.state = State::Asking { reason, since, sample, until };
     }
 
     fn hold_alone(&mut self, now: Instant, reason: Reason, since: Instant, unheeded: bool) -> Settled {
         let mut until = now;
-        for (key, lost) in self.lost.iter().filter(|(_, lost)| !lost.settled) {
-            self.alone.insert(*key);
-            until = until.max(lost.at + lost.interval * lost.fall * 2 + lost.timeout);
+        for (key, due) in self.losses.due() {
+            self.alone.insert(key);
+            until = until.max(due);
         }
         self.state = State::Alone { reason, since, until: until.min(now + ALONE_MAX), unheeded };
         // Each node's own further fall period decides from here on.
@@ -491,7 +426,7 @@ impl Suspicion {
         let soon = self.handed_over.is_some_and(|last| now.saturating_duration_since(last) < APART_MAX * 2);
         self.apart = if soon { (self.apart * 2).min(APART_MAX) } else { APART_MIN };
         self.handed_over = Some(now);
-        self.lost.clear();
+        self.losses.clear();
         self.state = State::Apart { reason, since, left: now, good_rounds: 0 };
         Settled::HandedOver
     }
@@ -504,7 +439,7 @@ impl Suspicion {
 
     /// What is lost is believed.
     fn stand(&mut self) -> Settled {
-        self.lost.values_mut().for_each(|lost| lost.settled = true);
+        self.losses.settle_all();
         self.trust()
     }
 
@@ -515,107 +450,15 @@ impl Suspicion {
 
     /// Whether what began it is no more.
     fn is_over(&self, reason: Reason) -> bool {
-        let open = || self.lost.values().filter(|lost| !lost.settled).count();
         match reason {
             Reason::Late | Reason::Paused { .. } => self.late.is_none(),
-            Reason::Mass { lost, .. } | Reason::CutOff { lost, .. } => open() * 2 < lost,
+            Reason::Mass { lost, .. } | Reason::CutOff { lost, .. } => self.losses.open_count() * 2 < lost,
         }
     }
 
     fn note_late(&mut self, now: Instant, away: Option<Duration>) {
         let since = self.late.map_or(now, |late| late.since);
         self.late = Some(Late { last: now, since, away: away.or(self.late.and_then(|late| late.away)) });
-    }
-
-    /// Lost nodes to ask about: of as many clusters as possible.
-    fn spread_sample(&self) -> Vec<TargetKey> {
-        let mut by_cluster: HashMap<&ClusterName, Vec<(Duration, TargetKey)>> = HashMap::new();
-        for (key, lost) in self.lost.iter().filter(|(_, lost)| !lost.settled) {
-            by_cluster.entry(&lost.cluster).or_default().push((lost.timeout, *key));
-        }
-        let mut lanes: Vec<Vec<(Duration, TargetKey)>> = by_cluster.into_values().collect();
-        // The fastest to answer first, and whatever the order of the map: the same nodes.
-        for lane in &mut lanes {
-            lane.sort_unstable_by(|a, b| b.cmp(a));
-        }
-        lanes.sort_unstable_by(|a, b| a.last().cmp(&b.last()));
-        let mut sample = Vec::new();
-        while sample.len() < SAMPLE_MAX && lanes.iter().any(|lane| !lane.is_empty()) {
-            let room = SAMPLE_MAX - sample.len();
-            sample.extend(lanes.iter_mut().filter_map(Vec::pop).take(room).map(|(_, key)| key));
-        }
-        sample
-    }
-}
-
-impl Lost {
-    /// Within two intervals. A probe that times out is noticed by its timeout later.
-    fn is_recent(&self, now: Instant, since: Option<Instant>) -> bool {
-        now.saturating_duration_since(self.at) <= 2 * self.interval
-            || since.is_some_and(|since| self.at + 2 * self.interval >= since)
-    }
-}
-
-/// What peers found of the sample.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    pending: usize,
-    reached: usize,
-    failed: usize,
-}
-
-impl Tally {
-    fn new(sample: &[TargetKey], found: impl Fn(TargetKey) -> Found) -> Self {
-        let mut tally = Self::default();
-        for key in sample {
-            match found(*key) {
-                Found::Pending => tally.pending += 1,
-                Found::Reached => tally.reached += 1,
-                Found::Failed => tally.failed += 1,
-                Found::Nothing => {}
-            }
-        }
-        tally
-    }
-
-    fn answered(self) -> usize {
-        self.reached + self.failed
-    }
-
-    fn are_reached(self) -> bool {
-        self.reached * 2 > self.answered()
-    }
-}
-
-impl Reason {
-    /// Whether it is about this process' own time rather than about the network.
-    fn is_about_time(self) -> bool {
-        matches!(self, Self::Late | Self::Paused { .. })
-    }
-
-    /// One stable word, for metric labels.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Mass { .. } => "mass",
-            Self::CutOff { .. } => "cut_off",
-            Self::Late => "late",
-            Self::Paused { .. } => "paused",
-        }
-    }
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Mass { lost, of, clusters } => {
-                write!(f, "{lost} of {of} nodes in {clusters} clusters became unreachable at once")
-            }
-            Self::CutOff { lost, of } => {
-                write!(f, "{lost} of {of} nodes are unreachable, and so is every other server")
-            }
-            Self::Late => f.write_str("rounds of checks begin later than by their interval"),
-            Self::Paused { away } => write!(f, "this process did not run for {:.1} s", away.as_secs_f64()),
-        }
     }
 }
 

@@ -122,18 +122,43 @@ fn no_answer_in_time_is_no_opinion_and_is_asked_for_once_more() {
 }
 
 #[test]
-fn where_there_are_more_servers_than_are_asked_the_second_round_asks_others() {
+fn a_node_is_failed_only_when_every_server_of_a_large_group_was_asked() {
     let node = Node::new(1, "orders");
     let now = Instant::now();
-    let mut opinions = Opinions::default();
-    opinions.ask(node.subject(), &servers(6), now);
-    let first: Vec<_> = opinions.calls(now).into_iter().map(|call| (call.number, call.to)).collect();
-    for (number, _) in &first {
-        opinions.answered(*number, None, now, AT);
+    let all = servers(2 * SERVERS_MAX + 3);
+    let ask = |reaching: Option<&ServerId>| {
+        let mut opinions = Opinions::default();
+        opinions.ask(node.subject(), &all, now);
+        let mut asked: Vec<ServerId> = Vec::new();
+        loop {
+            let calls = opinions.calls(now);
+            assert!(calls.len() <= SERVERS_MAX, "{} at once", calls.len());
+            if calls.is_empty() {
+                let reached = matches!(opinions.known(node.subject(), now), Known::Reached(_));
+                return (asked, reached);
+            }
+            for call in calls {
+                assert_eq!(opinions.known(node.subject(), now), Known::Pending, "asked {asked:?}");
+                let said = if Some(&call.to) == reaching { Said::Reached } else { Said::Failed };
+                // Every third one says nothing at all.
+                let answers = (asked.len() % 3 > 0 || said == Said::Reached).then(|| vec![answer(said)]);
+                asked.push(call.to);
+                opinions.answered(call.number, answers, now, AT);
+                if said == Said::Reached {
+                    break;
+                }
+            }
+        }
+    };
+    let (mut asked, reached) = ask(None);
+    assert!(!reached);
+    asked.sort();
+    let mut expected = all.clone();
+    expected.sort();
+    assert_eq!(asked, expected, "each is asked, and once");
+    for reaching in &all {
+        assert!(ask(Some(reaching)).1, "{reaching} reaches it");
     }
-    opinions.ask(node.subject(), &servers(6), now);
-    let second: Vec<_> = opinions.calls(now).into_iter().map(|call| call.to).collect();
-    assert!(servers(6).iter().all(|id| second.contains(id) || first.iter().any(|(_, to)| to == id)));
 }
 
 #[test]
@@ -318,8 +343,8 @@ proptest! {
     fn a_node_that_any_server_reaches_is_never_called_down(
         check in any_policy(),
         reaching in any_peer(Just(true)),
-        others in vec(any_peer(any::<bool>()), 0..4),
-        at in 0..4_usize,
+        others in vec(any_peer(any::<bool>()), 0..2 * SERVERS_MAX + 2),
+        at in 0..2 * SERVERS_MAX + 2,
     ) {
         let mut peers = others;
         let at = at.min(peers.len());
@@ -338,7 +363,7 @@ proptest! {
     fn a_dead_node_is_down_in_time(
         check in any_policy(),
         delay in 0..150_u64,
-        others in vec(any_peer(Just(false)), 0..4),
+        others in vec(any_peer(Just(false)), 0..SERVERS_MAX - 1),
     ) {
         let mut peers = others;
         peers.push(Peer { reaches: false, delays: vec![Some(delay)] });

@@ -1,5 +1,7 @@
 //! Masses of failures, cuts, pauses and starvation, tick by tick.
 
+use std::collections::BTreeSet;
+
 use jcm_model::CheckSpec;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -315,15 +317,48 @@ fn a_server_that_stays_late_hands_over_to_those_that_are_on_time() {
                 return Some(world.now - start);
             }
             assert_eq!(world.reason(), Some("late"));
-            assert_eq!(world.weigh(Opinion::Agrees), Opinion::Held);
+            let is_held = world.now - start < HOLD_MAX + TICK;
+            assert_eq!(world.weigh(Opinion::Agrees) == Opinion::Held, is_held, "{:?}", world.now - start);
+            let stands = !is_held && !others.exist;
+            assert_eq!(world.weigh(Opinion::NobodyToAsk) == Opinion::NobodyInMass, stands);
         }
         None
     };
     let after = starve(WELL, Found::Reached).expect("others are on time");
-    assert!(after >= LATE_HANDOVER && after <= LATE_HANDOVER + 3 * SECOND, "{after:?}");
-    // Nobody else, or nobody who is on time either.
+    assert!(after >= HOLD_MAX && after <= HOLD_MAX + 3 * SECOND, "{after:?}");
+    // Nobody else, or nobody who is on time either, or the nodes are dead.
     assert_eq!(starve(NOBODY, Found::Nothing), None);
     assert_eq!(starve(WELL, Found::Nothing), None);
+    assert_eq!(starve(WELL, Found::Failed), None);
+}
+
+#[test]
+fn a_server_that_stays_late_calls_down_what_a_peer_does_not_reach_either() {
+    let mut world = World::new(WELL);
+    world.see(1..2, false);
+    let mut held_for = Duration::ZERO;
+    while world.weigh(Opinion::Agrees) == Opinion::Held || held_for.is_zero() {
+        world.overdue += 1;
+        world.tick(|_| Found::Failed);
+        held_for += TICK;
+        assert!(held_for <= HOLD_MAX + TICK, "a dead node is held for good");
+    }
+    // What it alone believes is held for as long as it is late.
+    for opinion in [Opinion::Pending, Opinion::Held, Opinion::NobodyToAsk] {
+        assert_eq!(world.weigh(opinion), Opinion::Held);
+    }
+    assert_eq!(world.weigh(Opinion::Reaches), Opinion::Reaches);
+}
+
+#[test]
+fn what_is_held_because_nobody_takes_the_share_is_down_once_a_peer_agrees() {
+    let mut world = World::new(Others { share: false, ..WELL });
+    world.see(0..60, false);
+    world.settle(HOLD_MAX.saturating_sub(TICK), |_| Found::Reached);
+    assert_eq!(world.weigh(Opinion::Agrees), Opinion::Held);
+    world.settle(2 * TICK, |_| Found::Reached);
+    assert_eq!(world.weigh(Opinion::Agrees), Opinion::Agrees);
+    assert_eq!(world.weigh(Opinion::NobodyToAsk), Opinion::Held, "somebody can be asked");
 }
 
 #[derive(Debug, Clone)]
@@ -375,7 +410,8 @@ proptest! {
                 Event::Ticks(count) => for _ in 0..count {
                     world.tick(|_| found);
                     // Bad opinions are held when and only when it says so, and one that reaches a node always counts.
-                    prop_assert_eq!(world.weigh(Opinion::Agrees) == Opinion::Held, world.suspicion.holds());
+                    prop_assert_eq!(world.weigh(Opinion::Pending) == Opinion::Held, world.suspicion.holds());
+                    prop_assert!(world.weigh(Opinion::Agrees) != Opinion::Held || world.suspicion.holds());
                     prop_assert_eq!(world.weigh(Opinion::Reaches), Opinion::Reaches);
                     prop_assert!(!world.suspicion.holds() || world.suspicion.suspended().is_some());
                     prop_assert!(world.suspicion.sample().len() <= SAMPLE_MAX);

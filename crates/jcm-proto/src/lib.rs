@@ -11,19 +11,21 @@ pub mod v1 {
 
 mod definitions;
 pub mod discovery;
+mod protocols;
 pub mod record;
 mod snapshot;
 mod store;
 pub mod token;
 
+pub use protocols::Protocols;
 pub use snapshot::SavedDefinitions;
 pub use store::{Entry, Transaction, encoded_bytes};
 
-/// The version of the watch protocol that this crate speaks.
-pub const WATCH_PROTOCOL: u32 = 1;
+/// The versions of the watch protocol that this crate speaks.
+pub const WATCH_PROTOCOLS: Protocols = Protocols::new(1, 1);
 
-/// The version of the protocol between servers that this crate speaks.
-pub const PEER_PROTOCOL: u32 = 1;
+/// The versions of the protocol between servers that this crate speaks.
+pub const PEER_PROTOCOLS: Protocols = Protocols::new(1, 1);
 
 /// A message that cannot be a value of the model.
 #[derive(Debug, thiserror::Error)]

@@ -119,6 +119,8 @@ pub(crate) struct Checker {
     silent: BTreeSet<ServerId>,
     remarked: BTreeSet<ServerId>,
     early: Early,
+    /// The latest ring under which another server stamped what stands here.
+    latest_epoch: u64,
     shown: Arc<Shown>,
 }
 
@@ -142,7 +144,12 @@ impl Checker {
         let (audience, definitions) = Definitions::new(Arc::clone(&views), remembered.verdicts);
         let Surroundings { around, heard, membership, engine: prober } = surroundings;
         let vouch = Vouch::new(Arc::clone(&views), prober);
-        let doubt = Doubt::new(Box::new(Company { peers: around.peers.clone(), membership }), vouch.clone());
+        let company = Company {
+            peers: around.peers.clone(),
+            membership,
+            store_stale_since: around.store_stale_since.clone(),
+        };
+        let doubt = Doubt::new(Box::new(company), vouch.clone());
         let (asker, questions) = Asker::new(Arc::clone(&shown), vouch, doubt.stance());
         let checker = Self {
             views,
@@ -163,6 +170,7 @@ impl Checker {
             silent: BTreeSet::new(),
             remarked: BTreeSet::new(),
             early: Early::default(),
+            latest_epoch: 0,
             shown,
         };
         (checker, audience, asker)
@@ -212,6 +220,7 @@ impl Checker {
             Defined::Everything(snapshot) => {
                 if self.duty.belong_to(snapshot.store) {
                     self.early.clear();
+                    self.latest_epoch = 0;
                 }
                 let is_gone = |name: &&ClusterName| !snapshot.clusters.contains_key(*name);
                 let gone: Vec<ClusterName> = self.records.clusters().filter(is_gone).cloned().collect();

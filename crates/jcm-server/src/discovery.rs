@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
 use jcm_model::ClusterName;
-use jcm_proto::WATCH_PROTOCOL;
 use jcm_proto::token::Token;
 use jcm_proto::v1::{WatchRequest, watch_request, watch_response};
+use jcm_proto::{Protocols, WATCH_PROTOCOLS};
 use jcm_storage::{Member, Roster};
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -59,6 +59,7 @@ impl tonic::server::StreamingService<WatchRequest> for Watch {
         let app = self.0.clone();
         Box::pin(async move {
             let (sender, responses) = mpsc::channel(MESSAGES_MAX);
+            let subscribers = Arc::clone(&app.subscribers);
             let session = Session {
                 app,
                 inbox: Arc::default(),
@@ -70,7 +71,7 @@ impl tonic::server::StreamingService<WatchRequest> for Watch {
                 sender,
             };
             // The task ends with its stream, when the server drains, or when nobody reads.
-            tokio::spawn(session.run(request.into_inner()));
+            subscribers.spawn(session.run(request.into_inner()));
             Ok(tonic::Response::new(ReceiverStream::new(responses)))
         })
     }
@@ -181,14 +182,15 @@ impl Session {
             Ok(Ok(None) | Err(_)) => return Err(End::Closed),
             Err(_) => return Err(End::Refused(Status::deadline_exceeded("no `hello` came in time"))),
         };
-        if hello.protocol == 0 || hello.protocol > WATCH_PROTOCOL {
+        let theirs = Protocols::said(hello.protocol, hello.newest_protocol);
+        let Some(protocol) = theirs.and_then(|theirs| WATCH_PROTOCOLS.highest_common(theirs)) else {
             let text =
-                format!("protocol {} is not known, this server speaks {WATCH_PROTOCOL}", hello.protocol);
+                format!("protocol {} is not known, this server speaks {WATCH_PROTOCOLS}", hello.protocol);
             return Err(End::Refused(Status::failed_precondition(text)));
-        }
+        };
         debug!(client = %jcm_model::invalid::quoted(&hello.client), "subscriber connected");
         let welcome = watch_response::Welcome {
-            protocol: WATCH_PROTOCOL,
+            protocol,
             server: self.app.server.to_string(),
             heartbeat_ms: u32::try_from(WATCH_HEARTBEAT.as_millis()).expect("a heartbeat is seconds"),
         };

@@ -34,6 +34,7 @@ use jcm_proto::v1;
 use jcm_storage::Roster;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::checker::Findings;
 use crate::pause::Pulse;
@@ -85,6 +86,8 @@ struct Shared {
     digests_pause: Duration,
     /// Cancelled when the streams of those who follow shall end.
     hanging_up: CancellationToken,
+    /// The tasks of those streams.
+    sessions: TaskTracker,
     /// What those who come in need; nobody does to a server on its own.
     door: Option<Door>,
 }
@@ -168,6 +171,12 @@ impl Peers {
         self.0.hanging_up.cancel();
     }
 
+    /// Waits until the streams of all who follow have ended.
+    pub(crate) async fn join(&self) {
+        self.0.sessions.close();
+        self.0.sessions.wait().await;
+    }
+
     /// How this server stands.
     pub(crate) fn standing(&self) -> Standing {
         *self.0.standing.borrow()
@@ -247,6 +256,7 @@ impl Shared {
             turned: Turned::new(),
             digests_pause,
             hanging_up: CancellationToken::new(),
+            sessions: TaskTracker::new(),
             door,
         }
     }

@@ -224,6 +224,7 @@ impl Running {
         // 1. to 4. Others take over what this server does, and no new connections are taken; see there.
         stop.hand_over().await;
         self.serving.await.context("the listener failed")?;
+        stop.join_streams().await;
         // 5. Writes that were accepted are committed; 6. checks stop; 7. the memory stops last, because writes wait for it.
         self.registry.finished().await;
         self.writing.cancel();

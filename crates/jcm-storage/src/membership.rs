@@ -45,7 +45,8 @@ pub struct RingMembers {
     /// The store that it was read in: only epochs of one store tell which of two readings is later. `None`: it is in no
     /// store.
     pub store: Option<StoreId>,
-    /// Rises with every change; a reading with a lower one is older, and ignored.
+    /// Rises with every change, within one history of the store: one that was put back to an earlier state counts from a
+    /// lower number on.
     pub epoch: u64,
     /// In the order of their ids.
     pub servers: Vec<ServerId>,

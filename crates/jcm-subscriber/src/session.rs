@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use jcm_model::ClusterName;
 use jcm_model::invalid::quoted;
-use jcm_proto::WATCH_PROTOCOL;
+use jcm_proto::WATCH_PROTOCOLS;
 use jcm_proto::v1::watch_request::{self, Hello, Request, Unsubscribe};
 use jcm_proto::v1::watch_response::Event as Answer;
 use tracing::{debug, info, warn};
@@ -269,7 +269,11 @@ impl Session {
         let link = LinkId(self.last_link);
         self.peers.push(Peer::new(link, server.clone(), now));
         self.effects.push(Effect::Connect { link, server });
-        let hello = Hello { protocol: WATCH_PROTOCOL, client: self.client.clone() };
+        let hello = Hello {
+            protocol: WATCH_PROTOCOLS.oldest(),
+            newest_protocol: WATCH_PROTOCOLS.newest(),
+            client: self.client.clone(),
+        };
         self.effects.push(Effect::Send { link, request: Request::Hello(hello) });
         for cluster in self.clusters.keys().cloned().collect::<Vec<_>>() {
             self.ask(link, &cluster, false, now);

@@ -23,6 +23,7 @@ impl Checker {
             silent_after: SILENT_AFTER,
             store_is_out: self.around.store_stale_since.borrow_and_update().is_some(),
             draining: self.around.peers.standing().draining,
+            latest_epoch: self.latest_epoch,
         };
         self.duty.observe(&roster.ring, seen, Instant::now());
         self.remark();

@@ -58,7 +58,7 @@ pub(super) struct Around {
     pub(super) well: Vec<ServerId>,
     /// Those that are heard and stay, and suspect themselves: their successes count.
     pub(super) doubting: Vec<ServerId>,
-    /// Those of the well ones that share the checks.
+    /// Those of the well ones that share the checks, and can take over more: the store tells them who leaves.
     pub(super) sharing: usize,
 }
 
@@ -66,6 +66,8 @@ pub(super) struct Around {
 pub(super) struct Company {
     pub(super) peers: Peers,
     pub(super) membership: Arc<dyn Membership>,
+    /// Set while the store is out of reach.
+    pub(super) store_stale_since: watch::Receiver<Option<Instant>>,
 }
 
 /// Why this server suspects itself, as it is shown.
@@ -392,7 +394,9 @@ impl Vantages for Company {
         };
         let doubting = members.iter().filter(doubts).cloned().collect();
         let roster = Arc::clone(&self.membership.roster().borrow());
-        let sharing = well.iter().filter(|server| roster.ring.servers.contains(server)).count();
+        let takes_over = |server: &&ServerId| roster.ring.servers.contains(server);
+        let store_is_there = self.store_stale_since.borrow().is_none();
+        let sharing = if store_is_there { well.iter().filter(takes_over).count() } else { 0 };
         Around { members, well, doubting, sharing }
     }
 
@@ -416,6 +420,8 @@ impl Vantages for Company {
 
     fn share(&self, wanted: bool) -> BoxFuture<'static, ()> {
         let membership = Arc::clone(&self.membership);
+        // A server that is about to stop does not come back into the ring.
+        let wanted = wanted && !self.peers.standing().draining;
         Box::pin(async move { membership.share_checks(wanted).await })
     }
 }

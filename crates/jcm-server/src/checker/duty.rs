@@ -21,6 +21,10 @@ use jcm_health::ring::{Place, Ring};
 use jcm_model::{ServerId, Stamp, StoreId};
 use jcm_storage::RingMembers;
 
+/// A server that has left the ring goes on checking for so many intervals where nobody is seen to have begun: the first
+/// check of whoever follows it comes within one, and is told on after that.
+const KEPT_INTERVALS: u32 = 2;
+
 /// Whose turn it is to check a node, as this server sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Duty {
@@ -29,6 +33,10 @@ pub(crate) struct Duty {
     /// The store whose nodes these are.
     store: Option<StoreId>,
     ring: Ring,
+    /// The number under which the store named it.
+    ring_read: u64,
+    /// Since when the store has named an older ring, or verdicts have been stamped under a later one.
+    out_of_step: Option<Instant>,
     seen: Seen,
     /// Servers of the ring that are not known as members: since when. It takes a moment until one is listened for.
     strangers: BTreeMap<ServerId, Instant>,
@@ -47,13 +55,16 @@ pub(crate) struct Seen {
     pub(crate) store_is_out: bool,
     /// This server is about to stop.
     pub(crate) draining: bool,
+    /// The latest ring under which a verdict was stamped that stands here.
+    pub(crate) latest_epoch: u64,
 }
 
 /// This server leaves: what it checks it keeps until others have begun.
 #[derive(Debug, Clone)]
 struct Leaving {
-    since: Instant,
     ring_epoch: u64,
+    /// When it was seen outside the ring: from then on others begin.
+    left: Option<Instant>,
 }
 
 /// All that whose turn it is follows from, but for the board: as long as it is the same, nothing has to be worked out
@@ -75,7 +86,9 @@ impl Duty {
             own,
             session_timeout,
             store: None,
+            ring_read: ring.epoch(),
             ring,
+            out_of_step: None,
             seen: Seen::default(),
             strangers: BTreeMap::new(),
             at: now,
@@ -94,23 +107,21 @@ impl Duty {
         let was_other = self.store.replace(store).is_some_and(|before| before != store);
         if was_other {
             self.ring = Ring::new(0, self.ring.servers().iter().cloned());
+            self.ring_read = 0;
+            self.out_of_step = None;
         }
         was_other
     }
 
-    /// Takes in the ring as it is read now, unless it is an older one or another store's, and what is seen of the others.
+    /// Takes in the ring as it is read now, unless it is another store's, and what is seen of the others.
     pub(crate) fn observe(&mut self, ring: &RingMembers, seen: Seen, now: Instant) {
         if seen.draining && self.leaving.is_none() {
-            self.leaving = Some(Leaving { since: now, ring_epoch: self.ring.epoch() });
+            self.leaving = Some(Leaving { ring_epoch: self.ring.epoch(), left: None });
         }
-        // Definitions and servers are read apart, and follow to a restored store one before the other.
-        let is_ours = ring.store.is_none() || ring.store == self.store;
-        let is_older = ring.epoch < self.ring.epoch();
-        if is_ours
-            && !is_older
-            && (ring.epoch, ring.servers.as_slice()) != (self.ring.epoch(), self.ring.servers())
-        {
-            self.ring = Ring::new(ring.epoch, ring.servers.iter().cloned());
+        self.take_ring(ring, &seen, now);
+        let is_outside = self.ring.position(&self.own).is_none();
+        if let Some(leaving) = self.leaving.as_mut().filter(|leaving| is_outside && leaving.left.is_none()) {
+            leaving.left = Some(now);
         }
         self.seen = seen;
         self.at = now;
@@ -130,8 +141,8 @@ impl Duty {
         let known = self.seen.silences.keys().chain(self.strangers.keys());
         let given_up = known.map(|server| (server.clone(), beyond(self.silence(server))));
         let left = |leaving: &Leaving| {
-            let gone_for = self.at.saturating_duration_since(leaving.since);
-            intervals.iter().take_while(|interval| gone_for >= **interval).count()
+            let gone_for = self.gone_for(leaving);
+            intervals.iter().take_while(|interval| gone_for >= **interval * KEPT_INTERVALS).count()
         };
         Signature {
             ring: self.ring.clone(),
@@ -157,7 +168,7 @@ impl Duty {
         self.leaving.as_ref().is_some_and(|leaving| {
             let others_began =
                 held.is_some_and(|held| held.server != self.own && held.ring_epoch > leaving.ring_epoch);
-            is_checked && !others_began && self.at.saturating_duration_since(leaving.since) < interval
+            is_checked && !others_began && self.gone_for(leaving) < interval * KEPT_INTERVALS
         })
     }
 
@@ -189,8 +200,13 @@ impl Duty {
     pub(crate) fn stamp(&self, held: Option<&Stamp>, incarnation: u64, sequence: u64) -> Stamp {
         let ring_epoch = held.map_or(0, |held| held.ring_epoch).max(self.ring.epoch());
         let term = match held.filter(|held| held.ring_epoch == ring_epoch) {
-            Some(held) if held.server == self.own => held.term,
-            Some(held) => held.term + 1,
+            Some(held)
+                if held.server == self.own && (held.incarnation, held.sequence) < (incarnation, sequence) =>
+            {
+                held.term
+            }
+            // Another server's, or this one's from a data directory that is lost, which counted further.
+            Some(held) => held.term.saturating_add(1),
             None => 0,
         };
         Stamp { ring_epoch, term, server: self.own.clone(), incarnation, sequence }
@@ -210,6 +226,44 @@ impl Duty {
     pub(crate) fn heard(&self) -> impl Iterator<Item = &ServerId> {
         let known = self.seen.silences.iter();
         known.filter(|(_, silence)| **silence < self.seen.silent_after).map(|(server, _)| server)
+    }
+
+    /// The ring that is read counts at once, unless its number is lower than that of the one before. Then the reading comes
+    /// late, or the store was put back to an earlier state, in which rings are counted from a lower number on. What it has
+    /// gone on saying for a session timeout is no late reading: its servers count from then on, under a number that no
+    /// verdict which stands is beyond. So all who share in it agree again on whose turn it is and which verdict is later.
+    fn take_ring(&mut self, ring: &RingMembers, seen: &Seen, now: Instant) {
+        // Definitions and servers are read apart, and follow to a restored store one before the other.
+        if ring.store.is_some() && ring.store != self.store {
+            return;
+        }
+        let was_read = ring.epoch > 0 && !seen.store_is_out;
+        let is_older = ring.epoch < self.ring_read;
+        let is_beyond = seen.latest_epoch > self.ring.epoch().max(ring.epoch);
+        if !was_read || !(is_older || is_beyond) {
+            self.out_of_step = None;
+        } else {
+            self.out_of_step.get_or_insert(now);
+        }
+        let out_of_step_for = self.out_of_step.map(|since| now.saturating_duration_since(since));
+        let is_put_back = out_of_step_for.is_some_and(|time| time >= self.session_timeout);
+        if is_older && !is_put_back {
+            return;
+        }
+        let mut epoch = self.ring.epoch().max(ring.epoch);
+        if is_put_back {
+            epoch = epoch.max(seen.latest_epoch);
+            self.out_of_step = None;
+        }
+        self.ring_read = ring.epoch;
+        if (epoch, ring.servers.as_slice()) != (self.ring.epoch(), self.ring.servers()) {
+            self.ring = Ring::new(epoch, ring.servers.iter().cloned());
+        }
+    }
+
+    /// For how long this server has been outside the ring that it leaves.
+    fn gone_for(&self, leaving: &Leaving) -> Duration {
+        leaving.left.map_or(Duration::ZERO, |left| self.at.saturating_duration_since(left))
     }
 
     fn is_given_up(&self, server: &ServerId, interval: Duration) -> bool {

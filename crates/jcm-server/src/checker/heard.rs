@@ -81,6 +81,7 @@ impl Checker {
         let taken = self.publish(verdicts);
         for (cluster, verdicts) in taken.iter() {
             for (node, judged) in verdicts {
+                self.latest_epoch = self.latest_epoch.max(judged.stamp.ring_epoch);
                 self.assess_by_name(cluster, node);
                 if judged.stamp.server != self.server {
                     self.records.overrule(cluster, node, judged);

@@ -72,7 +72,8 @@ pub(super) async fn get(
     }
     let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
     // The task ends with its connection, when the server drains, or when nobody reads.
-    tokio::spawn(Stream { app, inbox, watched, told: 0, settled: 0, sender }.run());
+    let subscribers = Arc::clone(&app.subscribers);
+    subscribers.spawn(Stream { app, inbox, watched, told: 0, settled: 0, sender }.run());
     let body = Body::from_stream(ReceiverStream::new(chunks).map(Ok::<_, Infallible>));
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, body).into_response())

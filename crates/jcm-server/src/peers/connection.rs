@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jcm_model::ServerId;
 use jcm_proto::v1::peers_client::PeersClient;
-use jcm_proto::{PEER_PROTOCOL, v1};
+use jcm_proto::{PEER_PROTOCOLS, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,10 @@ const REQUESTS_MAX: usize = 16;
 /// must not take the others for silent.
 const CHECKER_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// What never becomes equal is asked for again at every so many digests, some five minutes apart: something else may have
+/// gone missing beside it.
+const DOUBTS_REPEAT: u32 = 32;
+
 /// Follows one server.
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
@@ -69,7 +73,7 @@ enum End {
     Refused(String),
     #[error("server `{0}` answers at its address")]
     Impostor(String),
-    #[error("it speaks protocol {0} between servers, this server speaks {PEER_PROTOCOL}")]
+    #[error("it speaks protocol {0} between servers, this server speaks {PEER_PROTOCOLS}")]
     Protocol(u32),
     #[error("what it sends cannot be read: {0}")]
     Unreadable(String),
@@ -163,7 +167,11 @@ impl Connection {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let hello = follow_request::Hello { protocol: PEER_PROTOCOL, server: self.shared.server.to_string() };
+        let hello = follow_request::Hello {
+            protocol: PEER_PROTOCOLS.oldest(),
+            newest_protocol: PEER_PROTOCOLS.newest(),
+            server: self.shared.server.to_string(),
+        };
         ask(&requests, Request::Hello(hello))?;
         let response = client.follow(ReceiverStream::new(receiver)).await.map_err(|status| ended(&status))?;
         let mut stream = response.into_inner();
@@ -171,7 +179,7 @@ impl Connection {
         let Some(v1::FollowResponse { event: Some(Event::Welcome(welcome)) }) = first else {
             return Err(End::Unreadable("it did not begin with `welcome`".to_owned()));
         };
-        if welcome.protocol == 0 || welcome.protocol > PEER_PROTOCOL {
+        if !PEER_PROTOCOLS.speaks(welcome.protocol) {
             return Err(End::Protocol(welcome.protocol));
         }
         if welcome.server != self.server.as_str() {
@@ -327,7 +335,7 @@ impl Listening<'_> {
             // equal by being sent again, for example because a cluster cannot be read here, must not be sent for good.
             let doubts = self.doubts.entry(server).or_default();
             *doubts += 1;
-            if *doubts >= 2 && doubts.is_power_of_two() {
+            if *doubts >= 2 && (doubts.is_power_of_two() || doubts.is_multiple_of(DOUBTS_REPEAT)) {
                 servers.push(theirs.server);
             }
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jcm_model::{Judged, ServerId, StoreId};
-use jcm_proto::{PEER_PROTOCOL, v1};
+use jcm_proto::{PEER_PROTOCOLS, Protocols, v1};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -145,13 +145,15 @@ impl Session {
             Ok(Ok(None) | Err(_)) => return Err(End::Closed),
             Err(_) => return Err(End::Refused(Status::deadline_exceeded("no `hello` came in time"))),
         };
+        let theirs = Protocols::said(hello.protocol, hello.newest_protocol);
+        let common = theirs.and_then(|theirs| PEER_PROTOCOLS.highest_common(theirs));
         // First of all: one of another version learns which is spoken here.
-        let welcome =
-            follow_response::Welcome { protocol: PEER_PROTOCOL, server: self.shared.server.to_string() };
+        let protocol = common.unwrap_or(PEER_PROTOCOLS.newest());
+        let welcome = follow_response::Welcome { protocol, server: self.shared.server.to_string() };
         self.send(Event::Welcome(welcome)).await?;
-        if hello.protocol == 0 || hello.protocol > PEER_PROTOCOL {
+        if common.is_none() {
             return refused(format!(
-                "protocol {} between servers is not known, server `{}` speaks {PEER_PROTOCOL}",
+                "protocol {} between servers is not known, server `{}` speaks {PEER_PROTOCOLS}",
                 hello.protocol, self.shared.server
             ));
         }

@@ -69,7 +69,7 @@ impl peers_server::Peers for Service {
         let (sender, responses) = mpsc::channel(MESSAGES_MAX);
         let session = Session::new(Arc::clone(&self.shared), Arc::clone(&self.stock), sender);
         // The task ends with its stream, when this server hangs up, or when nobody reads.
-        tokio::spawn(session.run(request.into_inner()));
+        self.shared.sessions.spawn(session.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 

@@ -1,5 +1,6 @@
 //! Several servers in one process, with real sockets between them.
 
+mod greeting;
 mod group;
 mod raw;
 
@@ -315,7 +316,9 @@ async fn a_write_and_questions_reach_the_server_that_is_asked() {
 async fn odd_requests_are_refused_by_name() {
     let store = store(1, 1).await;
     let server = Server::start("s1", &store).await;
-    let hello = |protocol, server: &str| Request::Hello(Hello { protocol, server: server.to_owned() });
+    let hello = |protocol, server: &str| {
+        Request::Hello(Hello { protocol, newest_protocol: protocol, server: server.to_owned() })
+    };
     for (request, code, part) in [
         (hello(0, "s2"), Code::FailedPrecondition, "protocol 0 between servers is not known"),
         (hello(99, "s2"), Code::FailedPrecondition, "protocol 99 between servers is not known"),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::app::App;
+use crate::checker::Asker;
 use crate::peers::Peers;
 use crate::subscribers::{LEAVE_MAX, Subscribers};
 
@@ -20,13 +21,16 @@ const STOP_DEADLINE: Duration = Duration::from_millis(9_500);
 /// How long leaving the ring may take: a store that does not answer finds out by itself.
 const LEAVE_RING_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How long checks go on after that: the interval of a check, in which the others have begun.
-const TAKE_OVER_TIME: Duration = Duration::from_secs(1);
+/// How long the others may take after that until they are seen to check: a usual interval, and the time to tell.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// How long readers get to learn that a server goes which nobody takes over from.
 const GO_AWAY_GRACE: Duration = Duration::from_millis(200);
 
-/// How often it is looked whether all readers have gone.
+/// How long the tasks of streams may take to end once their connections are closed.
+const STREAMS_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether others have taken over, and readers have gone.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The signals that stop a server.
@@ -70,6 +74,7 @@ pub(super) struct Stop {
     server: ServerId,
     membership: Arc<dyn Membership>,
     peers: Peers,
+    asker: Asker,
     subscribers: Arc<Subscribers>,
     stopping: CancellationToken,
     draining: CancellationToken,
@@ -83,6 +88,7 @@ impl Stop {
             server: app.server.clone(),
             membership: Arc::clone(&app.membership),
             peers,
+            asker: app.asker.clone(),
             subscribers: Arc::clone(&app.subscribers),
             stopping: app.stopping.clone(),
             draining: app.draining.clone(),
@@ -91,8 +97,8 @@ impl Stop {
         }
     }
 
-    /// Until the port is closed. At most 5.2 seconds.
-    pub(super) async fn hand_over(self) {
+    /// Until the port is closed. At most 6 seconds.
+    pub(super) async fn hand_over(&self) {
         // 1. Whoever asks whether to send work here is told no, and so are the other servers. What they have sent is carried
         //    out; somebody else leads before this server is gone.
         self.stopping.cancel();
@@ -108,7 +114,15 @@ impl Stop {
                     "the store does not answer: the others notice by themselves that this server leaves the ring"
                 );
             }
-            tokio::time::sleep(TAKE_OVER_TIME).await;
+            let taken_over = async {
+                while self.asker.owned() > 0 {
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                }
+            };
+            if tokio::time::timeout(TAKE_OVER_MAX, taken_over).await.is_err() {
+                let nodes = self.asker.owned();
+                info!(nodes, "other servers are not seen to check these nodes yet");
+            }
         }
         // 3. Readers are told to go elsewhere, and served until they have; those who do not go are cut.
         self.draining.cancel();
@@ -127,5 +141,16 @@ impl Stop {
         self.peers.hang_up();
         // 4. No new connections; those under way finish what they asked for.
         self.closing.cancel();
+    }
+
+    /// Once the port is closed: streams have ended with their connections, and their tasks with them.
+    pub(super) async fn join_streams(&self) {
+        let streams = async {
+            self.peers.join().await;
+            self.subscribers.join().await;
+        };
+        if tokio::time::timeout(STREAMS_DEADLINE, streams).await.is_err() {
+            warn!("the task of a stream does not end although its connection is closed");
+        }
     }
 }

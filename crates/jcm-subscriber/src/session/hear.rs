@@ -6,7 +6,7 @@ use jcm_model::ClusterName;
 use jcm_model::invalid::quoted;
 use jcm_proto::v1::watch_request::{Acknowledge, Request};
 use jcm_proto::v1::watch_response::{self as wire, Event as Answer};
-use jcm_proto::{Malformed, WATCH_PROTOCOL};
+use jcm_proto::{Malformed, WATCH_PROTOCOLS};
 use tracing::{info, warn};
 
 use super::peer::Talk;
@@ -61,8 +61,8 @@ impl Session {
     }
 
     fn welcome(&mut self, link: LinkId, welcome: &wire::Welcome, now: Instant) {
-        if welcome.protocol == 0 || welcome.protocol > WATCH_PROTOCOL {
-            let reason = format!("it speaks protocol {}, this program {WATCH_PROTOCOL}", welcome.protocol);
+        if !WATCH_PROTOCOLS.speaks(welcome.protocol) {
+            let reason = format!("it speaks protocol {}, this program {WATCH_PROTOCOLS}", welcome.protocol);
             self.effects.push(Effect::Close { link });
             return self.lose(link, &reason, now);
         }

@@ -85,7 +85,7 @@ impl Fake {
         let mut stream = self.accept().await;
         stream.hello().await;
         stream.send(Event::Welcome(wire::Welcome {
-            protocol: jcm_proto::WATCH_PROTOCOL,
+            protocol: jcm_proto::WATCH_PROTOCOLS.newest(),
             server: "fake".to_owned(),
             heartbeat_ms: 30_000,
         }));

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+const SECOND: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(500);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -111,21 +112,77 @@ fn the_ring_of_a_restored_store_counts_whatever_its_epoch_and_that_of_the_old_on
 }
 
 #[test]
-fn a_server_that_leaves_goes_on_until_others_began_or_an_interval_has_passed() {
+fn a_server_that_leaves_goes_on_until_others_began_or_had_the_time_to() {
     let start = Instant::now();
     let mut duty = Duty::new(id(0), SESSION_TIMEOUT, Ring::default(), start);
     duty.observe(&ring(1, &[0, 1]), seen(&[(1, 0)]), start);
     let node = (0..NODES).find(|node| duty.is_mine(place(*node), INTERVAL, None, false)).unwrap();
     let is_mine = |duty: &Duty, held: &Stamp| duty.is_mine(place(node), INTERVAL, Some(held), true);
-    let mut leave = |after: Duration| {
-        duty.observe(&ring(2, &[1]), Seen { draining: true, ..seen(&[(1, 0)]) }, start + after);
+    let mut leave = |members: &RingMembers, after: Duration| {
+        duty.observe(members, Seen { draining: true, ..seen(&[(1, 0)]) }, start + after);
         duty.clone()
     };
-    let leaving = leave(Duration::ZERO);
+    // While the store is slow to let it go, nobody else begins.
+    assert!(is_mine(&leave(&ring(1, &[0, 1]), 10 * INTERVAL), &stamp(1, 0, 0)));
+    let left = 11 * INTERVAL;
+    let leaving = leave(&ring(2, &[1]), left);
     assert!(is_mine(&leaving, &stamp(1, 0, 0)));
     assert!(!is_mine(&leaving, &stamp(2, 0, 1)), "the other one has begun");
     assert!(!leaving.is_mine(place(node), INTERVAL, None, false), "nothing is begun any more");
-    assert!(!is_mine(&leave(INTERVAL), &stamp(1, 0, 0)));
+    assert!(is_mine(&leave(&ring(2, &[1]), left + INTERVAL), &stamp(1, 0, 0)));
+    assert!(!is_mine(&leave(&ring(2, &[1]), left + 2 * INTERVAL), &stamp(1, 0, 0)));
+}
+
+#[test]
+fn a_ring_of_a_store_that_was_put_back_counts_once_it_is_no_late_reading() {
+    let start = Instant::now();
+    let mut duty = Duty::new(id(0), SESSION_TIMEOUT, Ring::default(), start);
+    duty.observe(&ring(7, &[0]), seen(&[(1, 0)]), start);
+    let mut at = |members: &RingMembers, after: Duration, store_is_out: bool| {
+        duty.observe(members, Seen { store_is_out, ..seen(&[(1, 0)]) }, start + after);
+        (duty.ring().epoch(), duty.ring().servers().len())
+    };
+    let back = ring(3, &[0, 1]);
+    assert_eq!(at(&back, SECOND, false), (7, 1));
+    assert_eq!(at(&back, SECOND + SESSION_TIMEOUT.saturating_sub(STEP), false), (7, 1));
+    assert_eq!(at(&ring(7, &[0]), SECOND + SESSION_TIMEOUT, false), (7, 1), "it was late");
+    // Nothing is learned while the store is out.
+    for secs in 6..60 {
+        assert_eq!(at(&back, Duration::from_secs(secs), true), (7, 1));
+    }
+    assert_eq!(at(&back, Duration::from_mins(1), false), (7, 1));
+    assert_eq!(at(&back, Duration::from_mins(1) + SESSION_TIMEOUT, false), (7, 2));
+    assert_eq!(
+        at(&ring(4, &[0]), Duration::from_secs(61) + SESSION_TIMEOUT, false),
+        (7, 1),
+        "what follows counts at once"
+    );
+    assert_eq!(at(&ring(9, &[0, 1]), Duration::from_secs(62) + SESSION_TIMEOUT, false), (9, 2));
+}
+
+#[test]
+fn whoever_joins_a_ring_that_was_put_back_takes_its_share() {
+    let start = Instant::now();
+    let mut joined = Duty::new(id(0), SESSION_TIMEOUT, Ring::default(), start);
+    let held = stamp(7, 2, 1);
+    let mut share_after = |time: Duration| {
+        joined.observe(&ring(3, &[0, 1]), Seen { latest_epoch: 7, ..seen(&[(1, 0)]) }, start + time);
+        share(&joined, Some(&held))
+    };
+    assert_eq!(share_after(Duration::ZERO), 0, "it may be behind itself");
+    let own = share_after(SESSION_TIMEOUT);
+    assert!(own > 0 && own < NODES, "{own}");
+}
+
+#[test]
+fn a_stamp_follows_the_one_that_stands_whatever_that_says() {
+    let duty = duty(&ring(7, &[0]), seen(&[]));
+    // Of a data directory that is lost: it counted further.
+    let lost = Stamp { incarnation: 9, sequence: 99, ..stamp(7, 3, 0) };
+    let next = duty.stamp(Some(&lost), 1, 1);
+    assert!(next > lost, "{next:?}");
+    let far = stamp(u64::MAX, u64::MAX, 1);
+    assert_eq!(duty.stamp(Some(&far), 1, 1).term, u64::MAX);
 }
 
 /// One server: what it knows, what it checks, what stands on its board.
@@ -240,8 +297,13 @@ impl World {
         let server = &mut self.servers[at];
         let silences = server.heard.iter().filter(|(other, _)| **other != at);
         let silences = silences.map(|(other, heard)| (id(*other), now - *heard)).collect();
-        let seen =
-            Seen { silences, silent_after: SILENT_AFTER, store_is_out: server.store_is_out, draining: false };
+        let seen = Seen {
+            silences,
+            silent_after: SILENT_AFTER,
+            store_is_out: server.store_is_out,
+            draining: false,
+            latest_epoch: server.board.values().map(|stamp| stamp.ring_epoch).max().unwrap_or_default(),
+        };
         server.duty.observe(&server.known_ring, seen, now);
     }
 
@@ -311,7 +373,7 @@ proptest! {
         let mut world = World::new(count);
         for _ in 0..random.usize(1..40) {
             let (at, other) = (random.usize(..count), random.usize(..count));
-            match random.u8(..8) {
+            match random.u8(..9) {
                 0 => world.servers[at].is_up = false,
                 1 => world.wake(at),
                 2 => world.servers[at].store_is_out = true,
@@ -319,13 +381,15 @@ proptest! {
                 4 => world.cut.push((at, other)),
                 5 => world.cut.extend([(at, other), (other, at)]),
                 6 => world.cut.clear(),
+                // The store is put back to an earlier state.
+                7 => world.ring.epoch = random.u64(..=world.ring.epoch).max(1),
                 _ => world.heal(),
             }
             let time = Duration::from_millis(random.u64(0..12_000));
             world.run(time, &mut random);
         }
         world.heal();
-        world.run(Duration::from_secs(10), &mut random);
+        world.run(Duration::from_secs(20), &mut random);
         world.assert_each_node_has_one_checker("healed");
     }
 

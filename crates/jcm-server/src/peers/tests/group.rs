@@ -136,6 +136,7 @@ impl Server {
         tasks.spawn(follower.run(CancellationToken::new()));
         tasks.spawn(writer.run(CancellationToken::new()));
         tasks.spawn(keeper.run(keeping.clone()));
+        tasks.spawn(registry.pulse().run(CancellationToken::new()));
         tasks.spawn(listen::serve(listener, router, registry.pulse(), CancellationToken::new()));
         tasks.spawn(learn(heard, Arc::clone(&views), peers.clone()));
         let sequence = AtomicU64::new(0);

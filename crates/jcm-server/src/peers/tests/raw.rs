@@ -28,7 +28,8 @@ impl Raw {
     /// One that was welcomed.
     pub(super) async fn follow(address: SocketAddr) -> Self {
         let mut raw = Self::connect(address).await;
-        raw.ask(Request::Hello(Hello { protocol: 1, server: "raw".to_owned() })).await;
+        let hello = Hello { protocol: 1, newest_protocol: 0, server: "raw".to_owned() };
+        raw.ask(Request::Hello(hello)).await;
         assert!(matches!(raw.event().await.unwrap(), Event::Welcome(_)));
         raw
     }

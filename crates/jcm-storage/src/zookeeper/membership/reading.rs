@@ -1,12 +1,13 @@
 //! One look at all that the servers have in the store, and the roster that it makes.
 //!
 //! Pure: what was read is given. A reading is taken whole, from one member of the ensemble and in one go, so that
-//! readings of one server never go back; the ring alone is told by number which of two is later.
+//! readings of one server never go back, unless the store itself was put back to an earlier state. What follows from a ring
+//! whose number is lower than before is for whoever shares out the checks to decide.
 
 use std::collections::BTreeMap;
 
 use jcm_model::ServerId;
-use jcm_proto::{Malformed, PEER_PROTOCOL, record, v1};
+use jcm_proto::{Malformed, PEER_PROTOCOLS, record, v1};
 use uuid::Uuid;
 
 use super::election::{Epoch, Leader, Queue};
@@ -42,12 +43,11 @@ impl Reading {
 
     /// The roster that follows from it, after the one before.
     pub(super) fn roster(&self, before: &Roster) -> Roster {
-        let ring = if self.ring.epoch < before.ring.epoch { before.ring.clone() } else { self.ring.clone() };
         Roster {
             members: self.servers.values().filter_map(|server| server.member.clone()).collect(),
             leader: self.leader().map(|leader| leader.server.clone()),
             epoch: self.epoch.number.max(before.epoch),
-            ring,
+            ring: self.ring.clone(),
         }
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn encode_member(member: &Member) -> Vec<u8> {
         advertise: member.advertise.clone(),
         zone: member.zone.clone(),
         version: member.version.clone(),
-        peer_protocol: PEER_PROTOCOL,
+        peer_protocol: PEER_PROTOCOLS.newest(),
         record_format: u32::from(record::VERSION),
     })
 }
@@ -133,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_and_the_epoch_never_go_back() {
+    fn the_epoch_never_goes_back_and_the_ring_is_told_as_it_is_read() {
         let ring = |epoch, server| RingMembers { store: None, epoch, servers: vec![id(server)] };
         let before = Roster { ring: ring(8, "a"), epoch: 5, ..Roster::default() };
         let older =
             Reading { ring: ring(7, "b"), epoch: Epoch { number: 4, leader: None }, ..Reading::default() };
         let roster = older.roster(&before);
-        assert_eq!((roster.ring, roster.epoch), (ring(8, "a"), 5));
+        assert_eq!((roster.ring, roster.epoch), (ring(7, "b"), 5));
         let newer = Reading { ring: ring(9, "b"), ..Reading::default() };
         assert_eq!(newer.roster(&before).ring, ring(9, "b"));
     }

@@ -39,8 +39,9 @@ use write::Answer;
 pub(crate) use write::{Wish, Write, WriteError, Written};
 pub(crate) use writer::Writer;
 
-/// Total time of a write, from its request to its answer.
-pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(2);
+/// Total time of a write, from its request to its answer: with the way back that is less than the two seconds in which a
+/// client is promised one.
+pub(crate) const WRITE_DEADLINE: Duration = Duration::from_millis(1_900);
 
 /// Time for another server to carry a write out: several times what it takes, and most of the write's own time is left
 /// when it does not answer.

@@ -67,6 +67,7 @@ struct Board {
 struct Writing {
     /// The revision that was loaded at start: clusters created later need no time to be judged first.
     loaded: Option<Revision>,
+    /// When definitions were first there, and checks could begin.
     started: Instant,
 }
 
@@ -168,6 +169,9 @@ impl Views {
     pub(crate) fn load(&self, snapshot: Arc<Snapshot>) {
         let mut writing = self.writing();
         if self.board.load().snapshot.store != snapshot.store {
+            if writing.loaded.is_none() {
+                writing.started = Instant::now();
+            }
             // Revisions of another store compare with nothing that was loaded before.
             writing.loaded = Some(snapshot.revision);
             self.swapped_at.store(self.sequence(), Ordering::Release);

@@ -9,7 +9,8 @@
 //!    store goes on naming the others is the one that is cut off: they check their nodes, and may reach what this one
 //!    does not. With the store gone as well they may all be dead, and somebody has to check.
 //! 3. A server outside the ring checks what nobody in it can, unless another server that is heard does already.
-//! 4. A verdict of a later ring shows that this server is behind: whoever stamped it checks the node.
+//! 4. A verdict of a later ring shows that this server is behind: whoever stamped it checks the node. Where that lasts although
+//!    the store is in reach, it is the store that counts anew.
 //!
 //! No terms are kept here: the board has them. A verdict is stamped just beyond the one that stands there, so whoever
 //! substitutes is one term up, and so is the owner who takes back.

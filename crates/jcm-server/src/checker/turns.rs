@@ -20,7 +20,7 @@ impl Checker {
     }
 
     pub(super) fn judge(&mut self, reports: &[Report]) {
-        let (moment, now) = (Instant::now(), Timestamp::now());
+        let (moment, now) = (Instant::now(), wall_clock());
         self.doubt.look(moment);
         let mut turned = Verdicts::new();
         for report in reports {
@@ -46,7 +46,7 @@ impl Checker {
 
     /// More is known of what others see, or whether this server is to be trusted: decides what waited for it.
     pub(super) fn settle(&mut self, event: Event) {
-        let (moment, now) = (Instant::now(), Timestamp::now());
+        let (moment, now) = (Instant::now(), wall_clock());
         self.doubt.look(moment);
         let overdue = self.records.overdue_rounds();
         let Decide { settled, mut nodes } = self.doubt.handle(event, &self.records, overdue, moment);
@@ -108,6 +108,12 @@ impl Checker {
         let judged = judged(stamp, record, since);
         turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
     }
+}
+
+/// The time for people, as precise as it is told to other servers: whichever is asked, it shows the same.
+fn wall_clock() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 /// What the record has come to, under a stamp.

@@ -152,8 +152,7 @@ impl From<WriteError> for Problem {
             ),
             WriteError::OutcomeUnknown { operation, .. } => {
                 let detail = format!(
-                    "{detail}; repeat it with the same `Idempotency-Key`, or ask `GET /v1/operations/{operation}` (a write takes at most {} s)",
-                    WRITE_DEADLINE.as_secs()
+                    "{detail}; repeat it with the same `Idempotency-Key`, or ask `GET /v1/operations/{operation}` (a write takes at most {WRITE_DEADLINE:?})"
                 );
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "OUTCOME_UNKNOWN", detail)
                     .with("operation", operation.to_string())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jcm_model::{
     Cluster, ClusterName, ClusterState, Delta, Judged, Mutation, NodeId, Precondition, Revision, ServerId,
@@ -380,4 +380,16 @@ fn a_restored_store_takes_the_place_of_the_old_one_in_one_step() {
         }
         other => panic!("unexpected {other:?}"),
     }
+}
+
+#[test]
+fn the_time_to_be_judged_begins_when_the_nodes_are_known() {
+    let mut elsewhere = Writers::new(Arc::new(Views::new(1)));
+    elsewhere.take(&Step::Put { nodes: vec![1], path: 0, online: true });
+    // A server that had to wait for its store.
+    let views = Views::new(2);
+    views.writing().started = Instant::now().checked_sub(Duration::from_hours(1)).unwrap();
+    views.load(snapshot(elsewhere.cluster.as_ref(), elsewhere.revision));
+    assert!(matches!(views.get(&name()), Answer::NotReady), "nothing was checked yet");
+    assert!(views.ripen(Instant::now()).is_some(), "it will be in a while");
 }

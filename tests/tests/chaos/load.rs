@@ -104,11 +104,16 @@ impl Plan {
 }
 
 impl Load {
-    /// Creates the clusters and starts.
+    /// Creates the clusters and starts, once every server knows them: from then on none may say that they are not there.
     pub(crate) async fn start(clients: Vec<Client>, plan: Plan) -> Self {
         for (name, _) in &plan.clusters {
             let cluster = json!({ "nodes": [], "properties": { "value": "0" } });
-            clients[0].put_cluster(name, &cluster).await.ok();
+            let created = clients[0].put_cluster(name, &cluster).await;
+            created.ok();
+            let revision = created.revision();
+            for client in &clients {
+                client.get(&format!("/v1/clusters/{name}?min_revision={revision}")).await.ok();
+            }
         }
         let kind = |work| if work == Work::Nodes { Kind::Set } else { Kind::Register };
         let histories = plan.clusters.iter().map(|(_, work)| Mutex::new(History::new(kind(*work)))).collect();
@@ -205,13 +210,7 @@ impl Done {
     fn gap_of(&self, server: usize, from: Instant, to: Instant) -> Duration {
         let own =
             self.attempts.iter().filter(|attempt| attempt.server == server && attempt.is_acknowledged());
-        let mut moments: Vec<_> = own.map(|attempt| attempt.ended).collect();
-        moments.sort();
-        let before = moments.iter().rev().find(|moment| **moment <= from).copied().unwrap_or(from);
-        let after = moments.iter().find(|moment| **moment >= to).copied().unwrap_or(to);
-        let within = moments.into_iter().filter(|moment| *moment > from && *moment < to);
-        let all: Vec<_> = [before].into_iter().chain(within).chain([after]).collect();
-        all.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        longest_gap(own.map(|attempt| attempt.ended).collect(), from, to)
     }
 
     /// Adds what every row of writes says to its result.
@@ -224,6 +223,16 @@ impl Done {
             self.histories.iter().flat_map(|(_, history)| history.violations()).collect();
         row.violations("violations", &violations);
     }
+}
+
+/// The longest time between two of these moments that a moment of the interval lies in.
+pub(crate) fn longest_gap(mut moments: Vec<Instant>, from: Instant, to: Instant) -> Duration {
+    moments.sort();
+    let before = moments.iter().rev().find(|moment| **moment <= from).copied().unwrap_or(from);
+    let after = moments.iter().find(|moment| **moment >= to).copied().unwrap_or(to);
+    let within = moments.into_iter().filter(|moment| *moment > from && *moment < to);
+    let all: Vec<_> = [before].into_iter().chain(within).chain([after]).collect();
+    all.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
 async fn keep_writing(shared: Arc<Shared>, writer: usize) {

@@ -165,14 +165,23 @@ async fn look(
 /// Waits until every one of these servers calls all nodes healthy.
 pub(crate) async fn all_healthy(clients: &[Client], cluster: &str) {
     for client in clients {
-        eventually(VERDICT_DEADLINE, &format!("all of {cluster} are healthy"), async || {
-            let view = client.view(cluster).await;
-            let nodes = view.body["nodes"].as_array().cloned().unwrap_or_default();
-            let is_good = !nodes.is_empty() && nodes.iter().all(|node| node["verdict"] == "healthy");
-            if view.status == 200 && is_good { Ok(()) } else { Err(view) }
-        })
-        .await;
+        all_are(client, cluster, "healthy", VERDICT_DEADLINE).await;
     }
+}
+
+/// Waits until the server calls all nodes of the cluster this.
+pub(crate) async fn all_are(client: &Client, cluster: &str, verdict: &str, within: Duration) {
+    eventually(within, &format!("all of {cluster} are {verdict}"), async || {
+        let view = client.view(cluster).await;
+        let nodes = view.body["nodes"].as_array().cloned().unwrap_or_default();
+        let others = nodes.iter().filter(|node| node["verdict"] != verdict).count();
+        if view.status == 200 && !nodes.is_empty() && others == 0 {
+            Ok(())
+        } else {
+            Err(format!("{} with {others} others of {}", view.status, nodes.len()))
+        }
+    })
+    .await;
 }
 
 /// Waits until every server has a share of the checks, by the word of each of them. Servers join the ring a while after

@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod bare;
 mod load;
 mod lookout;
 mod programs;

@@ -10,6 +10,8 @@ use crate::programs::Programs;
 use crate::row::Row;
 use crate::scene::{self, PATIENCE, is_short};
 
+/// What all nodes together may take to turn on this machine.
+const MASS_DEADLINE: Duration = Duration::from_mins(2);
 /// A process has descriptors for its nodes and for the connections of their checks.
 const PER_TARGET: usize = 1_000;
 
@@ -60,26 +62,9 @@ async fn verdicts_write_nothing_to_zookeeper() {
         let cluster = json!({ "check": check, "nodes": part });
         group.client(0).put_cluster(&format!("part-{number}"), &cluster).await.ok();
     }
-    let all = |verdict: &'static str| {
-        let (client, parts) = (group.client(1), nodes / 250);
-        async move {
-            for part in 0..parts {
-                eventually(
-                    Duration::from_mins(2),
-                    &format!("all of part {part} are {verdict}"),
-                    async || {
-                        let view = client.view(&format!("part-{part}")).await;
-                        let nodes = view.body["nodes"].as_array().cloned().unwrap_or_default();
-                        let others = nodes.iter().filter(|node| node["verdict"] != verdict).count();
-                        if view.status == 200 && others == 0 {
-                            Ok(())
-                        } else {
-                            Err(format!("{others} are not"))
-                        }
-                    },
-                )
-                .await;
-            }
+    let all = async |verdict: &str| {
+        for part in 0..nodes / 250 {
+            lookout::all_are(&group.client(1), &format!("part-{part}"), verdict, MASS_DEADLINE).await;
         }
     };
     all("healthy").await;
@@ -121,21 +106,7 @@ async fn row_31_ten_thousand_nodes_fail() {
     let all = async |verdict: &str| {
         for part in 0..targets.len() {
             for client in group.clients() {
-                eventually(
-                    Duration::from_mins(2),
-                    &format!("all of part {part} are {verdict}"),
-                    async || {
-                        let view = client.view(&format!("tenth-{part}")).await;
-                        let nodes = view.body["nodes"].as_array().cloned().unwrap_or_default();
-                        let others = nodes.iter().filter(|node| node["verdict"] != verdict).count();
-                        if view.status == 200 && others == 0 {
-                            Ok(())
-                        } else {
-                            Err(format!("{others} are not"))
-                        }
-                    },
-                )
-                .await;
+                lookout::all_are(&client, &format!("tenth-{part}"), verdict, MASS_DEADLINE).await;
             }
         }
     };

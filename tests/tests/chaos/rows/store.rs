@@ -6,7 +6,8 @@ use jcm_tests::{Ensemble, Group, binary, process};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::load::{Attempt, Done, Load, Plan};
+use crate::bare::Bare;
+use crate::load::{Attempt, Done, Load, Plan, longest_gap};
 use crate::lookout::{DETECTION, INTERVAL, Lookout};
 use crate::programs::Programs;
 use crate::row::Row;
@@ -15,8 +16,7 @@ use crate::scene::{self, PATIENCE, SESSION_TIMEOUT, is_short};
 const EVERY: [usize; 3] = [0, 1, 2];
 /// Lines that a server may log in a row of a minute.
 const LOG_LINES_MAX: usize = 120;
-/// A write has two seconds, and its answer a way back.
-const REFUSED_WITHIN: Duration = Duration::from_millis(2_200);
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_08_zookeeper_leader_killed() {
@@ -58,6 +58,7 @@ async fn row_09_zookeeper_members_paused() {
     let _target = scene::checked(&group, "checked", 30).await;
     let lookout = Lookout::start(group.clients(), &["checked"]);
     let load = Load::start(group.clients(), Plan::usual()).await;
+    let bare = Bare::start(&zookeeper, Duration::from_secs(6)).await;
     load.more(50).await;
     let mut pauses = Vec::new();
     for leads in [true, false] {
@@ -73,6 +74,11 @@ async fn row_09_zookeeper_members_paused() {
     }
     row.converged(&group).await;
     let done = load.stop().await;
+    let bare = bare.stop().await;
+    row.traffic("bare_writes", bare.len(), 100);
+    for (name, (from, to)) in ["bare_leader_gap_s", "bare_follower_gap_s"].into_iter().zip(&pauses) {
+        row.time(name, longest_gap(bare.clone(), *from, *to));
+    }
     row.time_within("leader_gap_s", done.gap(&EVERY, pauses[0].0, pauses[0].1), Duration::from_secs(5));
     row.time_within("follower_gap_s", done.gap(&EVERY, pauses[1].0, pauses[1].1), Duration::from_secs(3));
     let (history, _) = lookout.stop().await;

@@ -136,10 +136,10 @@ pub enum LoadError {
         /// What was tried and failed.
         reason: String,
     },
-    /// There is nothing where the definitions that this server holds should be: it was wiped, or is another place. What
-    /// the server holds may be all there is of them.
+    /// The store holds less than this server: it was wiped, was put back from an old copy, or is another place. What the
+    /// server holds may be all there is of it.
     #[error("the store cannot be used: {reason}")]
-    Emptied {
+    Lost {
         /// What is missing, and what to do.
         reason: String,
     },

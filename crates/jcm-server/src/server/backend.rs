@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use jcm_model::{Head, Revision};
 use jcm_proto::SavedDefinitions;
 use jcm_storage::zookeeper::{self, ZooKeeper};
 use jcm_storage::{EmbeddedStore, LoadError, Membership, Solo, Store};
@@ -68,6 +69,8 @@ impl Backend {
         let mut files = saved::Files::of(data_dir);
         let bound = data_dir.store();
         let saved = bound.and_then(|store| files.load(store));
+        let revision = saved.as_ref().map_or(Revision::ZERO, |saved| saved.revision);
+        let held = bound.map(|store| Head { store, revision });
         refuse_unless_resolved(config, saved.is_some()).await?;
         let zookeeper = ZooKeeper::connect(zookeeper::Config {
             hosts: config.members().collect::<Vec<_>>().join(","),
@@ -78,7 +81,7 @@ impl Backend {
         let store = zookeeper.store();
         let mut said: Option<Instant> = None;
         let saved = loop {
-            let attempt = async { store.open(bound).await.map(|id| (id, store.replaced())) };
+            let attempt = async { store.open(held).await.map(|id| (id, store.replaced())) };
             let reason = match tokio::time::timeout(STORE_PATIENCE, attempt).await {
                 Ok(Ok((id, replaced))) => {
                     data_dir.follow(id, &replaced)?;
@@ -88,7 +91,7 @@ impl Backend {
                     return Err(error).context(format!("ZooKeeper at {}{}", config.hosts, config.root));
                 }
                 // What is on this disk may be all there is left of them.
-                Ok(Err(error @ LoadError::Emptied { .. })) => {
+                Ok(Err(error @ LoadError::Lost { .. })) => {
                     let place = || format!("ZooKeeper at {}{}", config.hosts, config.root);
                     let Some(saved) = saved else { return Err(error).with_context(place) };
                     error!(
@@ -144,16 +147,17 @@ impl Backend {
         let started = Instant::now();
         let mut said: Option<Instant> = None;
         loop {
-            let reason = match Catalog::fetch(self.store.as_ref()).await {
+            let (reason, is_lost) = match Catalog::fetch(self.store.as_ref()).await {
                 Ok((snapshot, followed)) => return Ok((snapshot, Ok(followed))),
-                Err(LoadError::Unavailable { reason } | LoadError::Emptied { reason }) => reason,
+                Err(LoadError::Unavailable { reason }) => (reason, false),
+                Err(error @ LoadError::Lost { .. }) => (error.to_string(), true),
                 Err(error @ LoadError::Unusable { .. }) => return Err(error.into()),
             };
             // It was there a moment ago.
-            if started.elapsed() >= STORE_PATIENCE
+            if (is_lost || started.elapsed() >= STORE_PATIENCE)
                 && let Some(saved) = self.files.clone().and_then(|mut files| files.load(self.store.id()))
             {
-                warn!(reason, revision = %saved.revision, "the store does not answer: starting from the definitions saved on disk, marked stale");
+                warn!(reason, revision = %saved.revision, "the store cannot be followed: starting from the definitions saved on disk, marked stale; writes are refused");
                 return Ok((saved::into_memory(saved), Err(Arc::from(reason))));
             }
             if said.is_none_or(|at| at.elapsed() >= REMIND_AFTER) {

@@ -53,8 +53,9 @@ pub(super) struct Inner {
 pub(super) struct State {
     /// Whether somebody said which store is expected: nothing is bound or made before.
     pub(super) is_open: bool,
-    /// The store whose definitions this server holds. `None`: it holds none.
-    expected: Option<StoreId>,
+    /// What this server holds, or has held last: an older state of the same store is not taken for it. `None`: it has held
+    /// nothing.
+    floor: Option<jcm_model::Head>,
     pub(super) bound: Option<Bound>,
     /// Why the ensemble is not the one that this server is bound to.
     alien: Option<String>,
@@ -105,8 +106,22 @@ impl State {
 
     /// Drops what is held: every feed is reset.
     fn drop_held(&mut self) {
-        self.held = None;
+        if let Some(held) = self.held.take() {
+            self.floor = Some(jcm_model::Head { store: held.store, revision: held.tail.head() });
+        }
         self.resets += 1;
+    }
+
+    /// The store that this server is bound to, or holds definitions of.
+    fn expected(&self) -> Option<StoreId> {
+        let bound = self.bound.as_ref().map(|bound| bound.identity.store);
+        bound.or(self.floor.map(|floor| floor.store))
+    }
+
+    /// The latest revision that this server has held of any store.
+    pub(super) fn latest_held(&self) -> Revision {
+        let held = self.held.as_ref().map_or(Revision::ZERO, |held| held.head.revision);
+        held.max(self.floor.map_or(Revision::ZERO, |floor| floor.revision))
     }
 }
 
@@ -159,9 +174,9 @@ impl Inner {
         self.ticks.send_modify(|ticks| *ticks += 1);
     }
 
-    pub(super) fn expect(&self, expected: Option<StoreId>) {
+    pub(super) fn expect(&self, held: Option<jcm_model::Head>) {
         let mut state = self.state();
-        state.expected = expected;
+        state.floor = held;
         state.is_open = true;
         drop(state);
         self.hint.notify_one();
@@ -173,16 +188,14 @@ impl Inner {
 
     /// The store that this server is bound to, or holds definitions of.
     pub(super) fn expected(&self) -> Option<StoreId> {
-        let state = self.state();
-        let bound = state.bound.as_ref().map(|bound| bound.identity.store);
-        bound.or(state.expected)
+        self.state().expected()
     }
 
     /// Which store an identity is of, if that is ours or took its place. `None`: it is not, or nothing is bound yet.
     pub(super) fn recognises(&self, identity: Option<&[u8]>) -> Option<StoreId> {
         let identity = Identity::decode(identity?).ok()?;
         let state = self.state();
-        let ours = state.bound.as_ref().map(|bound| bound.identity.store).or(state.expected)?;
+        let ours = state.expected()?;
         (identity.store == ours || identity.replaces.contains(&ours)).then_some(identity.store)
     }
 
@@ -190,10 +203,7 @@ impl Inner {
     pub(super) async fn recognise(&self) -> Result<Bound, LoadError> {
         for _ in 0..RECOGNITIONS_MAX {
             let found = fetch::identity(&self.session).await?;
-            let verdict = {
-                let state = self.state();
-                judge(state.bound.as_ref().map(|bound| bound.identity.store).or(state.expected), found)
-            };
+            let verdict = judge(self.expected(), found);
             match verdict {
                 Verdict::Ours { identity, version } => return Ok(self.bind(identity, version)),
                 Verdict::Alien(reason) => {
@@ -202,7 +212,7 @@ impl Inner {
                 }
                 Verdict::Emptied(reason) => {
                     self.refuse(&reason);
-                    return Err(LoadError::Emptied { reason });
+                    return Err(LoadError::Lost { reason });
                 }
                 Verdict::Make => match make(&self.session).await {
                     // Whoever made it, this server or another: it is there to be read.
@@ -248,10 +258,21 @@ impl Inner {
     /// Reads all definitions, and goes on from there.
     pub(super) async fn load(&self) -> Result<Snapshot, LoadError> {
         let bound = self.recognise().await?;
+        let floor = self.state().floor.filter(|floor| floor.store == bound.identity.store);
         let Loaded { head, mirror, operations } = loading::load(&self.session, &bound.layout).await?;
+        if let Some(floor) = floor.filter(|floor| head.revision < floor.revision) {
+            return Err(self.went_back(floor.revision, head.revision));
+        }
         let snapshot = snapshot(bound.identity.store, head.revision, &mirror, operations);
-        if let Some(reason) = self.state().refusal() {
-            return Err(LoadError::Unusable { reason: reason.clone() });
+        {
+            let mut state = self.state();
+            // What was lost is there again, or others went on without it: there is nothing that it could be mixed with.
+            if state.held.is_none() {
+                state.rewound = None;
+            }
+            if let Some(reason) = state.refusal() {
+                return Err(LoadError::Unusable { reason: reason.clone() });
+            }
         }
         let _one = self.looking.lock().await;
         {
@@ -315,15 +336,20 @@ impl Inner {
             }
             return Ok(());
         }
-        let reason = format!(
-            "its head was at {} and is at {}: the ensemble lost writes; restore a snapshot",
-            floor.revision, head.revision
-        );
+        drop(state);
+        Err(self.went_back(floor.revision, head.revision))
+    }
+
+    /// Nothing is written or followed: what the ensemble holds is older than what this server holds.
+    fn went_back(&self, was: Revision, is: Revision) -> LoadError {
+        let mut state = self.state();
+        let reason =
+            format!("its head was at {was} and is at {is}: the ensemble lost writes; restore a snapshot");
         if state.rewound.as_ref() != Some(&reason) {
             error!(reason, "the ZooKeeper ensemble went back");
             state.rewound = Some(reason.clone());
         }
-        Err(LoadError::Unusable { reason })
+        LoadError::Lost { reason }
     }
 
     /// Takes what is missing up to a head.

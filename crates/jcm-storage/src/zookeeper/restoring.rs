@@ -95,7 +95,7 @@ impl Inner {
         };
         let stores = fetch::children(session, STORES).await.map_err(|error| chain(&error))?;
         // Also what this server holds counts, where the ensemble has lost it.
-        let mut head = self.state().held.as_ref().map_or(Revision::ZERO, |held| held.head.revision);
+        let mut head = self.state().latest_held();
         if let Some((identity, _)) = &identity {
             let deadline = Instant::now() + REQUEST_PATIENCE;
             let found = fetch::head(session, &Layout::of(identity.store), deadline).await;

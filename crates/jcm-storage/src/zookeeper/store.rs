@@ -29,14 +29,16 @@ impl ZooKeeperStore {
         Self { inner, tasks, _alive: alive }
     }
 
-    /// Finds out which store this is, and binds to it. `expected` is the one whose definitions this server holds.
+    /// Finds out which store this is, and binds to it. `held` is what this server holds: the store that it belongs to,
+    /// and the revision of its definitions; zero where it has none of them.
     ///
     /// Without one it takes what is there, and makes a new store where there is none. With one it refuses an ensemble
-    /// that is empty, or holds another store that did not take the place of the expected one.
+    /// that is empty, or holds another store that did not take the place of that one; and `load` refuses what is older
+    /// than what this server holds.
     ///
     /// `Unavailable`: ZooKeeper does not answer. What is expected is kept, and `load` does this again.
-    pub async fn open(&self, expected: Option<StoreId>) -> Result<StoreId, LoadError> {
-        self.inner.expect(expected);
+    pub async fn open(&self, held: Option<Head>) -> Result<StoreId, LoadError> {
+        self.inner.expect(held);
         Ok(self.inner.recognise().await?.identity.store)
     }
 }

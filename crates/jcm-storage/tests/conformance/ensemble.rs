@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jcm_model::StoreId;
+use jcm_model::{Head, Revision, StoreId};
 use jcm_storage::zookeeper::Config;
 use jcm_storage::{Store, ZooKeeper};
 use tempfile::TempDir;
@@ -93,7 +93,8 @@ impl Ensemble {
 /// Connects, binds and loads.
 pub(crate) async fn open(config: &Config, expected: Option<StoreId>) -> ZooKeeper {
     let zookeeper = ZooKeeper::connect(config.clone()).expect("the configuration is valid");
-    zookeeper.store().open(expected).await.expect("the store is recognised");
+    let held = expected.map(|store| Head { store, revision: Revision::ZERO });
+    zookeeper.store().open(held).await.expect("the store is recognised");
     zookeeper.store().load().await.expect("the store loads");
     zookeeper
 }

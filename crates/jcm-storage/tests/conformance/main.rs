@@ -15,6 +15,7 @@ mod random;
 mod restores;
 mod written;
 mod zookeeper;
+mod zookeeper_identity;
 mod zookeeper_restores;
 
 /// Every check of the suite, for each of the backends.

@@ -88,7 +88,7 @@ async fn a_wiped_ensemble_is_restored_by_a_server_that_held_what_it_had_and_the_
     expected.expect_in(there.store().as_ref()).await;
     let old = here.store().id();
     let raw = ensemble.raw(&config).await;
-    crate::zookeeper::wipe(&raw).await;
+    crate::zookeeper_identity::wipe(&raw).await;
     let clusters: Vec<_> = expected.clusters.values().cloned().collect();
     let restored = here.store().restore(clusters.clone(), Vec::new()).await.unwrap();
     follows(&here, restored, &clusters).await;
@@ -105,7 +105,7 @@ async fn another_store_is_not_restored_over_and_of_two_restores_at_once_one_is_w
     let here = open(&config, None).await;
     let store = here.store().id();
     let stranger = ZooKeeper::connect(config.clone()).unwrap();
-    stranger.store().open(Some(StoreId(Uuid::new_v4()))).await.unwrap_err();
+    stranger.store().open(Some(at(StoreId(Uuid::new_v4()), Revision::ZERO))).await.unwrap_err();
     let refused = stranger.store().restore(elsewhere(), Vec::new()).await.unwrap_err();
     assert!(
         matches!(&refused, RestoreError::NotRestored { reason } if reason.contains(&store.to_string())),

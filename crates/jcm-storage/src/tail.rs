@@ -9,6 +9,8 @@ use std::sync::Arc;
 use jcm_model::Revision;
 use jcm_proto::Transaction;
 
+use crate::Feed;
+
 /// The latest commits.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -31,6 +33,58 @@ pub(crate) enum Next {
     Older,
     /// Nothing ever will: no commit ended at that revision.
     Gap,
+}
+
+/// Where a follower is, and what was read for it ahead of what it was told. It hands out what follows without a gap, or
+/// is lost for good.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    /// The last revision that was handed out.
+    at: Revision,
+    /// Read and not handed out yet.
+    backlog: VecDeque<Arc<Transaction>>,
+    is_lost: bool,
+}
+
+impl Cursor {
+    pub(crate) fn new(from: Revision) -> Self {
+        Self { at: from, backlog: VecDeque::new(), is_lost: false }
+    }
+
+    pub(crate) fn at(&self) -> Revision {
+        self.at
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Takes what was read, in order. Answers whether there is anything.
+    pub(crate) fn read_ahead(&mut self, transactions: Vec<Arc<Transaction>>) -> bool {
+        self.backlog.extend(transactions);
+        !self.backlog.is_empty()
+    }
+
+    /// The next of what was read.
+    pub(crate) fn next_read(&mut self) -> Option<Feed> {
+        let transaction = self.backlog.pop_front()?;
+        Some(self.hand_out(transaction))
+    }
+
+    pub(crate) fn hand_out(&mut self, transaction: Arc<Transaction>) -> Feed {
+        if transaction.first() != self.at.next() {
+            return self.lose();
+        }
+        self.at = transaction.last();
+        Feed::Committed(transaction)
+    }
+
+    /// Nothing can follow.
+    pub(crate) fn lose(&mut self) -> Feed {
+        self.is_lost = true;
+        self.backlog.clear();
+        Feed::Reset
+    }
 }
 
 impl Tail {

@@ -1,18 +1,16 @@
 //! Commits in order: the latest from memory, older ones from the log in ZooKeeper.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jcm_model::{Head, Revision};
-use jcm_proto::Transaction;
+use jcm_model::Head;
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::fetch::LogError;
 use super::inner::Inner;
-use crate::tail::Next;
+use crate::tail::{Cursor, Next};
 use crate::{ChangeFeed, Feed};
 
 /// How long a feed waits before it asks again for what ZooKeeper could not give.
@@ -23,43 +21,23 @@ pub(super) struct ZooKeeperFeed {
     /// A feed does not keep the store open.
     inner: Weak<Inner>,
     ticks: watch::Receiver<u64>,
-    /// The last revision that was handed out.
-    at: Revision,
-    /// Read from ZooKeeper and not handed out yet.
-    backlog: VecDeque<Arc<Transaction>>,
-    resets_seen: u64,
-    /// There was a gap: nothing can follow.
-    is_lost: bool,
+    cursor: Cursor,
+    /// `None`: what is held is no continuation of where it begins.
+    resets_seen: Option<u64>,
 }
 
 impl ZooKeeperFeed {
     pub(super) fn new(inner: &Arc<Inner>, from: Head) -> Self {
-        let (resets_seen, is_lost) = {
+        let resets_seen = {
             let mut state = inner.state();
-            (state.resets, state.held_of(from.store).is_none())
+            state.held_of(from.store).is_some().then_some(state.resets)
         };
         Self {
             inner: Arc::downgrade(inner),
             ticks: inner.ticks(),
-            at: from.revision,
-            backlog: VecDeque::new(),
+            cursor: Cursor::new(from.revision),
             resets_seen,
-            is_lost,
         }
-    }
-
-    fn hand_out(&mut self, transaction: Arc<Transaction>) -> Feed {
-        if transaction.first() != self.at.next() {
-            return self.lose();
-        }
-        self.at = transaction.last();
-        Feed::Committed(transaction)
-    }
-
-    fn lose(&mut self) -> Feed {
-        self.is_lost = true;
-        self.backlog.clear();
-        Feed::Reset
     }
 }
 
@@ -73,30 +51,33 @@ impl ChangeFeed for ZooKeeperFeed {
             self.ticks.borrow_and_update();
             let (resets, next) = {
                 let state = inner.state();
-                (state.resets, state.held.as_ref().map(|held| held.tail.after(self.at)))
+                (state.resets, state.held.as_ref().map(|held| held.tail.after(self.cursor.at())))
             };
-            if self.is_lost || resets != self.resets_seen {
-                return Some(self.lose());
+            if self.cursor.is_lost() || Some(resets) != self.resets_seen {
+                return Some(self.cursor.lose());
             }
-            if let Some(transaction) = self.backlog.pop_front() {
-                return Some(self.hand_out(transaction));
+            if let Some(read) = self.cursor.next_read() {
+                return Some(read);
             }
             match next {
-                Some(Next::Committed(transaction)) => return Some(self.hand_out(transaction)),
-                Some(Next::Gap) | None => return Some(self.lose()),
+                Some(Next::Committed(transaction)) => return Some(self.cursor.hand_out(transaction)),
+                Some(Next::Gap) | None => return Some(self.cursor.lose()),
                 Some(Next::Nothing) => {
                     drop(inner);
                     self.ticks.changed().await.ok()?;
                 }
-                Some(Next::Older) => match inner.log_after(self.at).await {
-                    Ok(transactions) if transactions.is_empty() => return Some(self.lose()),
-                    Ok(transactions) => self.backlog.extend(transactions),
+                Some(Next::Older) => match inner.log_after(self.cursor.at()).await {
+                    Ok(transactions) => {
+                        if !self.cursor.read_ahead(transactions) {
+                            return Some(self.cursor.lose());
+                        }
+                    }
                     Err(LogError::Gap { reason, .. }) => {
                         warn!(
                             reason,
                             "a follower is further behind than the change log goes: it loads again"
                         );
-                        return Some(self.lose());
+                        return Some(self.cursor.lose());
                     }
                     // Silent until it can be asked again; what it told so far stays true.
                     Err(LogError::Read(_)) => {

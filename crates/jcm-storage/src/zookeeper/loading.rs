@@ -99,16 +99,13 @@ async fn read_log(
     let mut operations = Vec::new();
     let mut transactions: Vec<Transaction> = Vec::new();
     let mut due = after;
+    let mut unreadable: Vec<(u64, String)> = Vec::new();
     for (last, znode) in ends.iter().zip(fetch::get_many(session, &paths).await?) {
         // It was trimmed meanwhile.
         let Some((bytes, _)) = znode else { continue };
         match record::decode::<v1::Transaction>(&bytes) {
             Ok(message) => operations.extend(operations_of(&message)),
-            Err(error) => warn!(
-                revision = last.0,
-                reason = chain(&error),
-                "a record of the change log cannot be read: its operations are forgotten"
-            ),
+            Err(error) => unreadable.push((last.0, chain(&error))),
         }
         if *last > after
             && let Ok(transaction) = decode_change(*last, &bytes)
@@ -117,6 +114,15 @@ async fn read_log(
             due = transaction.last();
             transactions.push(transaction);
         }
+    }
+    if let Some((revision, reason)) = unreadable.first() {
+        let records = unreadable.len();
+        warn!(
+            records,
+            revision,
+            reason,
+            "records of the change log cannot be read: their operations are forgotten; this is the first"
+        );
     }
     if due != until {
         return Err(Failure::Again(format!("the change log has a gap after {due}")));
@@ -130,14 +136,18 @@ async fn read_clusters(session: &Session, layout: &Layout) -> Result<Mirror, Fai
     let buckets: Vec<String> = layout.buckets().collect();
     let listed = fetch::children_of_many(session, &buckets).await?;
     let mut names = Vec::new();
+    let mut alien: Vec<String> = Vec::new();
     for (bucket, children) in buckets.iter().zip(listed) {
         for child in children {
             let name = decode(&child).and_then(|name| ClusterName::parse(&name).ok());
             match name {
                 Some(name) if layout.cluster(&name) == format!("{bucket}/{child}") => names.push(name),
-                _ => warn!(znode = format!("{bucket}/{child}"), "a znode that is no cluster's is left alone"),
+                _ => alien.push(format!("{bucket}/{child}")),
             }
         }
+    }
+    if let Some(znode) = alien.first() {
+        warn!(znodes = alien.len(), znode, "znodes that are no clusters' are left alone; this is the first");
     }
     let batches: Vec<Vec<ClusterName>> = names.chunks(BATCH).map(<[ClusterName]>::to_vec).collect();
     let found: Vec<Vec<(ClusterName, Found)>> = stream::iter(batches)

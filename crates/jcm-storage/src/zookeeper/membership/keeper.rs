@@ -37,6 +37,8 @@ struct Keeper {
     shows: Option<StoreId>,
     /// Since when another server is seen to have this one's id.
     taken_since: Option<Instant>,
+    /// It was said that the servers cannot be looked at.
+    is_trouble_told: bool,
 }
 
 /// What comes after a turn.
@@ -61,6 +63,7 @@ pub(super) async fn run(
         hint: pending().boxed(),
         shows: None,
         taken_since: None,
+        is_trouble_told: false,
     };
     tokio::select! {
         biased;
@@ -126,11 +129,14 @@ impl Keeper {
                 self.hint = hint;
                 match sight {
                     Sight::Clear(look) => look,
-                    Sight::Bare => return Self::after(steps::make_base(&self.session).await),
+                    Sight::Bare => {
+                        let made = steps::make_base(&self.session).await;
+                        return self.after(made);
+                    }
                     Sight::Foreign => return Next::Rest(RETRY),
                 }
             }
-            Err(error) => return Self::after(Err(error)),
+            Err(error) => return self.after(Err(error)),
         };
         self.tell(wish, &look);
         match plan(wish, &look.reading, look.session) {
@@ -148,13 +154,13 @@ impl Keeper {
                 let Some(member) = &wish.member else { return Next::Rest(REVIEW) };
                 debug!(?step, "a step towards what this server wants to be");
                 let done = steps::carry_out(&self.session, look.session, member, step).await;
-                Self::after(done)
+                self.after(done)
             }
         }
     }
 
     /// After a step it is looked again, whatever became of it.
-    fn after(done: Result<(), CallError>) -> Next {
+    fn after(&mut self, done: Result<(), CallError>) -> Next {
         match done {
             Ok(()) => Next::Turn,
             // Somebody else was faster, or it was done before and the answer was lost.
@@ -162,7 +168,13 @@ impl Keeper {
                 Next::Turn
             }
             Err(error) => {
-                warn!(reason = crate::store::chain(&error), "the servers cannot be looked at; trying on");
+                let reason = crate::store::chain(&error);
+                // Once, however often it is tried until it can be done.
+                if std::mem::replace(&mut self.is_trouble_told, true) {
+                    debug!(reason, "the servers still cannot be looked at");
+                } else {
+                    warn!(reason, "the servers cannot be looked at; trying on");
+                }
                 Next::Rest(RETRY)
             }
         }
@@ -203,6 +215,7 @@ impl Keeper {
 
     /// Everything is as it is wanted.
     fn settle(&mut self, wish: &Wish) {
+        self.is_trouble_told = false;
         self.taken_since = None;
         let is_known = wish.member.is_some() && !wish.is_leaving;
         let standing = if is_known { Standing::Known } else { Standing::Absent };

@@ -29,7 +29,7 @@ use tracing::{debug, warn};
 
 use crate::catalog::{Catalog, OPERATIONS_KEPT_FOR};
 use crate::pause::{Pulse, Stretch};
-use attempts::{Attempt, Attempts};
+use attempts::Attempts;
 use draft::Draft;
 pub(crate) use draft::Outcome;
 pub(crate) use others::Others;
@@ -151,7 +151,7 @@ impl Registry {
         let deadline = Instant::now() + within.min(WRITE_DEADLINE);
         let attempt = self.attempts().begin(write.operation);
         let answer = self.here(&write, deadline, stretch).await;
-        self.attempts().end(write.operation, attempt, &answer);
+        self.attempts().end(write.operation, attempt, &answer, Instant::now());
         answer
     }
 
@@ -186,34 +186,43 @@ impl Registry {
 
     /// What became of an operation, as far as this server can find out within a second or two.
     pub(crate) async fn fate(&self, operation: OperationId) -> Fate {
-        let Parts { catalog, store, .. } = &self.0.parts;
+        self.fate_at(operation, Instant::now()).await
+    }
+
+    async fn fate_at(&self, operation: OperationId, now: Instant) -> Fate {
+        let Parts { catalog, store, membership, others, .. } = &self.0.parts;
         let applied = || catalog.operations().get(operation).map(|known| Fate::Applied(known.revision));
         if let Some(applied) = applied() {
             return applied;
         }
-        let attempt = self.attempts().get(operation);
+        // A server that is gone can commit no more: its session was over before its name was.
+        let is_alone = membership.roster().borrow().members.len() <= 1 && others.connected().is_empty();
         // Another server may have committed it a moment ago.
-        if let Ok(Ok(head)) = timeout(FATE_DEADLINE, store.head()).await {
-            let _ = timeout(FATE_DEADLINE, catalog.comes_to(head)).await;
-        }
+        let is_confirmed = match timeout(FATE_DEADLINE, store.head()).await {
+            Ok(Ok(head)) => timeout(FATE_DEADLINE, catalog.comes_to(head)).await.is_ok(),
+            _ => false,
+        };
         // In this order: what leads to a revision is remembered before anybody can meet that revision.
         let head = catalog.get().head();
         if let Some(applied) = applied() {
             return applied;
         }
-        match attempt {
-            Some(Attempt::NotApplied) => Fate::NotApplied,
-            Some(Attempt::SubmittedOn(on)) if head.settles(on) => Fate::NotApplied,
-            None if is_older_than_the_log(operation) => Fate::Forgotten,
-            _ => Fate::Unknown,
+        let mut attempts = self.attempts();
+        if attempts.get(operation).is_none() && is_older_than_the_log(operation) {
+            return Fate::Forgotten;
         }
+        let is_told = is_confirmed || is_alone;
+        if is_told && attempts.came_to_nothing(operation, head, is_alone, now) {
+            return Fate::NotApplied;
+        }
+        Fate::Unknown
     }
 
     async fn see_through(self, write: Arc<Write>, stretch: Stretch) -> Answer {
         let deadline = Instant::now() + WRITE_DEADLINE;
         let attempt = self.attempts().begin(write.operation);
         let answer = self.anywhere(&write, deadline, stretch).await;
-        self.attempts().end(write.operation, attempt, &answer);
+        self.attempts().end(write.operation, attempt, &answer, Instant::now());
         self.shown(&answer, deadline).await;
         answer
     }

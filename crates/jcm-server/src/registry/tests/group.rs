@@ -53,7 +53,15 @@ impl Group {
     pub(super) async fn start(count: usize) -> Self {
         let store = Arc::new(MemoryStore::new());
         let id = |n: usize| ServerId::parse(&format!("s{n}")).unwrap();
-        let roster = Roster { leader: Some(id(0)), epoch: 1, ..Roster::default() };
+        let member = |n: usize| Member {
+            id: id(n),
+            instance: uuid::Uuid::from_u128(n as u128),
+            advertise: format!("{}:80", id(n)),
+            zone: String::new(),
+            version: String::new(),
+        };
+        let members = (0..count).map(member).collect();
+        let roster = Roster { members, leader: Some(id(0)), epoch: 1, ..Roster::default() };
         let roster = watch::Sender::new(Arc::new(roster));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let mut servers = Vec::new();

@@ -55,6 +55,8 @@ pub struct Stats {
     pub overdue_rounds: u64,
     /// Reported probes that failed for want of something on this machine.
     pub local_troubles: u64,
+    /// Probes under way now, those that wait for leave to connect among them.
+    pub in_flight: usize,
     /// Connections that were not kept open for the next check, for want of descriptors.
     pub unkept: u64,
 }
@@ -89,6 +91,8 @@ pub struct Report {
     pub latency: Duration,
     /// How that time was spent.
     pub phases: Phases,
+    /// How long after its time the probe began.
+    pub lateness: Duration,
     /// What it came to. May be [local trouble](Outcome::is_local_trouble): that is reported so that it can be seen,
     /// and the judge does not count it.
     pub outcome: Outcome,

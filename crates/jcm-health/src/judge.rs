@@ -8,14 +8,21 @@
 //! `fall` failures alone make nobody down: a peer that probed the node itself has to agree, or there is nobody to ask. While
 //! its opinion is still due, the node is *undecided*: the failures count, and the verdict waits for [`Judge::decide`].
 //!
-//! What is absent: the mass of failures (a checker that loses everything at once suspects itself) and the holding of
-//! nodes that flap. Both look at more than one node or at time, and belong to the owner of the judges.
+//! A node that [flaps](crate::hold) keeps its worse verdict until it has been well for a while.
+//!
+//! What is absent: the mass of failures (a checker that loses everything at once suspects itself). It looks at more than
+//! one node, and belongs to the owner of the judges.
+
+mod needs;
 
 use std::fmt;
+use std::time::Instant;
 
 use jcm_model::{Check, Verdict};
 
 use crate::Outcome;
+use crate::hold::Hold;
+pub use needs::Need;
 
 /// Judges one node. Kept for every checked node, so it is small and holds no heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +45,7 @@ pub struct Judge {
     contradicted: bool,
     verdict: Verdict,
     single_vantage: bool,
+    hold: Hold,
 }
 
 /// A node that is down is asked about at each so many failures: often enough that one which came back for everybody but
@@ -133,6 +141,13 @@ impl Judge {
         Self { verdict, single_vantage: single_vantage && verdict == Verdict::Down, ..Self::default() }
     }
 
+    /// The same after another server judged: the turns that this judge saw still count, so that a node which is passed
+    /// about is held all the same.
+    #[must_use]
+    pub fn overruled(self, verdict: Verdict, single_vantage: bool) -> Self {
+        Self { hold: self.hold, ..Self::resume(verdict, single_vantage) }
+    }
+
     /// The verdict as of the last result.
     pub fn verdict(&self) -> Verdict {
         self.verdict
@@ -158,10 +173,15 @@ impl Judge {
         (self.window.count_ones(), self.filled.into())
     }
 
-    /// Takes one result into account. `opinion` is what is known of a peer's view at this moment, and only matters
+    /// Until when the verdict stays because the node flaps, at the earliest. `None`: it is not held.
+    pub fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.hold.until(now)
+    }
+
+    /// Takes one result into account, judged at this moment. `opinion` is what is known of a peer's view at this moment, and only matters
     /// when the result is a failure, or when it is [held](Opinion::Held). Local trouble changes nothing: it says nothing
     /// about the node.
-    pub fn judge(&mut self, outcome: Outcome, opinion: Opinion, check: &Check) -> Step {
+    pub fn judge(&mut self, outcome: Outcome, opinion: Opinion, check: &Check, now: Instant) -> Step {
         if outcome.is_local_trouble() {
             return Step { undecided: self.is_undecided(check), ..Step::default() };
         }
@@ -177,14 +197,14 @@ impl Judge {
         }
         self.record(success, check);
         let confirmed = !success && self.confirm(opinion);
-        let turn = self.next_verdict(opinion, check).map(|(to, cause)| self.turn(to, cause, opinion));
+        let turn = self.turn_if_permitted(success, opinion, check, now);
         let ask_peer = self.wants_opinion(own_success, check);
         Step { turn, ask_peer, undecided: self.is_undecided(check), confirmed }
     }
 
     /// Decides what the last result left undecided, now that more is known. Changes nothing otherwise, and nothing while
     /// the opinion is still [pending](Opinion::Pending) or [held](Opinion::Held).
-    pub fn decide(&mut self, opinion: Opinion, check: &Check) -> Step {
+    pub fn decide(&mut self, opinion: Opinion, check: &Check, now: Instant) -> Step {
         if !self.is_undecided(check) {
             return Step::default();
         }
@@ -195,7 +215,7 @@ impl Judge {
             self.successes = self.successes.saturating_add(1);
             self.contradicted = true;
         }
-        let turn = self.next_verdict(opinion, check).map(|(to, cause)| self.turn(to, cause, opinion));
+        let turn = self.turn_if_permitted(opinion == Opinion::Reaches, opinion, check, now);
         Step { turn, undecided: self.is_undecided(check), ..Step::default() }
     }
 
@@ -305,6 +325,20 @@ impl Judge {
         (to != self.verdict).then_some((to, cause))
     }
 
+    fn turn_if_permitted(
+        &mut self,
+        success: bool,
+        opinion: Opinion,
+        check: &Check,
+        now: Instant,
+    ) -> Option<Turn> {
+        let next = self.next_verdict(opinion, check);
+        let is_permitted = self.hold.permits(self.verdict, next.map(|(to, _)| to), success, now);
+        let (to, cause) = next.filter(|_| is_permitted)?;
+        self.hold.turned(now);
+        Some(self.turn(to, cause, opinion))
+    }
+
     fn turn(&mut self, to: Verdict, cause: Cause, opinion: Opinion) -> Turn {
         let from = std::mem::replace(&mut self.verdict, to);
         self.single_vantage = to == Verdict::Down && opinion != Opinion::Agrees;
@@ -312,6 +346,19 @@ impl Judge {
             (self.window, self.filled) = (0, 0);
         }
         Turn { from, to, cause, single_vantage: self.single_vantage }
+    }
+}
+
+impl Cause {
+    /// How many of the newest results it follows from.
+    pub fn results(&self) -> usize {
+        let count = match self {
+            Self::FirstSuccess => 1,
+            Self::Failures { count, .. } | Self::Successes { count, .. } | Self::Rate { of: count, .. } => {
+                *count
+            }
+        };
+        usize::try_from(count).unwrap_or(usize::MAX)
     }
 }
 

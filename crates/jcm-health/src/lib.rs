@@ -9,6 +9,7 @@
 
 pub mod engine;
 pub mod evidence;
+pub mod hold;
 pub mod judge;
 pub mod once;
 pub mod outcome;
@@ -18,7 +19,7 @@ pub mod trust;
 pub use engine::reactor::{Options, ReactorEngine};
 pub use engine::{Engine, Report, Stats, Target, TargetKey};
 pub use evidence::{Evidence, Sample};
-pub use judge::{Cause, Judge, Opinion, Step, Turn};
+pub use judge::{Cause, Judge, Need, Opinion, Step, Turn};
 pub use once::{NotProbed, OnceProber, Probed};
 pub use outcome::{
     GrpcStatus, LocalTrouble, Malformed, NotGrpc, NotServing, Outcome, Phase, Phases, TlsFault,

@@ -9,11 +9,14 @@ mod assess;
 mod definitions;
 mod doubt;
 mod duty;
+mod findings;
 mod heard;
+mod held;
 mod opinions;
 mod record;
 mod records;
 mod suspicion;
+mod tally;
 mod turns;
 mod vouch;
 
@@ -39,10 +42,12 @@ pub(crate) use definitions::Definitions;
 use doubt::{Company, Doubt};
 pub(crate) use duty::Duty;
 use duty::Signature;
+pub(crate) use findings::{Findings, milliseconds};
 use heard::Early;
-pub(crate) use record::Findings;
+use held::Held;
 use record::Record;
 use records::Records;
+use tally::Tally;
 use vouch::Vouch;
 
 /// Reports judged in one go, so that nodes of one cluster that turn together are published together.
@@ -108,6 +113,8 @@ pub(crate) struct Checker {
     records: Records,
     stamps: Stamps,
     doubt: Doubt,
+    held: Held,
+    tally: Tally,
     around: Around,
     duty: Duty,
     /// What was last worked out, and for which policies.
@@ -162,6 +169,8 @@ impl Checker {
             stamps: Stamps { incarnation: judging.incarnation, sequence: 0 },
             server: judging.server,
             doubt,
+            held: Held::default(),
+            tally: Tally::default(),
             around,
             duty,
             assessed: Signature::default(),

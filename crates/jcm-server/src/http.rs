@@ -2,6 +2,7 @@
 
 mod apply;
 mod body;
+mod check;
 mod clusters;
 mod nodes;
 mod problem;
@@ -48,5 +49,7 @@ pub(crate) fn waiting_routes() -> Router<App> {
     Router::new()
         .route("/v1/watch", get(watch::get))
         .route("/v1/clusters/{cluster}/view", get(view::get))
+        // A policy may give a probe a minute.
+        .route("/v1/clusters/{cluster}/nodes/{node}/check", post(check::post))
         .route("/v1/snapshot", get(snapshot::get).post(snapshot::post))
 }

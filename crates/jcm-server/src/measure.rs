@@ -42,8 +42,8 @@ impl Metrics {
             })
             .context("the buckets of histograms are refused")?;
         let handle = builder.install_recorder().context("metrics could not be started")?;
-        describe_counter!("jcm_checks_total", "Probes that were judged, by result");
-        describe_counter!("jcm_verdict_turns_total", "Verdicts that turned, by what they turned to");
+        describe_counter!("jcm_checks_total", "Probes that ended, by kind of check, result and outcome");
+        describe_counter!("jcm_verdict_turns_total", "Verdicts that turned, by what they turned from and to");
         describe_counter!(
             "jcm_check_rounds_late_total",
             "Rounds of probes thrown away because this server was late"
@@ -59,6 +59,8 @@ impl Metrics {
         describe_counter!("jcm_connections_total", "Connections accepted");
         describe_counter!("jcm_http_requests_total", "Requests answered, by route, method and status");
         describe_gauge!("jcm_nodes_checked", "Nodes that this server checks");
+        describe_gauge!("jcm_nodes_held", "Nodes whose verdict is held because they flap");
+        describe_gauge!("jcm_checks_in_flight", "Probes under way");
         describe_gauge!("jcm_suspended", "1 while this server suspects itself and holds bad verdicts");
         describe_counter!("jcm_suspicions_total", "How often this server began to suspect itself, by reason");
         describe_counter!("jcm_opinions_asked_total", "Probes of nodes that other servers were asked for");
@@ -89,7 +91,11 @@ impl Metrics {
             "jcm_peer_lag_seconds",
             "Time from a verdict's publication to its way to another server"
         );
-        describe_histogram!("jcm_check_seconds", "Time of one probe");
+        describe_histogram!("jcm_check_seconds", "Time of one probe, by kind of check");
+        describe_histogram!(
+            "jcm_check_lateness_seconds",
+            "Time by which a probe began after its time, by kind of check"
+        );
         describe_histogram!(
             "jcm_http_request_seconds",
             "Time from a request's headers to its answer's headers"
@@ -104,6 +110,7 @@ impl Metrics {
         metrics::counter!("jcm_check_rounds_late_total").absolute(stats.late_rounds);
         metrics::counter!("jcm_check_local_troubles_total").absolute(stats.local_troubles);
         metrics::counter!("jcm_check_connections_unkept_total").absolute(stats.unkept);
+        metrics::gauge!("jcm_checks_in_flight").set(u32::try_from(stats.in_flight).unwrap_or(u32::MAX));
         self.handle.render()
     }
 

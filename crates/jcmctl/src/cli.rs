@@ -1,5 +1,6 @@
 //! The command line: nouns, verbs and flags. What they mean is in [`crate::commands`].
 
+mod check;
 mod cluster;
 mod node;
 mod refusal;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jcm_model::{ClusterName, NodeId};
 
+pub(crate) use crate::cli::check::{CheckCommand, CheckRun};
 pub(crate) use crate::cli::cluster::{ClusterCommand, Create, Delete};
 pub(crate) use crate::cli::node::{NodeAdd, NodeAttributes, NodeCommand, NodeRemove, NodeSet};
 pub(crate) use crate::cli::refusal::refused;
@@ -29,7 +31,7 @@ Exit status:
   1  failure; `diff`: there are differences; a write whose outcome is unknown
   2  usage: the command line, a file or the configuration is not right
   3  not found
-  4  condition not met: it exists already, the wait timed out, nothing is routable
+  4  condition not met: it exists already, the wait timed out, nothing is routable, a probe failed
   5  revision conflict: somebody wrote first, or a node's place is taken
   6  not authorised
   7  unreachable: no server took the request, nothing was changed";
@@ -108,6 +110,9 @@ pub(crate) enum Command {
     /// Nodes of a cluster: list, add, set, remove
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Checks: run one now
+    #[command(subcommand)]
+    Check(CheckCommand),
     /// Make clusters exactly what files say, in one atomic commit
     Apply(Apply),
     /// Show what `apply` would change; exit 1 when there are differences

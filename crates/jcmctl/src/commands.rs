@@ -2,6 +2,7 @@
 //! request is sent or how a format looks.
 
 mod apply;
+mod check;
 mod cluster;
 mod config;
 mod export;
@@ -46,6 +47,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match command {
         Command::Cluster(command) => cluster::run(&session, command).await,
         Command::Node(command) => node::run(&session, command).await,
+        Command::Check(command) => check::run(&session, command).await,
         Command::Apply(apply) => apply::run(&session, apply).await,
         Command::Diff(diff) => apply::diff(&session, diff).await,
         Command::Export(export) => export::run(&session, export).await,

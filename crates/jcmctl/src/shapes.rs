@@ -75,6 +75,44 @@ impl Node {
     }
 }
 
+/// `POST …/check`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Check {
+    pub node: String,
+    pub verdict: String,
+    pub probes: Vec<CheckProbe>,
+    #[serde(deserialize_with = "listed")]
+    pub needs: Vec<String>,
+}
+
+/// One server's probe.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CheckProbe {
+    pub server: String,
+    pub outcome: String,
+    pub latency_ms: Option<f64>,
+    pub phases: CheckPhases,
+    pub said: String,
+    pub suspended: bool,
+}
+
+/// When a probe had come how far, in milliseconds since its first action.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(clippy::struct_field_names, reason = "the fields of the JSON end in their unit")]
+pub(crate) struct CheckPhases {
+    pub connect_ms: Option<f64>,
+    pub tls_ms: Option<f64>,
+    pub first_byte_ms: Option<f64>,
+}
+
+/// A list that may be `null`.
+fn listed<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Option::<Vec<String>>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// `GET /v1/resolve/{c}`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Pick {
@@ -126,6 +164,21 @@ pub(crate) struct Why {
     pub vantages: Vec<Vantage>,
     pub thresholds: Value,
     pub protection: Value,
+    #[serde(deserialize_with = "listed")]
+    pub needs: Vec<String>,
+    pub last_turn: Option<LastTurn>,
+    pub suspended: Value,
+    pub note: Option<String>,
+}
+
+/// The turn that led to the present verdict.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LastTurn {
+    pub at: String,
+    pub from: String,
+    pub to: String,
+    pub because: String,
 }
 
 /// A server as the place from which a node was probed.

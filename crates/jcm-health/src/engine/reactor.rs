@@ -107,6 +107,7 @@ struct Shared {
     /// It was woken and has not looked yet.
     is_woken: AtomicBool,
     targets: AtomicUsize,
+    in_flight: AtomicUsize,
     rounds: AtomicU64,
     late_rounds: AtomicU64,
     overdue_rounds: AtomicU64,
@@ -208,6 +209,7 @@ impl Engine for ReactorEngine {
     fn stats(&self) -> Stats {
         self.threads.iter().fold(Stats::default(), |sum, Thread { shared, .. }| Stats {
             targets: sum.targets + shared.targets.load(Ordering::Relaxed),
+            in_flight: sum.in_flight + shared.in_flight.load(Ordering::Relaxed),
             rounds: sum.rounds + shared.rounds.load(Ordering::Relaxed),
             late_rounds: sum.late_rounds + shared.late_rounds.load(Ordering::Relaxed),
             overdue_rounds: sum.overdue_rounds + shared.overdue_rounds.load(Ordering::Relaxed),
@@ -225,6 +227,7 @@ impl Thread {
             epoch: Instant::now(),
             is_woken: AtomicBool::new(false),
             targets: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             rounds: AtomicU64::new(0),
             late_rounds: AtomicU64::new(0),
             overdue_rounds: AtomicU64::new(0),

@@ -1,6 +1,8 @@
 //! The rules of the judge, as tables and as properties.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use jcm_model::{Check, CheckSpec};
 use proptest::collection::vec;
@@ -11,6 +13,13 @@ use crate::{LocalTrouble, Phase};
 
 const GOOD: Outcome = Outcome::Answered(200);
 const BAD: Outcome = Outcome::UnexpectedStatus(500);
+
+/// Long after every moment before: so seldom, no node flaps.
+fn later() -> Instant {
+    static HOURS: AtomicU32 = AtomicU32::new(0);
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *START + Duration::from_hours(1) * HOURS.fetch_add(1, Ordering::Relaxed)
+}
 
 fn policy(fall: u32, rise: u32, window: u32, degraded_at: f64) -> Check {
     Check { fall, rise, window, degraded_at, ..CheckSpec::default().effective() }
@@ -29,7 +38,7 @@ fn feed(judge: &mut Judge, results: &str, opinion: Opinion, check: &Check) -> St
         .chars()
         .map(|result| {
             let before = judge.verdict();
-            let step = judge.judge(if result == '+' { GOOD } else { BAD }, opinion, check);
+            let step = judge.judge(if result == '+' { GOOD } else { BAD }, opinion, check, later());
             assert_eq!(
                 step.turn.is_some(),
                 before != judge.verdict(),
@@ -88,7 +97,7 @@ fn every_turn_says_which_threshold_moved() {
     let mut told = Vec::new();
     for result in "+++++--+--+++++++---++".chars() {
         let outcome = if result == '+' { GOOD } else { BAD };
-        if let Some(turn) = judge.judge(outcome, Opinion::Agrees, &check).turn {
+        if let Some(turn) = judge.judge(outcome, Opinion::Agrees, &check, later()).turn {
             told.push(format!("{} → {}: {turn}", turn.from, turn.to));
         }
     }
@@ -139,10 +148,10 @@ fn a_peer_is_asked_in_time_for_the_last_failure() {
         let check = policy(fall, 2, 10, 1.0);
         let mut judge = Judge::resume(Verdict::Healthy, false);
         for failure in 1..=fall + 3 {
-            let step = judge.judge(BAD, Opinion::Pending, &check);
+            let step = judge.judge(BAD, Opinion::Pending, &check, later());
             assert_eq!(step.ask_peer, failure >= first_asked, "fall {fall}, failure {failure}");
         }
-        assert!(!judge.judge(GOOD, Opinion::Pending, &check).ask_peer);
+        assert!(!judge.judge(GOOD, Opinion::Pending, &check, later()).ask_peer);
     }
 }
 
@@ -152,7 +161,7 @@ fn one_vantage_that_reaches_the_node_is_enough() {
     let mut judge = Judge::resume(Verdict::Healthy, false);
     feed(&mut judge, "--", Opinion::Pending, &check);
     for _ in 0..100 {
-        let step = judge.judge(BAD, Opinion::Reaches, &check);
+        let step = judge.judge(BAD, Opinion::Reaches, &check, later());
         assert_eq!(
             (step.turn, step.ask_peer),
             (None, true),
@@ -160,8 +169,8 @@ fn one_vantage_that_reaches_the_node_is_enough() {
         );
     }
     // It is asked on until both agree for `rise` rounds.
-    assert!(judge.judge(GOOD, Opinion::Reaches, &check).ask_peer);
-    assert!(!judge.judge(GOOD, Opinion::Reaches, &check).ask_peer);
+    assert!(judge.judge(GOOD, Opinion::Reaches, &check, later()).ask_peer);
+    assert!(!judge.judge(GOOD, Opinion::Reaches, &check, later()).ask_peer);
     // When the peer fails too, both must fail `fall` times in a row.
     assert_eq!(feed(&mut judge, "---", Opinion::Agrees, &check), "hhd");
     assert!(!judge.is_single_vantage());
@@ -176,13 +185,13 @@ fn down_without_an_opinion_is_flagged() {
         let mut judge = Judge::resume(Verdict::Healthy, false);
         for failure in 1..failures {
             assert_eq!(
-                judge.judge(BAD, opinion, &default_policy()).turn,
+                judge.judge(BAD, opinion, &default_policy(), later()).turn,
                 None,
                 "failure {failure}, {opinion:?}"
             );
         }
         let turns: Vec<_> =
-            (0..1).filter_map(|_| judge.judge(BAD, opinion, &default_policy()).turn).collect();
+            (0..1).filter_map(|_| judge.judge(BAD, opinion, &default_policy(), later()).turn).collect();
         let [turn] = turns[..] else { panic!("{turns:?}") };
         assert_eq!((turn.to, turn.single_vantage), (Verdict::Down, flagged), "{opinion:?}");
         assert_eq!(turn.to_string().contains("single vantage"), flagged);
@@ -203,18 +212,26 @@ fn a_verdict_waits_for_the_opinion_and_comes_once() {
         (Opinion::Held, Verdict::Healthy),
     ] {
         let mut judge = Judge::resume(Verdict::Healthy, false);
-        assert_eq!(judge.decide(Opinion::Agrees, &check), Step::default(), "there is nothing to decide");
+        assert_eq!(
+            judge.decide(Opinion::Agrees, &check, later()),
+            Step::default(),
+            "there is nothing to decide"
+        );
         feed(&mut judge, "--", Opinion::Pending, &check);
-        assert_eq!(judge.decide(Opinion::Agrees, &check), Step::default(), "two failures are not three");
-        let step = judge.judge(BAD, Opinion::Pending, &check);
+        assert_eq!(
+            judge.decide(Opinion::Agrees, &check, later()),
+            Step::default(),
+            "two failures are not three"
+        );
+        let step = judge.judge(BAD, Opinion::Pending, &check, later());
         assert_eq!((step.turn, step.undecided), (None, true));
-        let step = judge.decide(opinion, &check);
+        let step = judge.decide(opinion, &check, later());
         assert_eq!(
             (step.turn.is_some(), judge.verdict()),
             (verdict == Verdict::Down, verdict),
             "{opinion:?}"
         );
-        assert_eq!(judge.decide(opinion, &check).turn, None, "{opinion:?} twice");
+        assert_eq!(judge.decide(opinion, &check, later()).turn, None, "{opinion:?} twice");
     }
 }
 
@@ -223,7 +240,7 @@ fn a_success_takes_back_what_is_undecided() {
     let check = default_policy();
     let mut judge = Judge::resume(Verdict::Healthy, false);
     assert_eq!(feed(&mut judge, "----+", Opinion::Held, &check), "hhhhh");
-    assert_eq!(judge.decide(Opinion::Agrees, &check), Step::default());
+    assert_eq!(judge.decide(Opinion::Agrees, &check, later()), Step::default());
 }
 
 #[test]
@@ -233,7 +250,7 @@ fn what_is_held_is_neither_down_nor_degraded_and_not_lost() {
     assert_eq!(feed(&mut judge, "++++++--+--", Opinion::Held, &check), "hhhhhhhhhhh");
     assert_eq!(feed(&mut judge, "+", Opinion::NobodyToAsk, &check), "g", "the level comes out once it may");
     assert_eq!(feed(&mut judge, "---", Opinion::Held, &check), "ggg");
-    assert_eq!(judge.decide(Opinion::Agrees, &check).turn.map(|turn| turn.to), Some(Verdict::Down));
+    assert_eq!(judge.decide(Opinion::Agrees, &check, later()).turn.map(|turn| turn.to), Some(Verdict::Down));
     assert_eq!(
         feed(&mut judge, "++", Opinion::Held, &check),
         "dh",
@@ -257,15 +274,15 @@ fn failures_on_both_sides_of_a_pause_are_not_in_a_row() {
 fn a_node_that_is_down_is_asked_about_now_and_then() {
     let check = default_policy();
     let mut judge = Judge::resume(Verdict::Down, false);
-    let asked = (0..100).filter(|_| judge.judge(BAD, Opinion::Agrees, &check).ask_peer).count();
+    let asked = (0..100).filter(|_| judge.judge(BAD, Opinion::Agrees, &check, later()).ask_peer).count();
     assert!((9..=11).contains(&asked), "{asked} of 100");
     // On this server's word alone it is asked about until somebody agrees.
     let mut judge = Judge::resume(Verdict::Down, true);
-    assert!(!judge.judge(BAD, Opinion::NobodyToAsk, &check).confirmed);
-    assert!((0..20).all(|_| judge.judge(BAD, Opinion::NobodyToAsk, &check).ask_peer));
-    let step = judge.judge(BAD, Opinion::Agrees, &check);
+    assert!(!judge.judge(BAD, Opinion::NobodyToAsk, &check, later()).confirmed);
+    assert!((0..20).all(|_| judge.judge(BAD, Opinion::NobodyToAsk, &check, later()).ask_peer));
+    let step = judge.judge(BAD, Opinion::Agrees, &check, later());
     assert!(step.confirmed && step.turn.is_none() && !judge.is_single_vantage());
-    assert!(!judge.judge(BAD, Opinion::Agrees, &check).confirmed, "once");
+    assert!(!judge.judge(BAD, Opinion::Agrees, &check, later()).confirmed, "once");
 }
 
 #[test]
@@ -275,16 +292,16 @@ fn trouble_of_this_machine_moves_nothing() {
     feed(&mut judge, "+--", Opinion::NobodyToAsk, &check);
     let before = judge;
     for trouble in [LocalTrouble::Descriptors, LocalTrouble::Ports, LocalTrouble::Crowded] {
-        let step = judge.judge(Outcome::Local(trouble), Opinion::NobodyToAsk, &check);
+        let step = judge.judge(Outcome::Local(trouble), Opinion::NobodyToAsk, &check, later());
         assert_eq!((step, judge), (Step::default(), before));
     }
-    let step = judge.judge(Outcome::TimedOut(Phase::Connecting), Opinion::NobodyToAsk, &check);
+    let step = judge.judge(Outcome::TimedOut(Phase::Connecting), Opinion::NobodyToAsk, &check, later());
     assert_eq!(step.turn.map(|turn| turn.to), Some(Verdict::Down));
 }
 
 #[test]
-fn a_judge_fits_a_cache_line() {
-    assert!(size_of::<Judge>() <= 64, "{} bytes", size_of::<Judge>());
+fn a_judge_fits_a_few_cache_lines() {
+    assert!(size_of::<Judge>() <= 192, "{} bytes", size_of::<Judge>());
 }
 
 fn any_policy() -> impl Strategy<Value = Check> {
@@ -331,7 +348,7 @@ proptest! {
             }
             let success = own || opinion == Opinion::Reaches;
             since_back.push(success);
-            let step = judge.judge(if own { GOOD } else { BAD }, opinion, &check);
+            let step = judge.judge(if own { GOOD } else { BAD }, opinion, &check, later());
 
             let held = since_back.len().min(check.window as usize);
             let newest = &since_back[since_back.len() - held..];
@@ -384,7 +401,7 @@ proptest! {
             }
             if let Some(opinion) = decision {
                 let before = judge;
-                let decided = judge.decide(opinion, &check);
+                let decided = judge.decide(opinion, &check, later());
                 if !step.undecided {
                     prop_assert_eq!((judge, decided), (before, Step::default()));
                 } else if opinion == Opinion::Reaches {
@@ -400,4 +417,35 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_judge_says_what_it_would_take_to_turn() {
+    let check = default_policy();
+    let needs = |results: &str| {
+        let mut judge = Judge::new();
+        feed(&mut judge, results, Opinion::Agrees, &check);
+        judge.needs(&check).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let unless = "unless another server reaches it";
+    assert_eq!(
+        needs("-"),
+        ["healthy at its first success".to_owned(), format!("down after 2 more failures in a row, {unless}")]
+    );
+    assert_eq!(
+        needs("+--"),
+        [
+            format!("down after 1 more failure, {unless}"),
+            "degraded from 4 failures of 10 results on (2 of 3 now)".to_owned()
+        ]
+    );
+    assert_eq!(
+        needs("+--+--++++"),
+        [
+            "healthy below 4 failures of 10 results (4 of 10 now)".to_owned(),
+            format!("down after 3 more failures in a row, {unless}")
+        ]
+    );
+    assert_eq!(needs("---"), ["healthy after 2 more successes in a row"]);
+    assert_eq!(needs("---+"), ["healthy after 1 more success"]);
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::doubt::{Stance, Suspended};
 use super::duty::Duty;
-use super::record::Findings;
+use super::findings::Findings;
 use super::vouch::Vouch;
 use crate::peers;
 

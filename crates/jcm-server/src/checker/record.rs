@@ -1,16 +1,12 @@
 //! What is known of one checked node.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jcm_health::{Evidence, Judge, Outcome, Turn};
+use jcm_health::{Evidence, Judge, Outcome, Sample, Turn};
 use jcm_model::{Check, ClusterName, Judged, NodeId, Revision, ServerId, Timestamp, Verdict};
-use serde::{Deserialize, Serialize};
 
-use super::doubt::Suspended;
-use super::opinions::Vouched;
-use crate::peers::Said;
+use super::findings::{LastTurn, milliseconds};
 
 /// A round may begin late by so much before it is thrown away, and a little more counts as no gap.
 const LATE_MAX: Duration = Duration::from_millis(500);
@@ -25,62 +21,21 @@ pub(super) struct Record {
     pub(super) generation: u64,
     pub(super) judge: Judge,
     pub(super) evidence: Evidence,
-    last_turn: Option<(Timestamp, Turn, Option<ServerId>)>,
+    last_turn: Option<Turned>,
     last_result: Option<Instant>,
     /// The verdict is another server's or an earlier run's: since when it has held, until a result of this run
     /// confirms it.
     unconfirmed: Option<Timestamp>,
 }
 
-/// Everything that `why` shows of the checks of one node.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Findings {
-    pub(crate) vantages: Vec<Vantage>,
-    pub(crate) thresholds: Thresholds,
-    pub(crate) last_turn: Option<LastTurn>,
-    /// Why the server that checks the node suspects itself, if it does.
-    #[serde(default)]
-    pub(crate) suspended: Option<Suspended>,
-}
-
-/// One server's results.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Vantage {
-    pub(crate) server: ServerId,
-    pub(crate) results: Vec<ResultRow>,
-}
-
-/// One result, newest first.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ResultRow {
-    pub(crate) at: Timestamp,
-    /// `success`, `failure`, or `ignored` where it says more about this server than about the node.
-    pub(crate) outcome: Cow<'static, str>,
-    pub(crate) latency_ms: f64,
-    pub(crate) status: Option<u16>,
-    pub(crate) error: Option<String>,
-}
-
-/// Where the node stands between its verdicts.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Thresholds {
-    pub(crate) failures_in_a_row: u32,
-    pub(crate) fall: u32,
-    pub(crate) successes_in_a_row: u32,
-    pub(crate) rise: u32,
-    pub(crate) window_failed: u32,
-    pub(crate) window_filled: u32,
-    pub(crate) window: u32,
-    pub(crate) degraded_at: f64,
-}
-
-/// The turn that led to the present verdict.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct LastTurn {
-    pub(crate) at: Timestamp,
-    pub(crate) from: Verdict,
-    pub(crate) to: Verdict,
-    pub(crate) because: String,
+/// The verdict's last turn, and what it follows from.
+struct Turned {
+    at: Timestamp,
+    turn: Turn,
+    /// Who found the same, where somebody was asked.
+    agreed: Option<ServerId>,
+    /// Newest first, as far as results are kept.
+    results: Box<[Sample]>,
 }
 
 impl Record {
@@ -121,7 +76,7 @@ impl Record {
 
     /// A verdict of another server, or of an earlier run, stands until results of this one turn it.
     pub(super) fn resume(&mut self, held: &Judged) {
-        self.judge = Judge::resume(held.verdict, held.single_vantage);
+        self.judge = self.judge.overruled(held.verdict, held.single_vantage);
         self.unconfirmed = Some(held.since);
     }
 
@@ -146,84 +101,41 @@ impl Record {
     /// The verdict turned, and where it turned to the bad, `agreed` is who found the same.
     pub(super) fn turned(&mut self, turn: &Turn, agreed: Option<ServerId>, now: Timestamp) {
         self.unconfirmed = None;
-        self.last_turn = Some((now, *turn, agreed));
+        let results = self.evidence.iter().filter(|sample| !sample.outcome.is_local_trouble());
+        let results = results.take(turn.cause.results()).collect();
+        self.last_turn = Some(Turned { at: now, turn: *turn, agreed, results });
     }
 
     /// Why the verdict last turned, for people.
     pub(super) fn cause(&self) -> Option<String> {
-        self.last_turn.as_ref().map(|(_, turn, agreed)| match agreed {
-            Some(server) => format!("{turn}, agreed by {server}"),
-            None => turn.to_string(),
-        })
+        self.last_turn.as_ref().map(Turned::because)
     }
 
-    /// What was found here, and what others found when they were asked.
-    pub(super) fn findings<'a>(
-        &self,
-        server: &ServerId,
-        vouched: impl Iterator<Item = &'a Vouched>,
-        suspended: Option<Suspended>,
-    ) -> Findings {
-        let row = |sample: jcm_health::Sample| ResultRow {
-            at: sample.at,
-            outcome: match sample.outcome {
-                outcome if outcome.is_local_trouble() => "ignored",
-                outcome if outcome.is_success() => "success",
-                _ => "failure",
-            }
-            .into(),
-            latency_ms: sample.latency.as_secs_f64() * 1_000.0,
-            status: sample.outcome.status(),
-            error: (!sample.outcome.is_success()).then(|| sample.outcome.to_string()),
-        };
-        let (window_failed, window_filled) = self.judge.window();
-        let own = Vantage { server: server.clone(), results: self.evidence.iter().map(row).collect() };
-        let mut vantages = vec![own];
-        for vouched in vouched {
-            let at = vantages.iter().position(|vantage| vantage.server == vouched.server);
-            let at = at.unwrap_or_else(|| {
-                vantages.push(Vantage { server: vouched.server.clone(), results: Vec::new() });
-                vantages.len() - 1
-            });
-            vantages[at].results.push(vouched.into());
-        }
-        vantages[1..].sort_by(|one, other| one.server.cmp(&other.server));
-        Findings {
-            vantages,
-            suspended,
-            thresholds: Thresholds {
-                failures_in_a_row: self.judge.failures_in_a_row(),
-                fall: self.check.fall,
-                successes_in_a_row: self.judge.successes_in_a_row(),
-                rise: self.check.rise,
-                window_failed,
-                window_filled,
-                window: self.check.window,
-                degraded_at: self.check.degraded_at,
-            },
-            last_turn: self.last_turn.as_ref().map(|(at, turn, _)| LastTurn {
-                at: *at,
-                from: turn.from,
-                to: turn.to,
-                because: self.cause().unwrap_or_default(),
-            }),
-        }
+    /// The results that the last turn follows from, newest first, for people.
+    pub(super) fn evidence_of_turn(&self) -> String {
+        let results = self.last_turn.iter().flat_map(|turned| &turned.results);
+        let results: Vec<_> = results
+            .map(|sample| format!("{} ({:.1} ms)", sample.outcome, milliseconds(sample.latency)))
+            .collect();
+        results.join("; ")
+    }
+
+    pub(super) fn last_turn(&self) -> Option<LastTurn> {
+        self.last_turn.as_ref().map(|turned| LastTurn {
+            at: turned.at,
+            from: turned.turn.from,
+            to: turned.turn.to,
+            because: turned.because(),
+            results: turned.results.iter().copied().map(Into::into).collect(),
+        })
     }
 }
 
-impl From<&Vouched> for ResultRow {
-    fn from(vouched: &Vouched) -> Self {
-        let outcome = match vouched.said {
-            Said::Reached => "success",
-            Said::Failed => "failure",
-            Said::Nothing => "ignored",
-        };
-        Self {
-            at: vouched.at,
-            outcome: outcome.into(),
-            latency_ms: vouched.latency.as_secs_f64() * 1_000.0,
-            status: None,
-            error: (vouched.said != Said::Reached).then(|| vouched.outcome.clone()),
+impl Turned {
+    fn because(&self) -> String {
+        match &self.agreed {
+            Some(server) => format!("{}, agreed by {server}", self.turn),
+            None => self.turn.to_string(),
         }
     }
 }

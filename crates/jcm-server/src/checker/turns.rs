@@ -8,7 +8,8 @@ use tracing::info;
 
 use super::Checker;
 use super::doubt::{Decide, Event};
-use super::record::{Findings, Record};
+use super::findings::Findings;
+use super::record::Record;
 use super::suspicion::Settled;
 use crate::views::Verdicts;
 
@@ -16,7 +17,7 @@ impl Checker {
     pub(super) fn findings(&self, cluster: &ClusterName, node: &NodeId) -> Option<Findings> {
         let key = self.records.key(cluster, node)?;
         let record = self.records.by_key(key)?;
-        Some(record.findings(&self.server, self.doubt.vouched(key), self.doubt.suspended()))
+        Some(Findings::of(record, &self.server, self.doubt.vouched(key), self.doubt.suspended()))
     }
 
     pub(super) fn judge(&mut self, reports: &[Report]) {
@@ -26,12 +27,11 @@ impl Checker {
         for report in reports {
             let Some(record) = self.records.reported(report) else { continue };
             record.evidence.push(Sample { at: now, latency: report.latency, outcome: report.outcome });
-            metrics::counter!("jcm_checks_total", "result" => if report.outcome.is_success() { "success" } else { "failure" })
-                .increment(1);
-            metrics::histogram!("jcm_check_seconds").record(report.latency.as_secs_f64());
+            self.tally.count(record.check.kind, report);
             record.follow(report.at);
             let opinion = self.doubt.opinion(report.key, record, report.outcome, moment);
-            let step = record.judge.judge(report.outcome, opinion, &record.check);
+            let step = record.judge.judge(report.outcome, opinion, &record.check, by_the_clock(moment));
+            self.held.look(report.key, record, moment);
             let confirmed = record.confirm(report.outcome);
             self.turn(report.key, &step, confirmed, (moment, now), &mut turned);
             if let Some(record) = self.records.by_key(report.key) {
@@ -61,11 +61,13 @@ impl Checker {
                 });
             }
         }
+        self.held.forget_gone(&self.records);
         let mut turned = Verdicts::new();
         for key in nodes {
             let Some(record) = self.records.by_key_mut(key) else { continue };
             self.doubt.insist(key, record, moment);
-            let step = record.judge.decide(self.doubt.known(key, record, moment), &record.check);
+            let opinion = self.doubt.known(key, record, moment);
+            let step = record.judge.decide(opinion, &record.check, by_the_clock(moment));
             self.doubt.believed(key, &record.judge);
             self.turn(key, &step, None, (moment, now), &mut turned);
         }
@@ -91,9 +93,11 @@ impl Checker {
             record.turned(turn, agreed, now);
             info!(
                 cluster = %record.cluster, node = %record.node, from = %turn.from, to = %turn.to,
-                because = record.cause().unwrap_or_default(), "verdict turned"
+                because = record.cause().unwrap_or_default(), results = record.evidence_of_turn(),
+                "verdict turned"
             );
-            metrics::counter!("jcm_verdict_turns_total", "to" => turn.to.as_str()).increment(1);
+            metrics::counter!("jcm_verdict_turns_total", "from" => turn.from.as_str(), "to" => turn.to.as_str())
+                .increment(1);
             now
         } else if let Some(since) = confirmed {
             // The verdict of an earlier run holds under this run's stamp, so that it is stale no more.
@@ -126,4 +130,16 @@ fn judged(stamp: Stamp, record: &Record, since: Timestamp) -> Judged {
         single_vantage: record.judge.is_single_vantage(),
         stale_since: None,
     }
+}
+
+/// The moment at which the judges are told that it is. A build that was asked to hold no node tells them that whatever
+/// was before is long ago.
+fn by_the_clock(moment: Instant) -> Instant {
+    #[cfg(feature = "planted")]
+    if jcm_storage::planted::is_planted("no-hold-down") {
+        static JUDGED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        return moment
+            + jcm_health::hold::TURNS_WINDOW * JUDGED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    moment
 }

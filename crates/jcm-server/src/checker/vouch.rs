@@ -49,6 +49,7 @@ impl Vouch {
                 said: if probed.outcome.is_success() { Said::Reached } else { Said::Failed },
                 suspended: false,
                 latency: probed.latency,
+                phases: probed.phases,
                 outcome: probed.outcome.to_string(),
             },
             Err(reason) => Answer::nothing(&reason.to_string()),

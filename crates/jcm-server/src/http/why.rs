@@ -36,15 +36,10 @@ pub(super) async fn get(
     let (findings, note) = findings(&app, owner.as_ref(), &name, &id).await;
     let online = cluster.nodes.iter().filter(|node| node.admin() == jcm_model::Admin::Online).count();
     let routable = published.routing.nodes.iter().filter(|route| route.routable).count();
-    let (vantages, thresholds, last_turn, suspended) = match findings {
-        Some(findings) => (
-            json!(findings.vantages),
-            json!(findings.thresholds),
-            json!(findings.last_turn),
-            json!(findings.suspended),
-        ),
-        None => (json!([]), json!({}), json!(null), json!(null)),
-    };
+    let held = findings.as_ref().and_then(|findings| findings.held.as_ref());
+    let reason = [route.reason.map(|reason| reason.to_string()), held.map(|held| held.reason.clone())];
+    let reason = reason.into_iter().flatten().reduce(|one, other| format!("{one}, {other}"));
+    let findings = findings.map_or_else(|| json!({ "vantages": [], "thresholds": {} }), |found| json!(found));
     Ok(Json(json!({
         "cluster": name,
         "node": id,
@@ -56,13 +51,15 @@ pub(super) async fn get(
         "stale_since": judged.and_then(|judged| judged.stale_since),
         "routable": route.routable,
         "effective_weight": route.effective_weight,
-        "reason": route.reason.map(|reason| reason.to_string()),
+        "reason": reason,
         "owner": owner,
         "check": cluster.check.as_ref(),
-        "vantages": vantages,
-        "thresholds": thresholds,
-        "last_turn": last_turn,
-        "suspended": suspended,
+        "vantages": findings["vantages"],
+        "thresholds": findings["thresholds"],
+        "needs": findings["needs"],
+        "last_turn": findings["last_turn"],
+        "held": findings["held"],
+        "suspended": findings["suspended"],
         "note": note,
         "protection": {
             "panic": published.routing.panic,
@@ -75,7 +72,7 @@ pub(super) async fn get(
 }
 
 /// What the owner found of the node, so that every server answers alike; and where it cannot be asked, why.
-async fn findings(
+pub(super) async fn findings(
     app: &App,
     owner: Option<&ServerId>,
     cluster: &ClusterName,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jcm_health::Phases;
 use jcm_model::{ClusterName, NodeId, Revision};
 use jcm_proto::{Malformed, v1};
 
@@ -24,6 +25,8 @@ pub(crate) struct Answer {
     /// The server that answers suspects itself: its success counts, its failure does not.
     pub(crate) suspended: bool,
     pub(crate) latency: Duration,
+    /// How that time was spent, as far as the server that probed tells.
+    pub(crate) phases: Phases,
     /// In words, for people.
     pub(crate) outcome: String,
 }
@@ -42,7 +45,13 @@ pub(crate) enum Said {
 impl Answer {
     /// An answer without a probe.
     pub(crate) fn nothing(reason: &str) -> Self {
-        Self { said: Said::Nothing, suspended: false, latency: Duration::ZERO, outcome: reason.to_owned() }
+        Self {
+            said: Said::Nothing,
+            suspended: false,
+            latency: Duration::ZERO,
+            phases: Phases::default(),
+            outcome: reason.to_owned(),
+        }
     }
 
     pub(super) fn new(message: v1::probe_response::Answer, suspended: bool) -> Self {
@@ -51,7 +60,13 @@ impl Answer {
             v1::probe_response::Said::Failed => Said::Failed,
             v1::probe_response::Said::Nothing => Said::Nothing,
         };
-        Self { said, suspended, latency: Duration::from_micros(message.latency_us), outcome: message.outcome }
+        let phases = Phases {
+            connected: message.connected_us.map(Duration::from_micros),
+            secured: message.secured_us.map(Duration::from_micros),
+            answering: message.answering_us.map(Duration::from_micros),
+        };
+        let latency = Duration::from_micros(message.latency_us);
+        Self { said, suspended, latency, phases, outcome: message.outcome }
     }
 }
 
@@ -62,8 +77,15 @@ impl From<Answer> for v1::probe_response::Answer {
             Said::Failed => v1::probe_response::Said::Failed,
             Said::Nothing => v1::probe_response::Said::Nothing,
         };
-        let latency_us = u64::try_from(answer.latency.as_micros()).unwrap_or(u64::MAX);
-        Self { said: said.into(), latency_us, outcome: answer.outcome }
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            said: said.into(),
+            latency_us: micros(answer.latency),
+            outcome: answer.outcome,
+            connected_us: answer.phases.connected.map(micros),
+            secured_us: answer.phases.secured.map(micros),
+            answering_us: answer.phases.answering.map(micros),
+        }
     }
 }
 

@@ -116,6 +116,13 @@ impl Call {
         self.with_query("dry_run", "true")
     }
 
+    /// Changes nothing, although it is no `GET`: it may be sent again at any time.
+    #[must_use]
+    pub(crate) fn harmless(mut self) -> Self {
+        self.dry = true;
+        self
+    }
+
     /// Whether it changes something.
     pub(crate) fn is_write(&self) -> bool {
         self.method != Method::GET && !self.dry

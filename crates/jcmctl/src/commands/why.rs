@@ -25,9 +25,17 @@ pub(super) async fn run(session: &Session, why: cli::Why) -> Result<Exit, Failur
         ("Verdict", evidence.verdict),
         ("Routable", if evidence.routable { "yes" } else { "no" }.to_owned()),
     ];
+    let last_turn = evidence.last_turn.map(|turn| {
+        let because = if turn.because.is_empty() { String::new() } else { format!(": {}", turn.because) };
+        format!("{} → {} at {}{because}", turn.from, turn.to, turn.at)
+    });
     for (title, value) in [
         ("Reason", evidence.reason.unwrap_or_default()),
         ("Owner", evidence.owner.unwrap_or_default()),
+        ("Last turn", last_turn.unwrap_or_default()),
+        ("Needs", evidence.needs.join("; ")),
+        ("Suspended", shapes::inline(&evidence.suspended)),
+        ("Note", evidence.note.unwrap_or_default()),
         ("Thresholds", shapes::inline(&evidence.thresholds)),
         ("Protection", shapes::inline(&evidence.protection)),
     ] {

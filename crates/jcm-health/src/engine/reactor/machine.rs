@@ -231,6 +231,7 @@ impl Machine {
             if !self.send() {
                 return;
             }
+            self.shared.in_flight.store(self.in_flight, Relaxed);
             if now >= tick_ends {
                 is_busy = self.rounds_in_tick >= ROUNDS_A_TICK_MIN;
                 self.rounds_in_tick = 0;

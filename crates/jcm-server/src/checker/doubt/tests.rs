@@ -77,6 +77,7 @@ impl Vantages for Fake {
             said,
             suspended: false,
             latency: Duration::from_millis(1),
+            phases: jcm_health::Phases::default(),
             outcome: "as told".to_owned(),
         };
         let answers = said.map(|said| vec![answer(said); asked.len()]);

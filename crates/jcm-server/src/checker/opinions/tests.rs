@@ -15,7 +15,7 @@ fn servers(count: usize) -> Vec<ServerId> {
 }
 
 fn answer(said: Said) -> Answer {
-    Answer { said, suspended: false, latency: Duration::from_millis(3), outcome: "as told".to_owned() }
+    Answer { latency: Duration::from_millis(3), said, ..Answer::nothing("as told") }
 }
 
 /// A node, as the checker knows it.
@@ -298,12 +298,12 @@ fn simulate(check: Check, peers: &[Peer], rounds: u32) -> (Option<(Duration, boo
                 opinions.ask(node.subject(), &ids, now);
             }
             let opinion = opinions.known(node.subject(), now).opinion(!ids.is_empty());
-            turn = judge.decide(opinion, &node.check).turn;
+            turn = judge.decide(opinion, &node.check, now).turn;
         }
         let interval_ticks = u32::try_from(node.check.interval.as_millis() / step.as_millis()).unwrap();
         if turn.is_none() && tick % interval_ticks == 0 {
             let opinion = opinions.known(node.subject(), now).opinion(!ids.is_empty());
-            let judged = judge.judge(Outcome::Refused, opinion, &node.check);
+            let judged = judge.judge(Outcome::Refused, opinion, &node.check, now);
             if judged.ask_peer {
                 opinions.ask(node.subject(), &ids, now);
             }

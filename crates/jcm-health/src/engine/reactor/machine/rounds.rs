@@ -345,7 +345,7 @@ impl Machine {
     pub(super) fn finish(&mut self, id: u32, outcome: Outcome, now: Instant, is_late: bool) {
         self.leave_state(id);
         let slot = self.slot(id);
-        let (started, timeout) = (slot.started, slot.target.check.timeout);
+        let (due, started, timeout) = (slot.due, slot.started, slot.target.check.timeout);
         let (key, generation) = (slot.target.key, slot.target.generation);
         let (latency, phases) = (now.saturating_duration_since(started), slot.phases);
         let once = slot.once.take();
@@ -361,7 +361,8 @@ impl Machine {
         } else {
             self.shared.rounds.fetch_add(1, Relaxed);
             self.shared.local_troubles.fetch_add(u64::from(outcome.is_local_trouble()), Relaxed);
-            self.unsent.push_back(Report { key, generation, at: now, latency, phases, outcome });
+            let lateness = started.saturating_duration_since(due);
+            self.unsent.push_back(Report { key, generation, at: now, latency, phases, lateness, outcome });
         }
         self.rest(id, now);
     }

@@ -78,6 +78,18 @@ pub async fn run_with<A: AsRef<OsStr>>(
     }
 }
 
+/// The CPU time that a process has taken so far, in user and system together, to a hundredth of a second. Zero when it
+/// is gone.
+pub fn cpu_time(pid: u32) -> Duration {
+    /// What Linux counts in, on every machine: `USER_HZ`.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name of the program may hold anything; what follows its last bracket are numbers.
+    let numbers = stat.rsplit_once(')').map_or("", |(_, numbers)| numbers);
+    let ticks = numbers.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok());
+    TICK * ticks.sum::<u32>()
+}
+
 /// Sends a signal by name (`TERM`, `STOP`, `CONT`) to a process that this test started.
 ///
 /// The shell's own `kill` does it: a bare Debian has no `/bin/kill`, and the library call is unsafe code.

@@ -75,7 +75,7 @@ impl Inner {
             }
             draft.writes.push(Write::Create { path: layout.change(last), data: submission.record.clone() });
             draft.refuse_oversized(self.root_bytes)?;
-            match self.submit(&base, &draft, last, answer_due).await {
+            match self.submit(&base, &draft, last, &submission.record, answer_due).await {
                 Ok(head) => {
                     self.publish(Committed {
                         on,
@@ -147,9 +147,10 @@ impl Inner {
         base: &Base,
         draft: &Draft,
         last: Revision,
+        record: &[u8],
         deadline: Instant,
     ) -> Result<Head, CallError<zk::MultiWriteError>> {
-        let (recent, data) = base.head.next(last);
+        let (recent, data) = base.head.next(last, record);
         let path = base.bound.layout.head();
         let options = zk::CreateMode::Persistent.with_acls(self.session.acls());
         let version = self
@@ -168,7 +169,7 @@ impl Inner {
                 head_version(&writer.commit().await?)
             })
             .await?;
-        Ok(Head { revision: last, version, recent })
+        Ok(Head { revision: last, version, recent, latest: Vec::new() })
     }
 
     /// Finds out why a request was refused: nothing of it is there.
@@ -316,7 +317,7 @@ impl Inner {
         let mut draft = draft(&base.bound.layout, &again.transaction, &base.excerpt)?;
         let (last, data) = (again.transaction.last(), again.record.clone());
         draft.writes.push(Write::Create { path: base.bound.layout.change(last), data });
-        match self.submit(&base, &draft, last, deadline).await {
+        match self.submit(&base, &draft, last, &again.record, deadline).await {
             Ok(_) => Ok(()),
             Err(error) => Err(CommitError::Unknown { reason: error.to_string() }),
         }

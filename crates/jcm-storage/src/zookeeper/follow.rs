@@ -70,6 +70,8 @@ pub(super) async fn follow(inner: Arc<Inner>, stop: CancellationToken) {
     let mut watches = Watches::default();
     // The connection on which everything was compared.
     let mut compared = 0;
+    // Whether to read what nothing has told to be different.
+    let mut thorough = true;
     loop {
         let (connection, down) = {
             let contact = contact.borrow_and_update();
@@ -86,7 +88,7 @@ pub(super) async fn follow(inner: Arc<Inner>, stop: CancellationToken) {
             compared = connection;
             None
         } else {
-            match compare(&inner, is_new, &mut watches).await {
+            match compare(&inner, is_new, thorough, &mut watches).await {
                 Ok(()) => {
                     compared = connection;
                     inner.set_fresh();
@@ -102,25 +104,38 @@ pub(super) async fn follow(inner: Arc<Inner>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            changed = contact.changed() => if changed.is_err() { return },
-            () = watches.fired() => {}
-            () = inner.hint.notified() => {}
-            () = async { match pause { Some(pause) => tokio::time::sleep(pause).await, None => pending().await } } => {}
+            changed = contact.changed() => match changed {
+                Ok(()) => thorough = true,
+                Err(_) => return,
+            },
+            () = watches.fired() => thorough = false,
+            () = inner.hint.notified() => thorough = true,
+            () = async { match pause { Some(pause) => tokio::time::sleep(pause).await, None => pending().await } } => thorough = true,
         }
     }
 }
 
-/// Reads which store is there and where its log ends, and takes what is missing.
-async fn compare(inner: &Inner, is_new: bool, watches: &mut Watches) -> Result<(), LoadError> {
+/// Reads where the log ends, and takes what is missing; before that which store is there, unless its watch stands and
+/// this is no look of the thorough kind. So a commit of another server costs one way there and back until it is known.
+async fn compare(
+    inner: &Inner,
+    is_new: bool,
+    thorough: bool,
+    watches: &mut Watches,
+) -> Result<(), LoadError> {
     if is_new {
         // This member may be behind the one that was asked before.
         fetch::sync(&inner.session, Instant::now() + REQUEST_PATIENCE).await?;
     }
-    if is_new || watches.identity.is_none() {
+    let is_watched = !is_new && watches.identity.is_some();
+    if !is_watched {
         // Watched before it is read: what happens in between fires.
         watches.identity = Some(Box::pin(fetch::watch_identity(&inner.session).await?.changed()));
     }
-    let bound = inner.recognise().await?;
+    let bound = match inner.bound() {
+        Some(bound) if is_watched && !thorough => bound,
+        _ => inner.recognise().await?,
+    };
     watches.head = Some(Box::pin(inner.look(&bound).await?.changed()));
     Ok(())
 }

@@ -226,6 +226,12 @@ impl Inner {
         Err(LoadError::Unavailable { reason: "the identity of the store changes all the time".to_owned() })
     }
 
+    /// The store that was recognised, as long as nothing speaks against it.
+    pub(super) fn bound(&self) -> Option<Bound> {
+        let state = self.state();
+        state.bound.clone().filter(|_| state.refusal().is_none())
+    }
+
     /// Nothing is written or followed until it is the right ensemble.
     fn refuse(&self, reason: &str) {
         let mut state = self.state();
@@ -363,6 +369,12 @@ impl Inner {
             }
             held.tail.head()
         };
+        if let Some(latest) = head.latest_after(at) {
+            at = head.revision;
+            if !self.take_all(bound.identity.store, vec![latest], &head) {
+                self.lose("what follows does not join what is there");
+            }
+        }
         while at < head.revision {
             let ends = if let Some(ends) = head.since(at) {
                 ends.to_vec()
@@ -491,7 +503,7 @@ mod tests {
     use super::*;
 
     fn head(revision: u64, version: i32) -> Head {
-        Head { revision: Revision(revision), version, recent: vec![Revision(revision)] }
+        Head { revision: Revision(revision), version, recent: vec![Revision(revision)], latest: Vec::new() }
     }
 
     #[tokio::test]

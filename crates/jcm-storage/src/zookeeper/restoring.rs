@@ -119,7 +119,7 @@ impl Inner {
             })) => {}
             Err(error) => return Err(chain(&error)),
         }
-        let head = Head { revision: restoration.head, version: 0, recent: Vec::new() };
+        let head = Head { revision: restoration.head, version: 0, recent: Vec::new(), latest: Vec::new() };
         let mut batch = vec![
             create(layout.base().to_owned()),
             Write::Create { path: layout.head(), data: head.encode() },

@@ -15,6 +15,10 @@ pub(super) const FORMAT: u32 = 1;
 /// How many of the latest transactions the head names: what a follower may be behind without listing a block.
 const RECENT_MAX: usize = 32;
 
+/// Up to this size the head holds a copy of the latest record: some ten registrations, and far less than what the
+/// requests of the transaction itself may take.
+const LATEST_BYTES_MAX: usize = 4 * 1024;
+
 /// Which store an ensemble holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -69,21 +73,24 @@ pub(super) struct Head {
     pub(super) version: i32,
     /// The last revisions of the latest transactions, oldest first.
     pub(super) recent: Vec<Revision>,
+    /// The record of the latest transaction, where it is there: a copy of what is in the log.
+    pub(super) latest: Vec<u8>,
 }
 
 impl Head {
-    /// The bytes of the head that follows with a transaction that ends at `last`.
-    pub(super) fn next(&self, last: Revision) -> (Vec<Revision>, Vec<u8>) {
+    /// The bytes of the head that follows with a transaction that ends at `last`, of which this is the record.
+    pub(super) fn next(&self, last: Revision, record: &[u8]) -> (Vec<Revision>, Vec<u8>) {
         let mut recent = self.recent.clone();
         recent.push(last);
         recent.drain(..recent.len().saturating_sub(RECENT_MAX));
-        let bytes = encode_head(last, &recent);
+        let latest = if record.len() > LATEST_BYTES_MAX { &[] } else { record };
+        let bytes = encode_head(last, &recent, latest);
         (recent, bytes)
     }
 
     /// The bytes that are there.
     pub(super) fn encode(&self) -> Vec<u8> {
-        encode_head(self.revision, &self.recent)
+        encode_head(self.revision, &self.recent, &self.latest)
     }
 
     pub(super) fn decode(bytes: &[u8], version: i32) -> Result<Self, Malformed> {
@@ -92,7 +99,14 @@ impl Head {
         if recent.last().is_some_and(|last| last.0 != message.revision) || !recent.is_sorted() {
             return Err(Malformed::Shape("the head does not name its last transaction"));
         }
-        Ok(Self { revision: Revision(message.revision), version, recent })
+        Ok(Self { revision: Revision(message.revision), version, recent, latest: message.latest })
+    }
+
+    /// The one transaction that leads here from a revision, with the size of its record. `None`: it is not here, or there
+    /// are others before it.
+    pub(super) fn latest_after(&self, revision: Revision) -> Option<(Transaction, usize)> {
+        let latest = decode_change(self.revision, &self.latest).ok()?;
+        (latest.first() == revision.next()).then_some((latest, self.latest.len()))
     }
 
     /// The ends of all transactions after a revision. `None`: they are too many to be named here.
@@ -110,9 +124,9 @@ impl Head {
     }
 }
 
-fn encode_head(revision: Revision, recent: &[Revision]) -> Vec<u8> {
+fn encode_head(revision: Revision, recent: &[Revision], latest: &[u8]) -> Vec<u8> {
     let recent = recent.iter().map(|last| last.0).collect();
-    record::encode(&v1::StoreHead { revision: revision.0, recent })
+    record::encode(&v1::StoreHead { revision: revision.0, recent, latest: latest.to_vec() })
 }
 
 /// The cluster's own znode.
@@ -187,12 +201,12 @@ mod tests {
 
     #[test]
     fn a_head_names_what_a_follower_lacks_or_says_that_it_cannot() {
-        let mut head = Head { revision: Revision::ZERO, version: 0, recent: Vec::new() };
+        let mut head = Head { revision: Revision::ZERO, version: 0, recent: Vec::new(), latest: Vec::new() };
         let mut ends = Vec::new();
         for number in 1..=40 {
             let last = Revision(number * 3);
             ends.push(last);
-            let (recent, bytes) = head.next(last);
+            let (recent, bytes) = head.next(last, &[]);
             head = Head::decode(&bytes, 0).unwrap();
             assert_eq!(head.recent, recent);
             assert_eq!(head.since(Revision::ZERO), (ends.len() < RECENT_MAX).then_some(&ends[..]));
@@ -201,6 +215,36 @@ mod tests {
         assert_eq!(head.since(Revision(114)), Some(&[Revision(117), Revision(120)][..]));
         assert_eq!(head.since(Revision(115)), None, "no transaction ends there");
         assert_eq!(head.since(Revision(3)), None, "it is too long ago");
+    }
+
+    #[test]
+    fn a_small_record_lies_in_the_head_for_who_lacks_nothing_else() {
+        let operation = jcm_model::OperationId(Uuid::from_u128(1));
+        let change = |revision| jcm_model::Change {
+            cluster: ClusterName::parse("a").unwrap(),
+            revision: Revision(revision),
+            effect: jcm_model::Effect::Deleted,
+        };
+        let entry = |revision| jcm_proto::Entry {
+            operation,
+            fingerprint: 7,
+            principal: "test".to_owned(),
+            change: change(revision),
+            created: false,
+        };
+        let transaction = Transaction { epoch: 1, entries: vec![entry(4), entry(5)] };
+        let record = record::encode(&v1::Transaction::from(&transaction));
+        let before = Head { revision: Revision(3), version: 7, recent: vec![Revision(3)], latest: Vec::new() };
+        let read = |record: &[u8]| Head::decode(&before.next(Revision(5), record).1, 8).unwrap();
+        let head = read(&record);
+        assert_eq!(head.latest_after(Revision(3)).unwrap().0.first(), Revision(4));
+        for at in [2, 4, 5] {
+            assert!(head.latest_after(Revision(at)).is_none(), "{at}: something else is lacking, or nothing");
+        }
+        assert!(read(&[0; LATEST_BYTES_MAX + 1]).latest.is_empty());
+        assert!(read(b"not ours").latest_after(Revision(3)).is_none(), "the log is asked");
+        let again = Head::decode(&head.encode(), 9).unwrap();
+        assert_eq!((again.latest, again.recent), (head.latest, head.recent));
     }
 
     #[test]

@@ -62,6 +62,21 @@ pub struct Attributes {
     labels: Labels,
 }
 
+/// Attributes as they were written, without labels: what was left out is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written<'a> {
+    /// Share of the traffic, 1–1000.
+    pub weight: Option<u16>,
+    /// Order of preference, 0 first.
+    pub priority: Option<u16>,
+    /// Where it stands.
+    pub zone: Option<&'a str>,
+    /// Whether it is in use.
+    pub online: Option<bool>,
+    /// Whether it is being emptied.
+    pub draining: Option<bool>,
+}
+
 /// The written form before its rules were tried.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -261,6 +276,17 @@ impl Node {
 }
 
 impl Attributes {
+    /// As they were written: the other readers fill in what was left out.
+    pub fn written(&self) -> Written<'_> {
+        Written {
+            weight: self.weight.map(NonZeroU16::get),
+            priority: self.priority,
+            zone: self.zone.as_deref(),
+            online: self.online,
+            draining: self.draining,
+        }
+    }
+
     /// Share of the traffic, 1–1000.
     pub fn weight(&self) -> u16 {
         self.weight.map_or(WEIGHT_DEFAULT, NonZeroU16::get)

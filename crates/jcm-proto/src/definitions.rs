@@ -186,9 +186,7 @@ fn kind_from_wire(kind: v1::CheckKind) -> Result<CheckKind, Malformed> {
 
 impl From<&Node> for v1::Node {
     fn from(node: &Node) -> Self {
-        // The written form keeps out what was left out, which the accessors of the node would fill in.
-        let raw = RawNode::from(node.to_spec());
-        let count = |value: Option<i64>| value.and_then(|v| u32::try_from(v).ok());
+        let written = node.attributes.written();
         Self {
             id: node.id.to_string(),
             address: match node.address {
@@ -196,11 +194,11 @@ impl From<&Node> for v1::Node {
                 IpAddr::V6(v6) => v6.octets().to_vec(),
             },
             ports: node.ports.iter().map(|(name, port)| (name.to_owned(), u32::from(port.get()))).collect(),
-            weight: count(raw.weight),
-            priority: count(raw.priority),
-            zone: raw.zone,
-            online: raw.online,
-            draining: raw.draining,
+            weight: written.weight.map(u32::from),
+            priority: written.priority.map(u32::from),
+            zone: written.zone.map(str::to_owned),
+            online: written.online,
+            draining: written.draining,
             labels: node.attributes.labels().iter().map(|(k, v)| (k.to_owned(), v.to_string())).collect(),
             birth: node.birth.0,
         }

@@ -7,9 +7,11 @@
 //! Absent on purpose: what follows from all this. The checker decides who checks what and which verdict stands, the
 //! registry who writes.
 
+mod carrying;
 mod connection;
 mod error;
 mod follow;
+mod forwarding;
 mod gate;
 mod keeper;
 mod line;
@@ -38,7 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::checker::Findings;
 use crate::pause::Pulse;
-use crate::registry::{Write, WriteError, Written};
+use crate::registry::{Patience, Write, WriteError, Written};
 use crate::views::Views;
 pub(crate) use error::PeerError;
 pub(crate) use keeper::Keeper;
@@ -229,14 +231,12 @@ impl Peers {
         &self,
         to: &ServerId,
         write: &Write,
-        within: Duration,
+        patience: Patience,
     ) -> Result<Result<Written, WriteError>, PeerError> {
         let line = self.line(to)?;
         let write = serde_json::to_vec(write)
             .map_err(|error| PeerError::NotSent { server: to.clone(), reason: error.to_string() })?;
-        let request = v1::ForwardRequest { write, within_ms: millis(within) };
-        let response = line.call(within, async |mut client| client.forward(request).await).await?;
-        json(to, &response.answer)
+        json(to, &line.forwarder.forward(to, write, patience).await?)
     }
 
     fn line(&self, to: &ServerId) -> Result<Line, PeerError> {

@@ -8,6 +8,7 @@
 mod attempts;
 mod batch;
 mod draft;
+mod load;
 mod others;
 mod queued;
 mod route;
@@ -32,7 +33,8 @@ use crate::pause::{Pulse, Stretch};
 use attempts::Attempts;
 use draft::Draft;
 pub(crate) use draft::Outcome;
-pub(crate) use others::Others;
+use load::Load;
+pub(crate) use others::{Others, Patience};
 use queued::{Queued, Stage};
 use route::{Route, Router, Seen};
 use write::Answer;
@@ -43,8 +45,8 @@ pub(crate) use writer::Writer;
 /// client is promised one.
 pub(crate) const WRITE_DEADLINE: Duration = Duration::from_millis(1_900);
 
-/// Time for another server to carry a write out: several times what it takes, and most of the write's own time is left
-/// when it does not answer.
+/// Time for another server to carry a write out, or to say that it gets on: several times what it takes, and most of the
+/// write's own time is left when it is silent.
 const FORWARD_DEADLINE: Duration = Duration::from_millis(400);
 
 /// How long a server that was told of a commit waits for its own memory to show it.
@@ -57,7 +59,7 @@ const FATE_DEADLINE: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Writes that may wait: two seconds' worth at the pace of a slow disk, so that a longer queue could only time out.
-const QUEUE_DEPTH_MAX: usize = 16_384;
+pub(crate) const QUEUE_DEPTH_MAX: usize = 16_384;
 
 /// The way in for writes.
 #[derive(Debug, Clone)]
@@ -81,6 +83,7 @@ struct Shared {
     queue: mpsc::Sender<Queued>,
     router: Mutex<Router>,
     attempts: Mutex<Attempts>,
+    load: Arc<Load>,
     store_available: Arc<AtomicBool>,
     tasks: TaskTracker,
 }
@@ -113,6 +116,7 @@ impl Registry {
     pub(crate) fn new(parts: Parts) -> (Self, Writer) {
         let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
         let store_available = Arc::new(AtomicBool::new(true));
+        let load = Arc::new(Load::default());
         let writer = Writer {
             queue,
             catalog: Arc::clone(&parts.catalog),
@@ -121,6 +125,7 @@ impl Registry {
             targets: Arc::clone(&parts.targets),
             store_available: Arc::clone(&store_available),
             pulse: parts.pulse.clone(),
+            load: Arc::clone(&load),
             pace: writer::Pace::default(),
             trouble: writer::Trouble::default(),
             waiting: Vec::new(),
@@ -130,6 +135,7 @@ impl Registry {
             queue: sender,
             router: Mutex::default(),
             attempts: Mutex::default(),
+            load,
             store_available,
             tasks: TaskTracker::new(),
         };
@@ -164,6 +170,11 @@ impl Registry {
     /// Tells whether this process stood still, which no write outlives.
     pub(crate) fn pulse(&self) -> Pulse {
         self.0.parts.pulse.clone()
+    }
+
+    /// A number that rises while this server gets on with the writes that it has in hand.
+    pub(crate) fn progress(&self) -> u64 {
+        self.0.load.progress()
     }
 
     /// Whether the store is in reach, and took the last commit that it was given.
@@ -284,12 +295,13 @@ impl Registry {
     }
 
     async fn forward(&self, to: &ServerId, write: &Write, deadline: Instant, stretch: Stretch) -> Hop {
-        let within = FORWARD_DEADLINE.min(deadline.saturating_duration_since(Instant::now()));
-        if within.is_zero() || self.0.parts.pulse.is_over(stretch) {
+        let in_all = deadline.saturating_duration_since(Instant::now());
+        let patience = Patience { without_a_sign: FORWARD_DEADLINE, in_all };
+        if in_all.is_zero() || self.0.parts.pulse.is_over(stretch) {
             return Hop::Undone;
         }
         metrics::counter!("jcm_writes_forwarded_total").increment(1);
-        let hop = match self.0.parts.others.forward(to, write, within).await {
+        let hop = match self.0.parts.others.forward(to, write, patience).await {
             Ok(Err(error @ WriteError::Unavailable { .. })) => {
                 debug!(server = %to, %error, "the server that was asked cannot write");
                 Hop::Undone
@@ -326,8 +338,14 @@ impl Registry {
         let stage = Arc::new(Stage::default());
         let queued =
             Queued { write: Arc::clone(write), deadline, stretch, stage: Arc::clone(&stage), answer };
+        // Those that were taken from the queue make up less than a batch.
+        let waiting = QUEUE_DEPTH_MAX - self.0.queue.capacity();
+        let now = Instant::now();
+        if self.0.load.wait(waiting, now) > deadline.saturating_duration_since(now) {
+            return Err(WriteError::Busy { waiting });
+        }
         self.0.queue.try_send(queued).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => WriteError::Busy,
+            mpsc::error::TrySendError::Full(_) => WriteError::Busy { waiting },
             mpsc::error::TrySendError::Closed(_) => WriteError::unavailable("this server is stopping"),
         })?;
         let reason = match timeout_at(deadline.into(), result).await {
@@ -336,6 +354,7 @@ impl Registry {
             Err(_) => "the store, or the writes before it, took too long",
         };
         Err(match stage.give_up() {
+            Ok(()) if self.0.load.is_moving(Instant::now()) => WriteError::Busy { waiting },
             Ok(()) => WriteError::unavailable(reason),
             Err(on) => WriteError::unknown(operation, reason, Some(on)),
         })

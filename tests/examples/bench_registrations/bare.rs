@@ -23,7 +23,7 @@ pub(crate) const ANSWERS: &str = "answers";
 const IN_FLIGHT: usize = 1;
 
 /// This process is too busy in a burst to keep a short session.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+const SESSION_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Bare requests to ZooKeeper.
 pub(crate) struct Bare {

@@ -173,7 +173,9 @@ impl Bench {
             bare.p99,
             shown.p50 / bare.p50
         );
-        Ok(json!({ "p50_ms": shown.p50, "p99_ms": shown.p99, "bare_p50_ms": bare.p50, "bare_p99_ms": bare.p99 }))
+        Ok(
+            json!({ "p50_ms": shown.p50, "p99_ms": shown.p99, "bare_p50_ms": bare.p50, "bare_p99_ms": bare.p99 }),
+        )
     }
 }
 

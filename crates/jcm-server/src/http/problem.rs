@@ -137,7 +137,7 @@ impl From<WriteError> for Problem {
                 );
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "QUARANTINED", detail)
             }
-            WriteError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "BUSY", detail),
+            WriteError::Busy { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, "BUSY", detail),
             WriteError::TooLarge { size_bytes, limit_bytes } => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "TOO_LARGE",

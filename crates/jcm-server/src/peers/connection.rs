@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use v1::follow_request::{self, Request};
 use v1::follow_response::{self, Event};
 
+use super::forwarding;
 use super::gate::Gate;
 use super::keeper::Word;
 use super::line::{Client, Line};
@@ -137,12 +138,14 @@ impl Connection {
         };
         *was_followed = true;
         info!(server = %self.server, address, "a server is followed");
-        let line = Line { server: self.server.clone(), client };
+        let (forwarder, forwarding) = forwarding::to(self.server.clone());
+        let line = Line { server: self.server.clone(), client: client.clone(), forwarder };
         let _listed = Listed::new(Arc::clone(&self.shared), &line);
         let mut listening = Listening { connection: self, requests, missed: false, doubts: BTreeMap::new() };
         tokio::select! {
             biased;
             () = gate.shut() => End::Paused,
+            status = forwarding.run(client) => ended(&status),
             ended = listening.listen(stream) => {
                 let (Ok(end) | Err(end)) = ended.map(|never| match never {});
                 end

@@ -9,6 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use super::PeerError;
+use super::forwarding::Forwarder;
 use super::token::Bearer;
 
 pub(super) type Client = PeersClient<InterceptedService<Channel, Bearer>>;
@@ -18,6 +19,7 @@ pub(super) type Client = PeersClient<InterceptedService<Channel, Bearer>>;
 pub(super) struct Line {
     pub(super) server: ServerId,
     pub(super) client: Client,
+    pub(super) forwarder: Forwarder,
 }
 
 impl Line {
@@ -27,7 +29,7 @@ impl Line {
         within: Duration,
         call: impl AsyncFnOnce(Client) -> Result<Response<T>, Status>,
     ) -> Result<T, PeerError> {
-        let Self { server, client } = self;
+        let Self { server, client, forwarder: _ } = self;
         match tokio::time::timeout(within, call(client)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(failed(server, &status, within)),

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::carrying::{self, Carrying};
 use super::follow::{MESSAGES_MAX, Session};
 use super::parcel::MESSAGE_BYTES_MAX;
 use super::stock::Stock;
@@ -61,6 +62,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(
 #[tonic::async_trait]
 impl peers_server::Peers for Service {
     type FollowStream = ReceiverStream<Result<v1::FollowResponse, Status>>;
+    type CarryOutStream = ReceiverStream<Result<v1::CarryOutResponse, Status>>;
 
     async fn follow(
         &self,
@@ -107,15 +109,14 @@ impl peers_server::Peers for Service {
         Ok(Response::new(v1::FindingsResponse { findings }))
     }
 
-    async fn forward(
+    async fn carry_out(
         &self,
-        request: Request<v1::ForwardRequest>,
-    ) -> Result<Response<v1::ForwardResponse>, Status> {
-        let v1::ForwardRequest { write, within_ms } = request.into_inner();
-        let write = serde_json::from_slice(&write)
-            .map_err(|error| Status::invalid_argument(format!("the write cannot be read: {error}")))?;
-        let answer = self.registry.carry_out(write, Duration::from_millis(within_ms)).await;
-        let answer = serde_json::to_vec(&answer).map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(v1::ForwardResponse { answer }))
+        request: Request<Streaming<v1::CarryOutRequest>>,
+    ) -> Result<Response<Self::CarryOutStream>, Status> {
+        let (sender, responses) = mpsc::channel(carrying::MESSAGES_MAX);
+        let carrying = Carrying::new(&self.registry, sender, self.shared.hanging_up.clone());
+        // The task ends with its stream, or when this server hangs up.
+        tokio::spawn(carrying.run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tonic::Code;
 
 use super::{PeerError, Question, SILENT_AFTER, Said, parcel};
-use crate::registry::{Wish, Write};
+use crate::registry::{Patience, Wish, Write};
 use crate::views::Verdicts;
 use group::{Detour, Server, cluster, id, introduce_all, node, store, until};
 use raw::Raw;
@@ -294,7 +294,8 @@ async fn a_write_and_questions_reach_the_server_that_is_asked() {
     let operation = OperationId(uuid::Uuid::new_v4());
     let write =
         Write { operation, fingerprint: 7, principal: "test".to_owned(), wishes: vec![wish], prune: false };
-    let written = s1.peers.forward(&id("s2"), &write, WITHIN).await.unwrap().unwrap();
+    let patience = Patience { without_a_sign: WITHIN, in_all: WITHIN };
+    let written = s1.peers.forward(&id("s2"), &write, patience).await.unwrap().unwrap();
     assert!(written.created && written.operation == operation);
     assert!(s2.views.snapshot().clusters.contains_key(&name));
     let again = s1.registry.write(write).await.unwrap();
@@ -354,6 +355,7 @@ struct Odd(Vec<Event>);
 #[tonic::async_trait]
 impl v1::peers_server::Peers for Odd {
     type FollowStream = tokio_stream::wrappers::ReceiverStream<Result<v1::FollowResponse, tonic::Status>>;
+    type CarryOutStream = tokio_stream::wrappers::ReceiverStream<Result<v1::CarryOutResponse, tonic::Status>>;
 
     async fn follow(
         &self,
@@ -387,11 +389,11 @@ impl v1::peers_server::Peers for Odd {
         Ok(tonic::Response::new(v1::FindingsResponse { findings: b"{\"odd\":".to_vec() }))
     }
 
-    async fn forward(
+    async fn carry_out(
         &self,
-        _: tonic::Request<v1::ForwardRequest>,
-    ) -> Result<tonic::Response<v1::ForwardResponse>, tonic::Status> {
-        Err(tonic::Status::data_loss("odd"))
+        _: tonic::Request<tonic::Streaming<v1::CarryOutRequest>>,
+    ) -> Result<tonic::Response<Self::CarryOutStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented("odd"))
     }
 }
 

@@ -159,7 +159,7 @@ mod tests {
         let mut attempts = Attempts::default();
         let first = attempts.begin(id(1));
         let second = attempts.begin(id(1));
-        attempts.end(id(1), second, &Err(WriteError::Busy), Instant::now());
+        attempts.end(id(1), second, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
         assert_eq!(attempts.get(id(1)), Some(Attempt::UnderWay), "the first may still be applied");
         attempts.end(id(1), first, &unknown(Some(head(4))), Instant::now());
         let third = attempts.begin(id(1));
@@ -189,7 +189,7 @@ mod tests {
         }
         assert_eq!(attempts.get(id(3)), Some(Attempt::InDoubt), "no head is past those of two stores");
         let attempt = attempts.begin(id(2));
-        attempts.end(id(2), attempt, &Err(WriteError::Busy), Instant::now());
+        attempts.end(id(2), attempt, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
         assert_eq!(attempts.get(id(2)), Some(Attempt::NotApplied));
     }
 
@@ -229,9 +229,9 @@ mod tests {
         for n in 1..ATTEMPTS_MAX as u128 {
             attempts.begin(id(n));
         }
-        attempts.end(id(0), again, &Err(WriteError::Busy), Instant::now());
+        attempts.end(id(0), again, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
         let again = attempts.begin(id(0));
-        attempts.end(id(0), again, &Err(WriteError::Busy), Instant::now());
+        attempts.end(id(0), again, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
         assert_eq!(attempts.get(id(0)), Some(Attempt::NotApplied), "its second attempt is recent");
         attempts.begin(id(u128::MAX));
         assert_eq!(attempts.get(id(1)), None);

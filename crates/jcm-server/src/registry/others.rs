@@ -9,6 +9,15 @@ use jcm_model::ServerId;
 use super::write::{Answer, Write};
 use crate::peers::{PeerError, Peers};
 
+/// How long the answer of another server is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// From one sign that it gets on to the next, and to the first.
+    pub(crate) without_a_sign: Duration,
+    /// In all.
+    pub(crate) in_all: Duration,
+}
+
 /// The other servers, as far as a write needs them.
 #[tonic::async_trait]
 pub(crate) trait Others: Send + Sync + Debug {
@@ -16,7 +25,7 @@ pub(crate) trait Others: Send + Sync + Debug {
     fn connected(&self) -> Vec<ServerId>;
 
     /// Lets the server carry the write out by itself. Unless the error says that nothing was done, it may have been.
-    async fn forward(&self, to: &ServerId, write: &Write, within: Duration) -> Result<Answer, PeerError>;
+    async fn forward(&self, to: &ServerId, write: &Write, patience: Patience) -> Result<Answer, PeerError>;
 }
 
 #[tonic::async_trait]
@@ -28,7 +37,7 @@ impl Others for Peers {
         connected
     }
 
-    async fn forward(&self, to: &ServerId, write: &Write, within: Duration) -> Result<Answer, PeerError> {
-        Peers::forward(self, to, write, within).await
+    async fn forward(&self, to: &ServerId, write: &Write, patience: Patience) -> Result<Answer, PeerError> {
+        Peers::forward(self, to, write, patience).await
     }
 }

@@ -78,10 +78,10 @@ impl Stage {
 }
 
 impl Queued {
-    /// Gives it up, with the truth.
-    pub(super) fn give_up(self, reason: &str) {
+    /// Gives it up, with the truth: this, where nothing of it can come to be.
+    pub(super) fn give_up(self, reason: &str, undone: WriteError) {
         let answer = match self.stage.give_up() {
-            Ok(()) => Err(WriteError::unavailable(reason)),
+            Ok(()) => Err(undone),
             Err(on) => Err(WriteError::unknown(self.write.operation, reason, Some(on))),
         };
         self.answer(answer);

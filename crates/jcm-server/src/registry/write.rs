@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Outcome, QUEUE_DEPTH_MAX};
+use super::Outcome;
 
 /// What is asked for, in one write: all of it happens, or none.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,8 +71,11 @@ pub(crate) enum WriteError {
         reason: String,
     },
     /// Nothing was changed: too many writes are waiting.
-    #[error("{QUEUE_DEPTH_MAX} writes are waiting, which is the limit")]
-    Busy,
+    #[error("{waiting} writes are waiting, which is more than can be carried out in time")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
     /// Nothing was changed: it is larger than a store takes.
     #[error("the change is {size_bytes} bytes when stored, the limit is {limit_bytes}")]
     TooLarge {
@@ -117,7 +120,7 @@ impl Write {
 }
 
 impl WriteError {
-    pub(super) fn unavailable(reason: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into() }
     }
 

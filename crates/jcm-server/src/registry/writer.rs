@@ -19,13 +19,15 @@ use tracing::{debug, info, warn};
 
 use super::WRITE_DEADLINE;
 use super::batch::{Batch, Settled, Standing};
+use super::load::Load;
 use super::queued::Queued;
 use super::write::WriteError;
 use crate::catalog::{Catalog, Known};
 use crate::pause::Pulse;
 
-/// Writes in one transaction: enough to make the store's share of each small, few enough that none waits long.
-const BATCH_WRITES_MAX: usize = 512;
+/// Writes in one transaction: what a transaction costs beside them, here, in the store and on every server that follows,
+/// is then small; and they are registered in some tens of milliseconds, so that none waits long.
+pub(super) const BATCH_WRITES_MAX: usize = 2_048;
 
 /// Longest pause before the second attempt after a conflict; it doubles with each further one, and a random part of it
 /// is waited, so that servers which met once do not meet again.
@@ -43,6 +45,7 @@ pub(crate) struct Writer {
     pub(super) targets: Arc<TargetPolicy>,
     pub(super) store_available: Arc<AtomicBool>,
     pub(super) pulse: Pulse,
+    pub(super) load: Arc<Load>,
     pub(super) pace: Pace,
     pub(super) trouble: Trouble,
     /// Taken from the queue, and not answered yet.
@@ -116,7 +119,9 @@ impl Writer {
         while self.receive(&stop).await {
             self.shed();
             if !self.waiting.is_empty() {
+                self.load.begin(Instant::now());
                 self.step().await;
+                self.load.end();
             }
         }
     }
@@ -148,9 +153,16 @@ impl Writer {
         let (now, stretch) = (Instant::now(), self.pulse.stretch());
         for queued in std::mem::take(&mut self.waiting) {
             if queued.stretch != stretch {
-                queued.give_up("this server stood still, and others may have taken over");
+                let reason = "this server stood still, and others may have taken over";
+                queued.give_up(reason, WriteError::unavailable(reason));
             } else if now >= queued.deadline {
-                queued.give_up("the writes before it, or the store, took too long");
+                let reason = "the writes before it, or the store, took too long";
+                let undone = if self.load.is_moving(now) {
+                    WriteError::Busy { waiting: self.queue.len() }
+                } else {
+                    WriteError::unavailable(reason)
+                };
+                queued.give_up(reason, undone);
             } else {
                 self.waiting.push(queued);
             }
@@ -187,6 +199,7 @@ impl Writer {
         let epoch = self.membership.roster().borrow().epoch;
         let transaction = Arc::new(Transaction { epoch, entries });
         let last = transaction.last();
+        self.load.submitted();
         metrics::histogram!("jcm_commit_mutations")
             .record(u32::try_from(transaction.entries.len()).unwrap_or(u32::MAX));
         let committed =
@@ -198,6 +211,7 @@ impl Writer {
             Ok(()) => {
                 self.available();
                 self.pace.succeeded();
+                self.load.got_on(batch.settled.len(), !self.waiting.is_empty(), Instant::now());
                 // On the head after it, for which nothing that was submitted before can be in doubt.
                 self.answer(batch.settled, batch.head.at(last));
                 // On an older memory the next batch would only conflict.
@@ -247,6 +261,7 @@ impl Writer {
             Ok(Ok(found)) if found == batch.head => {
                 self.available();
                 self.pace.succeeded();
+                self.load.got_on(batch.settled.len(), !self.waiting.is_empty(), Instant::now());
                 self.answer(batch.settled, batch.head);
             }
             Ok(Ok(found)) => {

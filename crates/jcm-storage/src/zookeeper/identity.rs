@@ -56,7 +56,8 @@ pub(super) async fn make(session: &Session) -> Result<(), CallError<zk::MultiWri
     let options = zk::CreateMode::Persistent.with_acls(session.acls());
     let identity = Identity { store: StoreId(Uuid::new_v4()), replaces: Vec::new() };
     let layout = Layout::of(identity.store);
-    let head = Head { revision: jcm_model::Revision::ZERO, version: 0, recent: Vec::new(), latest: Vec::new() };
+    let head =
+        Head { revision: jcm_model::Revision::ZERO, version: 0, recent: Vec::new(), latest: Vec::new() };
     session
         .call(Instant::now() + REQUEST_PATIENCE, |client| async move {
             match client.create(STORES, &[], &options).await {

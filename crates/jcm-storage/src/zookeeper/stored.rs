@@ -234,7 +234,8 @@ mod tests {
         };
         let transaction = Transaction { epoch: 1, entries: vec![entry(4), entry(5)] };
         let record = record::encode(&v1::Transaction::from(&transaction));
-        let before = Head { revision: Revision(3), version: 7, recent: vec![Revision(3)], latest: Vec::new() };
+        let before =
+            Head { revision: Revision(3), version: 7, recent: vec![Revision(3)], latest: Vec::new() };
         let read = |record: &[u8]| Head::decode(&before.next(Revision(5), record).1, 8).unwrap();
         let head = read(&record);
         assert_eq!(head.latest_after(Revision(3)).unwrap().0.first(), Revision(4));

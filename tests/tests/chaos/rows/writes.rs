@@ -1,9 +1,10 @@
 //! Writers against one another, and against answers that are lost.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jcm_tests::{Proxy, group};
+use jcm_tests::{Group, Proxy, group};
 use serde_json::json;
 
 use crate::load::{Load, Plan, Work};
@@ -12,6 +13,9 @@ use crate::scene::{self, Wires, is_short};
 
 /// Over which the registrations of row 17 are spread.
 const CLUSTERS: usize = 50;
+
+/// Nodes of each cluster that comes when row 17 asks for too much.
+const OVERLOAD_NODES: usize = 250;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_15_too_large() {
@@ -187,6 +191,57 @@ async fn row_17_many_registrations() {
             .map_or(0, Vec::len);
     }
     row.none("lost", count - there);
+    overload(&mut row, &group).await;
     row.require("election", group.leader().await == leader, "another server leads");
     row.end();
+}
+
+/// More at once than can be carried out in a write's time: what is too much is refused at once, and told when to come
+/// again; what is acknowledged is there, and what was refused is not.
+async fn overload(row: &mut Row, group: &Group) {
+    let count = if is_short() { 600 } else { 2_000 };
+    let clients = Arc::new(group.clients());
+    let nodes: Vec<_> = (0..OVERLOAD_NODES)
+        .map(|n| json!({ "address": format!("10.2.{}.{}", n / 250, n % 250 + 1), "ports": { "http": 80 } }))
+        .collect();
+    let body = Arc::new(json!({ "nodes": nodes }));
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..count {
+        let (clients, body) = (Arc::clone(&clients), Arc::clone(&body));
+        writers.spawn(async move {
+            let path = jcm_tests::api::cluster_path(&format!("over-{number}"));
+            let client = &clients[number % 3];
+            let request = client.request(reqwest::Method::PUT, &path).json(&*body);
+            (number, client.try_send(request).await)
+        });
+    }
+    let (mut acknowledged, mut refused, mut untimely, mut others) = (BTreeSet::new(), BTreeSet::new(), 0, 0);
+    while let Some(ended) = writers.join_next().await {
+        match ended.expect("a writer does not panic") {
+            (number, Ok(answer)) if matches!(answer.status, 200 | 201) => {
+                acknowledged.insert(format!("over-{number}"));
+            }
+            (number, Ok(answer)) if answer.status == 429 => {
+                untimely += usize::from(answer.header("retry-after").is_none());
+                refused.insert(format!("over-{number}"));
+            }
+            _ => others += 1,
+        }
+    }
+    row.figure("overload_acknowledged", acknowledged.len());
+    row.traffic("overload_429", refused.len(), 1);
+    row.none("overload_429_without_retry_after", untimely);
+    row.figure("overload_other_answers", others);
+    row.converged(group).await;
+    let mut there = BTreeSet::new();
+    for number in 0..count {
+        let name = format!("over-{number}");
+        let path = format!("{}?consistent=true", jcm_tests::api::cluster_path(&name));
+        let answer = group.client(1).get(&path).await;
+        if answer.status == 200 {
+            there.insert(name);
+        }
+    }
+    row.none("overload_lost", acknowledged.difference(&there).count());
+    row.none("overload_refused_and_there", refused.intersection(&there).count());
 }

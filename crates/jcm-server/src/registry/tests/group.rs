@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jcm_model::{
     Change, Cluster, ClusterName, ClusterSpec, Head, Mutation, OperationId, Precondition, ServerId, StoreId,
@@ -25,7 +25,7 @@ use crate::catalog::{Audience, Catalog};
 use crate::pause::Pulse;
 use crate::peers::PeerError;
 use crate::registry::write::Answer;
-use crate::registry::{Others, Parts, Registry, Wish, Write};
+use crate::registry::{Others, Parts, Patience, Registry, Wish, Write};
 use crate::snapshot;
 use crate::views::Views;
 
@@ -287,24 +287,25 @@ impl Others for Links {
         self.lock().keys().cloned().collect()
     }
 
-    async fn forward(&self, to: &ServerId, write: &Write, within: Duration) -> Result<Answer, PeerError> {
+    async fn forward(&self, to: &ServerId, write: &Write, patience: Patience) -> Result<Answer, PeerError> {
         let other = self.lock().get(to).cloned();
         let Some((registry, link)) = other else {
             return Err(PeerError::NotConnected { server: to.clone() });
         };
         self.forwarded.fetch_add(1, Ordering::SeqCst);
-        let timed_out = Err(PeerError::TimedOut { server: to.clone(), within });
+        let Patience { without_a_sign: silence, in_all: within } = patience;
+        let timed_out = Err(PeerError::TimedOut { server: to.clone(), within: silence });
         // As over the wire, so that nothing of a write or its answer is lost there.
         let write: Write = serde_json::from_slice(&serde_json::to_vec(write).unwrap()).unwrap();
         match link {
             Link::Refusing => Err(PeerError::NotSent { server: to.clone(), reason: "told so".to_owned() }),
             Link::Silent => {
-                tokio::time::sleep(within).await;
+                tokio::time::sleep(silence).await;
                 timed_out
             }
             Link::Mute => {
                 // It goes on after its asker has stopped waiting.
-                let _ = tokio::time::timeout(within, registry.carry_out(write, within)).await;
+                let _ = tokio::time::timeout(silence, registry.carry_out(write, within)).await;
                 timed_out
             }
             Link::Well => match tokio::time::timeout(within, registry.carry_out(write, within)).await {

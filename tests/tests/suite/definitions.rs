@@ -84,7 +84,7 @@ async fn a_get_fills_the_defaults_in() {
 
     wanted["name"] = json!("checked");
     wanted["check"] = json!({
-        "kind": "http", "method": "GET", "path": "/", "expect": "200-299", "interval": "1s", "timeout": "800ms", "fall": 3, "rise": 2,
+        "kind": "http", "path": "/", "expect": "200-299", "interval": "1s", "timeout": "800ms", "fall": 3, "rise": 2,
         "window": 10, "degraded_at": 0.4, "fresh": false
     });
     let mut held = client.get_cluster("checked").await;

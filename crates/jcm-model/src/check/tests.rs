@@ -66,10 +66,16 @@ fn a_policy_is_shown_with_the_fields_that_its_kind_has() {
         fields.cloned().collect()
     };
     assert_eq!(fields(r#"{"kind":"tcp"}"#), ["kind"]);
-    assert_eq!(fields(r#"{"kind":"http"}"#), ["kind", "method", "path", "expect"]);
+    assert_eq!(fields(r#"{"kind":"http"}"#), ["kind", "path", "expect"]);
+    assert_eq!(
+        fields(r#"{"kind":"http","method":"HEAD","port":"a","host":"b"}"#),
+        ["kind", "port", "method", "path", "host", "expect"]
+    );
+    assert_eq!(fields(r#"{"kind":"https"}"#), ["kind", "path", "expect", "verify"]);
+    assert_eq!(fields(r#"{"kind":"grpc"}"#), ["kind", "service"]);
     assert_eq!(
         fields(r#"{"kind":"http","port":"a","host":"b","body_contains":"c"}"#),
-        ["kind", "port", "method", "path", "host", "expect", "body_contains"]
+        ["kind", "port", "path", "host", "expect", "body_contains"]
     );
     for json in [
         r#"{"kind":"tcp","fresh":true}"#,

@@ -12,6 +12,7 @@ mod nodes;
 
 mod fleet;
 mod probes;
+mod protocols;
 mod routing;
 mod verdicts;
 

@@ -9,7 +9,8 @@ async fn the_target_policy_is_asked_again_at_connect() {
         TargetPolicy { loopback_allowed: false, own: Vec::new() },
         TargetPolicy { loopback_allowed: true, own: vec![node.address] },
     ] {
-        for check in [http(), tcp()] {
+        for kind in [CheckKind::Tcp, CheckKind::Http, CheckKind::Https, CheckKind::Grpc] {
+            let check = Check { kind, ..http() };
             let mut checker = Checker::with(policy.clone(), 16);
             checker.set(1, 1, node.address, &check);
             assert_eq!(checker.next().await.outcome, Outcome::Forbidden);

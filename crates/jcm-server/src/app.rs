@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jcm_model::ServerId;
 use jcm_storage::{Membership, Roster, Store};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
@@ -29,6 +30,8 @@ pub(crate) struct App {
     pub(crate) staleness: Staleness,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Places for requests to probe a node now.
+    pub(crate) probing: Arc<Semaphore>,
     /// Cancelled when this server begins to stop: it is not ready any more, and still does everything.
     pub(crate) stopping: CancellationToken,
     /// Cancelled when readers are to go elsewhere.

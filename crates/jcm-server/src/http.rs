@@ -20,6 +20,7 @@ use axum::routing::{get, patch, post};
 
 use crate::app::App;
 pub(crate) use body::{BODY_BYTES_MAX, BULK_BODY_BYTES_MAX, decode as decode_body, read as read_body};
+pub(crate) use check::REQUESTS_MAX as PROBES_MAX;
 pub(crate) use problem::Problem;
 
 /// What is answered as soon as it is known.

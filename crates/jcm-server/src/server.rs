@@ -17,7 +17,7 @@ use jcm_health::engine::REPORT_QUEUE_MAX;
 use jcm_health::{Engine, Options, ReactorEngine, Trust};
 use jcm_model::{ServerId, TargetPolicy};
 use jcm_storage::{JoinError, Membership, Standing, Store};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -35,7 +35,7 @@ use crate::peers::{Heard, Keeper, Peers, Token};
 use crate::registry::{self, Registry};
 use crate::staleness::{self, Staleness};
 use crate::views::Views;
-use crate::{demo, doors, listen, saved, verdicts};
+use crate::{demo, doors, http, listen, saved, verdicts};
 use backend::Backend;
 use ground::Ground;
 use settings::Settings;
@@ -180,6 +180,7 @@ async fn life(settings: &Settings) -> Result<()> {
         staleness,
         subscribers: Arc::default(),
         metrics: Arc::clone(&metrics),
+        probing: Arc::new(Semaphore::new(http::PROBES_MAX)),
         stopping: CancellationToken::new(),
         draining: CancellationToken::new(),
         cut: CancellationToken::new(),

@@ -12,7 +12,6 @@ use futures_util::future::join_all;
 use jcm_model::{ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Problem;
@@ -26,8 +25,7 @@ use crate::peers::{Answer, Question, Said};
 
 /// Requests that probe at once: a person's, and a script's over some nodes. What peers ask for a second opinion, a
 /// thousand at a time, is not to wait behind them.
-const REQUESTS_MAX: usize = 64;
-static PLACES: Semaphore = Semaphore::const_new(REQUESTS_MAX);
+pub(crate) const REQUESTS_MAX: usize = 64;
 
 /// What an answer has beyond the policy's timeout: there and back, and a place among the other probes.
 const GRACE: Duration = Duration::from_millis(500);
@@ -94,7 +92,7 @@ pub(super) async fn post(
     }
     let owner = ring::checked_by(&app, &name, &id);
     let servers = servers(&app, owner.as_ref(), params.from.as_deref())?;
-    let _place = PLACES.try_acquire().map_err(|_| {
+    let _place = app.probing.try_acquire().map_err(|_| {
         let detail =
             format!("this server carries out {REQUESTS_MAX} requests to probe at once, the limit; try again");
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "BUSY", detail).with("limit", REQUESTS_MAX)

@@ -161,6 +161,11 @@ impl Registry {
         answer
     }
 
+    /// Runs what a write needs done, also when nobody waits for it any more, and before this server has finished.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(task);
+    }
+
     /// Waits for the writes that were taken on; new ones may still come.
     pub(crate) async fn finished(&self) {
         self.0.tasks.close();

@@ -80,7 +80,7 @@ impl Carrying {
                         let answered = Arc::clone(&answered);
                         let carry_out = carry_out(self.registry.clone(), write);
                         let stretch = self.stretch;
-                        tokio::spawn(async move {
+                        self.registry.spawn(async move {
                             let _ = answered.send(come_in(stretch, carry_out).await);
                         });
                     }

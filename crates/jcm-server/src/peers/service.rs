@@ -116,7 +116,7 @@ impl peers_server::Peers for Service {
         let (sender, responses) = mpsc::channel(carrying::MESSAGES_MAX);
         let carrying = Carrying::new(&self.registry, sender, self.shared.hanging_up.clone());
         // The task ends with its stream, or when this server hangs up.
-        tokio::spawn(carrying.run(request.into_inner()));
+        self.shared.sessions.spawn(carrying.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

@@ -23,7 +23,7 @@ use crate::registry::{Patience, QUEUE_DEPTH_MAX};
 /// Writes that may wait to be sent: as many as the other side takes.
 const WAITING_MAX: usize = QUEUE_DEPTH_MAX;
 
-/// Writes in one message: as many as go into one transaction.
+/// Writes in one message: enough that a message costs little beside them. Several of them make a transaction.
 const TOGETHER_MAX: usize = 512;
 
 /// Bytes of writes after which no further one joins a message, so that the first ones need not wait for long.

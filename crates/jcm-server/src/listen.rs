@@ -45,8 +45,9 @@ const HEADER_BYTES_MAX: u32 = 32 * 1024;
 /// Descriptors that are kept for checks, the store and files when the rest is taken by connections.
 const DESCRIPTORS_RESERVED: u64 = 1_500;
 
-/// How long connections may go on after the streams were told to end.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(6);
+/// How long connections may go on after the streams were told to end: a write that came last has its two seconds, and all
+/// of a stop, of which up to six were spent before, has less than ten.
+const DRAIN_DEADLINE: Duration = Duration::from_millis(2_500);
 
 /// Connections that may be waiting to be accepted: more than the system keeps.
 const BACKLOG_MAX: usize = 8 * 1024;

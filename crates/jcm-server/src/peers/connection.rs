@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jcm_model::ServerId;
+use jcm_model::{ServerId, StoreId};
 use jcm_proto::v1::peers_client::PeersClient;
 use jcm_proto::{PEER_PROTOCOLS, v1};
 use tokio::sync::{mpsc, watch};
@@ -141,7 +141,9 @@ impl Connection {
         let (forwarder, forwarding) = forwarding::to(self.server.clone());
         let line = Line { server: self.server.clone(), client: client.clone(), forwarder };
         let _listed = Listed::new(Arc::clone(&self.shared), &line);
-        let mut listening = Listening { connection: self, requests, missed: false, doubts: BTreeMap::new() };
+        let store = self.stock.store();
+        let mut listening =
+            Listening { connection: self, requests, store, missed: false, doubts: BTreeMap::new() };
         tokio::select! {
             biased;
             () = gate.shut() => End::Paused,
@@ -224,6 +226,8 @@ impl Drop for Listed {
 struct Listening<'a> {
     connection: &'a Connection,
     requests: mpsc::Sender<v1::FollowRequest>,
+    /// The store that verdicts must belong to: those of another one were dropped.
+    store: StoreId,
     /// Verdicts did not get through to the checker: they are asked for again when it has room.
     missed: bool,
     /// How often in a row the digest of a server did not agree.
@@ -306,8 +310,10 @@ impl Listening<'_> {
         Ok(())
     }
 
-    /// Asks for what did not get through, once there is room.
+    /// Asks for what did not get through, once there is room, and for all of it under another store.
     fn catch_up(&mut self) -> Result<(), End> {
+        let store = self.connection.stock.store();
+        self.missed |= std::mem::replace(&mut self.store, store) != store;
         if !self.missed || self.connection.checker.capacity() < self.connection.checker.max_capacity() {
             return Ok(());
         }

@@ -43,6 +43,8 @@ pub(super) struct Session {
     servers: BTreeSet<ServerId>,
     /// Up to which of this server's own verdicts everything was sent: incarnation and sequence.
     sent: (u64, u64),
+    /// The store that the verdicts which were sent whole belong to.
+    store: StoreId,
 }
 
 /// Why a stream ends.
@@ -68,6 +70,7 @@ impl Session {
             turned: shared.turned.subscribe(),
             servers: BTreeSet::from([shared.server.clone()]),
             shared,
+            store: stock.store(),
             stock,
             sender,
             sent: (0, 0),
@@ -113,7 +116,13 @@ impl Session {
             tokio::select! {
                 biased;
                 () = sender.closed() => return Err(End::Closed),
-                _ = heartbeats.tick() => self.heartbeat().await?,
+                _ = heartbeats.tick() => {
+                    self.heartbeat().await?;
+                    if self.stock.store() != self.store {
+                        // Nothing that was sent counts any more.
+                        self.tell_whole().await?;
+                    }
+                }
                 Ok(()) = self.standing.changed() => self.heartbeat().await?,
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.take(request).await?,
@@ -188,6 +197,7 @@ impl Session {
 
     /// All that is followed.
     async fn tell_whole(&mut self) -> Result<(), End> {
+        self.store = self.stock.store();
         self.tell_all_of(self.servers.clone()).await
     }
 
@@ -198,7 +208,7 @@ impl Session {
         let whole = self.stock.whole(servers.clone()).await;
         let own = whole.verdicts.values().flatten().map(|(_, judged)| judged);
         let own = own.filter(|judged| judged.stamp.server == self.shared.server).map(order).max();
-        self.tell_verdicts(whole.store, &whole.verdicts, &servers, (0, 0)).await?;
+        self.tell_verdicts(whole.store, &whole.verdicts, &servers, None).await?;
         self.sent = self.sent.max(own.unwrap_or_default());
         Ok(())
     }
@@ -206,19 +216,22 @@ impl Session {
     /// What the checker took over, as far as it is news to this follower.
     async fn tell(&mut self, batch: &Batch) -> Result<(), End> {
         let servers = self.servers.clone();
-        self.tell_verdicts(batch.store, &batch.verdicts, &servers, self.sent).await?;
+        self.tell_verdicts(batch.store, &batch.verdicts, &servers, Some(self.sent)).await?;
         metrics::histogram!("jcm_peer_lag_seconds").record(batch.published.elapsed().as_secs_f64());
         Ok(())
     }
 
+    /// Of this server's own verdicts only those that come after the last one that was sent; without one all of them.
     async fn tell_verdicts(
         &self,
         store: StoreId,
         verdicts: &Verdicts,
         servers: &BTreeSet<ServerId>,
-        sent: (u64, u64),
+        sent: Option<(u64, u64)>,
     ) -> Result<(), End> {
-        let is_news = |judged: &Judged| judged.stamp.server != self.shared.server || order(judged) > sent;
+        let is_news = |judged: &Judged| {
+            judged.stamp.server != self.shared.server || sent.is_none_or(|sent| order(judged) > sent)
+        };
         for piece in parcel::pieces(store, verdicts, servers, is_news) {
             metrics::counter!("jcm_peer_verdict_batches_total", "direction" => "out").increment(1);
             self.send(Event::Verdicts(piece)).await?;

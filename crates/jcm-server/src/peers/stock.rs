@@ -35,6 +35,11 @@ impl Stock {
         Self { views, digests: Mutex::new(None) }
     }
 
+    /// The store whose definitions are on the board.
+    pub(super) fn store(&self) -> StoreId {
+        self.views.snapshot().store
+    }
+
     /// The digests of all that stands on the board. Two boards have the same digest of a server when they hold the same
     /// verdicts of it.
     pub(super) async fn digests(self: &Arc<Self>) -> Arc<Digests> {

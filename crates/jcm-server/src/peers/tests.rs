@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jcm_model::{ClusterName, Mutation, OperationId, Precondition, Verdict};
 use jcm_proto::v1;
+use jcm_storage::Store;
 use prost::Message;
 use serde_json::json;
 use tonic::Code;
@@ -149,6 +150,19 @@ async fn a_follower_that_falls_behind_is_sent_what_holds_now_instead_of_a_backlo
         latest.extend(verdicts.into_iter().map(|verdict| (verdict.node, verdict.stamp.unwrap().sequence)));
     }
     assert!(batches < 300, "all {batches} batches were kept for it");
+}
+
+#[tokio::test]
+async fn under_another_store_a_follower_is_sent_everything_again() {
+    let store = store(1, 2).await;
+    let server = Server::start("s1", &store).await;
+    server.turn(&[0, 1], Verdict::Down);
+    let mut stream = Raw::follow(server.address).await;
+    assert_eq!(stream.verdicts().await.len(), 2);
+    store.restore(store.load().await.unwrap().clusters, Vec::new()).await.unwrap();
+    let again = stream.verdicts().await;
+    assert_eq!(again.len(), 2);
+    assert!(again.iter().all(|verdict| verdict.stale_since_ms != 0), "what was found before: {again:?}");
 }
 
 #[tokio::test]

@@ -6,9 +6,11 @@ use jcm_model::Verdict;
 use jcm_proto::v1;
 use jcm_proto::v1::follow_request::{Again, Hello, Relay, Request};
 use jcm_proto::v1::follow_response::{self, Event};
+use jcm_storage::Store;
 use proptest::prelude::*;
 use prost::Message;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tonic::Code;
 
 use super::super::{PeerError, Question, parcel};
@@ -53,7 +55,11 @@ async fn odd_requests_are_refused_by_name() {
 }
 
 /// A server that answers every follower with the same events, and then with the second of them.
-struct Odd(Vec<Event>);
+struct Odd {
+    events: Vec<Event>,
+    /// Gets what is asked.
+    asked: mpsc::UnboundedSender<Request>,
+}
 
 #[tonic::async_trait]
 impl v1::peers_server::Peers for Odd {
@@ -65,12 +71,18 @@ impl v1::peers_server::Peers for Odd {
         request: tonic::Request<tonic::Streaming<v1::FollowRequest>>,
     ) -> Result<tonic::Response<Self::FollowStream>, tonic::Status> {
         let (sender, receiver) = tokio::sync::mpsc::channel(64);
-        let heartbeat = self.0[1].clone();
-        for event in &self.0 {
+        let heartbeat = self.events[1].clone();
+        for event in &self.events {
             sender.try_send(Ok(v1::FollowResponse { event: Some(event.clone()) })).unwrap();
         }
+        let asked = self.asked.clone();
         tokio::spawn(async move {
-            let _requests = request;
+            let mut requests = request.into_inner();
+            while let Ok(Some(request)) = requests.message().await {
+                let _ = asked.send(request.request.unwrap());
+            }
+        });
+        tokio::spawn(async move {
             while sender.send(Ok(v1::FollowResponse { event: Some(heartbeat.clone()) })).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
@@ -98,6 +110,22 @@ impl v1::peers_server::Peers for Odd {
     ) -> Result<tonic::Response<Self::CarryOutStream>, tonic::Status> {
         Err(tonic::Status::unimplemented("odd"))
     }
+}
+
+/// Has a server follow one that says all this, and repeats the second of it. What it is asked comes out of the channel.
+async fn follow_odd(
+    server: &Server,
+    events: Vec<Event>,
+) -> (tokio::task::JoinHandle<()>, mpsc::UnboundedReceiver<Request>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, requests) = mpsc::unbounded_channel();
+    let service = v1::peers_server::PeersServer::new(Odd { events, asked });
+    let router = axum::Router::new().route_service("/jcm.v1.Peers/{method}", service);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let serving = tokio::spawn(crate::listen::serve(listener, router, server.registry.pulse(), stop));
+    server.introduce(&[("s2", address)]);
+    (serving, requests)
 }
 
 #[tokio::test]
@@ -150,17 +178,7 @@ async fn odd_answers_cost_the_rest_nothing() {
             ],
         }),
     ];
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let service = v1::peers_server::PeersServer::new(Odd(events));
-    let router = axum::Router::new().route_service("/jcm.v1.Peers/{method}", service);
-    let serving = tokio::spawn(crate::listen::serve(
-        listener,
-        router,
-        s1.registry.pulse(),
-        tokio_util::sync::CancellationToken::new(),
-    ));
-    s1.introduce(&[("s2", address)]);
+    let (serving, _asked) = follow_odd(&s1, events).await;
     until("the one that can be read is taken over", || s1.board(0).len() == 1).await;
     assert!(s1.board(0)[&node(0)].verdict == Verdict::Healthy, "what is of another store was taken over");
     assert!(s1.liveness().standing(&id("s2")).suspended);
@@ -169,6 +187,25 @@ async fn odd_answers_cost_the_rest_nothing() {
     let question = Question { cluster: cluster(0), node: node(0), birth: jcm_model::Revision(birth) };
     let error = s1.peers.probe(&id("s2"), vec![question], WITHIN).await.unwrap_err();
     assert!(matches!(error, PeerError::Malformed { .. }), "{error}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn under_another_store_everything_is_asked_for_again() {
+    let store = store(1, 1).await;
+    let s1 = Server::start("s1", &store).await;
+    let (serving, mut asked) = follow_odd(
+        &s1,
+        vec![
+            Event::Welcome(follow_response::Welcome { protocol: 1, server: "s2".to_owned() }),
+            Event::Heartbeat(follow_response::Heartbeat::default()),
+        ],
+    )
+    .await;
+    assert!(matches!(asked.recv().await, Some(Request::Hello(_))));
+    store.restore(store.load().await.unwrap().clusters, Vec::new()).await.unwrap();
+    let again = tokio::time::timeout(WITHIN, asked.recv()).await.expect("it asks");
+    assert_eq!(again, Some(Request::Again(Again { servers: vec!["s2".to_owned()] })));
     serving.abort();
 }
 

@@ -1,6 +1,6 @@
 //! Writers against one another, and against answers that are lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -215,7 +215,8 @@ async fn overload(row: &mut Row, group: &Group) {
             (number, client.try_send(request).await)
         });
     }
-    let (mut acknowledged, mut refused, mut untimely, mut others) = (BTreeSet::new(), BTreeSet::new(), 0, 0);
+    let (mut acknowledged, mut refused, mut untimely) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let mut others = BTreeMap::<String, usize>::new();
     while let Some(ended) = writers.join_next().await {
         match ended.expect("a writer does not panic") {
             (number, Ok(answer)) if matches!(answer.status, 200 | 201) => {
@@ -225,13 +226,16 @@ async fn overload(row: &mut Row, group: &Group) {
                 untimely += usize::from(answer.header("retry-after").is_none());
                 refused.insert(format!("over-{number}"));
             }
-            _ => others += 1,
+            (_, Ok(answer)) => *others.entry(answer.status.to_string()).or_default() += 1,
+            (_, Err(_)) => *others.entry("unanswered".to_owned()).or_default() += 1,
         }
     }
     row.figure("overload_acknowledged", acknowledged.len());
     row.traffic("overload_429", refused.len(), 1);
     row.none("overload_429_without_retry_after", untimely);
-    row.figure("overload_other_answers", others);
+    for (answer, count) in others {
+        row.figure(&format!("overload_{answer}"), count);
+    }
     row.converged(group).await;
     let mut there = BTreeSet::new();
     for number in 0..count {

@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 
 use crate::catalog::{Catalog, OPERATIONS_KEPT_FOR};
 use crate::pause::{Pulse, Stretch};
-use attempts::Attempts;
+use attempts::{Attempts, Standing};
 use draft::Draft;
 pub(crate) use draft::Outcome;
 use load::Load;
@@ -223,15 +223,22 @@ impl Registry {
         if let Some(applied) = applied() {
             return applied;
         }
-        let mut attempts = self.attempts();
-        if attempts.get(operation).is_none() && is_older_than_the_log(operation) {
-            return Fate::Forgotten;
+        let standing = {
+            let attempts = self.attempts();
+            if !attempts.knows(operation) && is_older_than_the_log(operation) {
+                return Fate::Forgotten;
+            }
+            attempts.standing(operation, head, is_alone, now)
+        };
+        match standing {
+            Standing::CameToNothing if is_confirmed || is_alone => Fate::NotApplied,
+            Standing::Unsettled { attempt } if is_confirmed => {
+                let settled = timeout(FATE_DEADLINE, store.settle(head)).await;
+                let is_settled = matches!(settled, Ok(Ok(()))) && self.attempts().settle(operation, attempt);
+                if is_settled { Fate::NotApplied } else { Fate::Unknown }
+            }
+            _ => Fate::Unknown,
         }
-        let is_told = is_confirmed || is_alone;
-        if is_told && attempts.came_to_nothing(operation, head, is_alone, now) {
-            return Fate::NotApplied;
-        }
-        Fate::Unknown
     }
 
     async fn see_through(self, write: Arc<Write>, stretch: Stretch) -> Answer {

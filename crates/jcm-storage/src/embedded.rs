@@ -30,7 +30,7 @@ use jcm_proto::Transaction;
 use tokio::sync::watch;
 
 use crate::restoration::{InForce, Restoration};
-use crate::submission::Submission;
+use crate::submission::{Submission, refuse_unless_on};
 use crate::tail::Tail;
 use crate::{ChangeFeed, CommitError, LoadError, RestoreError, Snapshot, Store};
 use feed::EmbeddedFeed;
@@ -193,6 +193,12 @@ impl Store for EmbeddedStore {
         })
         .await
         .unwrap_or_else(|reason| Err(CommitError::Unknown { reason }))
+    }
+
+    /// Commits are carried out one after the other: whoever has the turn knows that those before are over.
+    async fn settle(&self, on: Head) -> Result<(), CommitError> {
+        let _writer = self.writer.lock().await;
+        refuse_unless_on(self.inner.current().head(), on)
     }
 
     async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {

@@ -162,6 +162,13 @@ impl Store for MemoryStore {
         }
     }
 
+    /// A commit is carried out when it is handed over.
+    async fn settle(&self, on: Head) -> Result<(), CommitError> {
+        let state = self.inner.state();
+        state.faults.refuse_commit()?;
+        refuse_unless_on(state.head(), on)
+    }
+
     async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {
         let state = self.inner.state();
         state.faults.refuse_read()?;

@@ -88,6 +88,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// may enter a server's memory.
     async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError>;
 
+    /// Makes sure that what was submitted on this head and is not there will never be: after it the log up to the head
+    /// tells what became of every commit that was handed over before, by whichever server. No revision is taken.
+    ///
+    /// `Conflict`: the head has moved, which settles it as well.
+    async fn settle(&self, on: Head) -> Result<(), CommitError>;
+
     /// Every commit after `from`, then those to come. Where that is no head of this store, the feed begins with its reset.
     async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError>;
 

@@ -14,18 +14,18 @@ const ATTEMPTS_MAX: usize = 32 * 1024;
 /// there too: it had two seconds, its commit as long again, and a way between servers that stalls is closed after three.
 const ELSEWHERE_OVER_AFTER: Duration = Duration::from_secs(10);
 
-/// What is known of an attempt whose operation the log does not hold.
+/// What is known of an operation that the log does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
-    /// It is being carried out.
-    UnderWay,
-    /// Nothing was changed, and nothing of it can come to be.
-    NotApplied,
-    /// It was submitted, to be committed if the head is still this one: once the head has moved past without it, it was
-    /// not applied.
-    SubmittedOn(Head),
-    /// Somebody else may have carried it out, or may still.
-    InDoubt,
+pub(super) enum Standing {
+    /// Somebody may be carrying it out: this server, or another one.
+    Open,
+    /// Nobody is any more. What was submitted of it may still arrive, unless the store settles this head.
+    Unsettled {
+        /// The latest attempt here that this was said of.
+        attempt: u64,
+    },
+    /// Nothing of it was applied, nor will be unless it is sent again.
+    CameToNothing,
 }
 
 /// The last attempts by operation.
@@ -45,68 +45,90 @@ struct Known {
     latest: u64,
     /// Those that are being carried out.
     under_way: Vec<u64>,
-    /// What is in doubt of those that ended.
-    doubt: Option<Attempt>,
+    doubt: Doubt,
     ended: Option<Instant>,
-    /// The head that was there when no other server could be carrying it out any more.
-    over_at: Option<Head>,
 }
 
-impl Known {
-    fn doubt(&mut self, doubt: Attempt) {
-        self.doubt = Some(match (self.doubt, doubt) {
-            (None, doubt) => doubt,
+/// What the attempts that ended here left behind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Nothing: they came to nothing.
+    #[default]
+    None,
+    /// It was submitted, to be committed if the head is still this one: once the head has moved past without it, it was
+    /// not applied.
+    SubmittedOn(Head),
+    /// Somebody else may have carried it out.
+    Elsewhere,
+    /// Nothing, and no other server's attempt did either: the store has settled a head since.
+    Settled,
+}
+
+impl Doubt {
+    fn add(&mut self, doubt: Self) {
+        *self = match (*self, doubt) {
+            (Self::None | Self::Settled, doubt) => doubt,
             // Once the head has moved past the later one it has moved past both.
-            (Some(Attempt::SubmittedOn(one)), Attempt::SubmittedOn(other)) if one.store == other.store => {
-                Attempt::SubmittedOn(one.at(one.revision.max(other.revision)))
+            (Self::SubmittedOn(one), Self::SubmittedOn(other)) if one.store == other.store => {
+                Self::SubmittedOn(one.at(one.revision.max(other.revision)))
             }
-            _ => Attempt::InDoubt,
-        });
+            _ => Self::Elsewhere,
+        };
     }
 }
 
 impl Attempts {
-    pub(super) fn get(&self, operation: OperationId) -> Option<Attempt> {
-        let known = self.known.get(&operation)?;
-        if !known.under_way.is_empty() {
-            return Some(Attempt::UnderWay);
-        }
-        Some(known.doubt.unwrap_or(Attempt::NotApplied))
+    /// Whether it was ever tried here, as far as that is remembered.
+    pub(super) fn knows(&self, operation: OperationId) -> bool {
+        self.known.contains_key(&operation)
     }
 
-    /// Whether nothing of an operation was applied, nor will be unless it is sent again. The log up to the head does not
-    /// hold it, as the store itself has just said.
+    /// What can be said of an operation that the log does not hold up to the head, as the store itself has just said.
     ///
-    /// Of what other servers were asked this one knows nothing. Where there are others, their attempts have to be over, and
-    /// the head has to have moved past those on which they could have been submitted.
-    pub(super) fn came_to_nothing(
-        &mut self,
+    /// Of what other servers were asked this one knows nothing. Where there are others, their attempts have to be over.
+    pub(super) fn standing(
+        &self,
         operation: OperationId,
         head: Head,
         is_alone: bool,
         now: Instant,
-    ) -> bool {
-        let attempt = self.get(operation);
-        let Some(known) = self.known.get_mut(&operation) else { return false };
-        let is_over_here = match attempt {
-            Some(Attempt::NotApplied) => true,
-            Some(Attempt::SubmittedOn(on)) => head.settles(on),
-            Some(Attempt::UnderWay | Attempt::InDoubt) | None => false,
-        };
-        if !is_over_here || is_alone {
-            return is_over_here;
-        }
+    ) -> Standing {
+        let Some(known) = self.known.get(&operation) else { return Standing::Open };
         let is_over = |ended: Instant| now.saturating_duration_since(ended) >= ELSEWHERE_OVER_AFTER;
-        known.ended.is_some_and(is_over) && head.settles(*known.over_at.get_or_insert(head))
+        match known.doubt {
+            _ if !known.under_way.is_empty() => Standing::Open,
+            Doubt::Settled => Standing::CameToNothing,
+            Doubt::None if is_alone => Standing::CameToNothing,
+            Doubt::SubmittedOn(on) if is_alone && head.settles(on) => Standing::CameToNothing,
+            _ if is_alone || known.ended.is_some_and(is_over) => {
+                Standing::Unsettled { attempt: known.latest }
+            }
+            _ => Standing::Open,
+        }
+    }
+
+    /// The store has settled the head that [`Standing::Unsettled`] was said on. Answers whether the operation came to
+    /// nothing: it did unless it was tried again meanwhile.
+    pub(super) fn settle(&mut self, operation: OperationId, attempt: u64) -> bool {
+        match self.known.get_mut(&operation) {
+            Some(known) if known.latest == attempt => {
+                known.doubt = Doubt::Settled;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// It is being carried out from now on. Answers which attempt this is.
     pub(super) fn begin(&mut self, operation: OperationId) -> u64 {
         self.begun += 1;
         let known = self.known.entry(operation).or_default();
+        // Whoever asks once more may have asked another server as well.
+        if known.doubt == Doubt::Settled {
+            known.doubt = Doubt::None;
+        }
         known.latest = self.begun;
         known.under_way.push(self.begun);
-        known.over_at = None;
         self.by_age.push_back((operation, self.begun));
         while self.by_age.len() > ATTEMPTS_MAX
             && let Some((oldest, begun)) = self.by_age.pop_front()
@@ -129,8 +151,8 @@ impl Attempts {
         known.under_way.retain(|attempt| *attempt != begun);
         known.ended = Some(now);
         match answer {
-            Err(WriteError::OutcomeUnknown { on: Some(on), .. }) => known.doubt(Attempt::SubmittedOn(*on)),
-            Err(WriteError::OutcomeUnknown { on: None, .. }) => known.doubt(Attempt::InDoubt),
+            Err(WriteError::OutcomeUnknown { on: Some(on), .. }) => known.doubt.add(Doubt::SubmittedOn(*on)),
+            Err(WriteError::OutcomeUnknown { on: None, .. }) => known.doubt.add(Doubt::Elsewhere),
             _ => {}
         }
     }
@@ -154,72 +176,76 @@ mod tests {
         Err(WriteError::unknown(id(1), "", on))
     }
 
+    const SETTLES: Standing = Standing::CameToNothing;
+
+    /// What is said of an operation on a head by the only server there is.
+    fn alone(attempts: &Attempts, operation: OperationId, revision: u64) -> Standing {
+        attempts.standing(operation, head(revision), true, Instant::now())
+    }
+
     #[test]
     fn an_attempt_that_came_to_nothing_says_nothing_of_another_one() {
         let mut attempts = Attempts::default();
         let first = attempts.begin(id(1));
         let second = attempts.begin(id(1));
         attempts.end(id(1), second, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
-        assert_eq!(attempts.get(id(1)), Some(Attempt::UnderWay), "the first may still be applied");
+        assert_eq!(alone(&attempts, id(1), 9), Standing::Open, "the first may still be applied");
         attempts.end(id(1), first, &unknown(Some(head(4))), Instant::now());
         let third = attempts.begin(id(1));
         attempts.end(id(1), third, &Err(WriteError::unavailable("")), Instant::now());
-        let left = Some(Attempt::SubmittedOn(head(4)));
-        assert_eq!(attempts.get(id(1)), left, "the first may still be applied");
+        let unsettled = Standing::Unsettled { attempt: third };
+        assert_eq!(alone(&attempts, id(1), 4), unsettled, "the first may still arrive");
+        assert_eq!(alone(&attempts, id(1), 5), SETTLES);
     }
 
     #[test]
     fn of_several_in_doubt_the_one_that_is_settled_last_counts() {
         let mut attempts = Attempts::default();
-        for (on, left) in [
-            (Some(head(4)), Attempt::SubmittedOn(head(4))),
-            (Some(head(6)), Attempt::SubmittedOn(head(6))),
-            (Some(head(5)), Attempt::SubmittedOn(head(6))),
-            (None, Attempt::InDoubt),
-            (Some(head(9)), Attempt::InDoubt),
+        for (on, open_at, settled_at) in [
+            (Some(head(4)), 4, Some(5)),
+            (Some(head(6)), 6, Some(7)),
+            (Some(head(5)), 6, Some(7)),
+            (None, 99, None),
+            (Some(head(9)), 99, None),
         ] {
             let attempt = attempts.begin(id(1));
             attempts.end(id(1), attempt, &unknown(on), Instant::now());
-            assert_eq!(attempts.get(id(1)), Some(left), "{on:?}");
+            assert_eq!(alone(&attempts, id(1), open_at), Standing::Unsettled { attempt }, "{on:?}");
+            if let Some(settled_at) = settled_at {
+                assert_eq!(alone(&attempts, id(1), settled_at), SETTLES, "{on:?}");
+            }
         }
+        let mut attempt = 0;
         for store in [1, 2] {
             let on = Head { store: StoreId(uuid::Uuid::from_u128(store)), ..head(4) };
-            let attempt = attempts.begin(id(3));
+            attempt = attempts.begin(id(3));
             attempts.end(id(3), attempt, &unknown(Some(on)), Instant::now());
         }
-        assert_eq!(attempts.get(id(3)), Some(Attempt::InDoubt), "no head is past those of two stores");
-        let attempt = attempts.begin(id(2));
-        attempts.end(id(2), attempt, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
-        assert_eq!(attempts.get(id(2)), Some(Attempt::NotApplied));
+        let unsettled = Standing::Unsettled { attempt };
+        assert_eq!(alone(&attempts, id(3), 9), unsettled, "no head is past those of two stores");
     }
 
     #[test]
-    fn what_came_to_nothing_here_may_be_applied_elsewhere_until_that_is_over_and_the_head_has_moved() {
+    fn what_came_to_nothing_here_may_be_applied_elsewhere_until_that_is_over_and_the_head_is_settled() {
         let (mut attempts, start) = (Attempts::default(), Instant::now());
+        let over = start + ELSEWHERE_OVER_AFTER;
+        let just_before = over.checked_sub(Duration::from_millis(1)).unwrap();
         let refused = Err(WriteError::unavailable(""));
         let attempt = attempts.begin(id(1));
-        assert!(!attempts.came_to_nothing(id(1), head(4), true, start), "it is under way");
+        assert_eq!(attempts.standing(id(1), head(4), true, over), Standing::Open, "it is under way");
         attempts.end(id(1), attempt, &refused, start);
-        assert!(attempts.came_to_nothing(id(1), head(4), true, start), "there is nobody else");
-        let over = start + ELSEWHERE_OVER_AFTER;
-        for (revision, now, came_to_nothing) in
-            [(4, start, false), (6, start + Duration::from_secs(9), false), (6, over, false), (7, over, true)]
-        {
-            assert_eq!(
-                attempts.came_to_nothing(id(1), head(revision), false, now),
-                came_to_nothing,
-                "{revision}"
-            );
-        }
-        // Another attempt begins it anew.
-        let attempt = attempts.begin(id(1));
-        attempts.end(id(1), attempt, &refused, over);
-        assert!(!attempts.came_to_nothing(id(1), head(8), false, over));
-        assert!(!attempts.came_to_nothing(id(2), head(8), true, over), "never heard of");
-        let attempt = attempts.begin(id(3));
-        attempts.end(id(3), attempt, &Err(WriteError::unknown(id(3), "", Some(head(8)))), start);
-        assert!(!attempts.came_to_nothing(id(3), head(8), true, over));
-        assert!(attempts.came_to_nothing(id(3), head(9), true, over));
+        assert_eq!(attempts.standing(id(1), head(4), true, start), SETTLES, "there is nobody else");
+        assert_eq!(attempts.standing(id(1), head(9), false, just_before), Standing::Open);
+        let unsettled = Standing::Unsettled { attempt };
+        assert_eq!(attempts.standing(id(1), head(9), false, over), unsettled);
+        assert!(attempts.settle(id(1), attempt));
+        assert_eq!(attempts.standing(id(1), head(9), false, over), SETTLES);
+        // Another attempt begins it anew, also one that comes while the head is being settled.
+        let again = attempts.begin(id(1));
+        assert!(!attempts.settle(id(1), attempt));
+        attempts.end(id(1), again, &refused, over);
+        assert_eq!(attempts.standing(id(1), head(9), false, over), Standing::Open);
+        assert_eq!(attempts.standing(id(2), head(9), true, over), Standing::Open, "never heard of");
     }
 
     #[test]
@@ -232,9 +258,9 @@ mod tests {
         attempts.end(id(0), again, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
         let again = attempts.begin(id(0));
         attempts.end(id(0), again, &Err(WriteError::Busy { waiting: 1 }), Instant::now());
-        assert_eq!(attempts.get(id(0)), Some(Attempt::NotApplied), "its second attempt is recent");
+        assert!(attempts.knows(id(0)), "its second attempt is recent");
         attempts.begin(id(u128::MAX));
-        assert_eq!(attempts.get(id(1)), None);
+        assert!(!attempts.knows(id(1)));
         assert!(attempts.by_age.len() <= ATTEMPTS_MAX && attempts.known.len() <= ATTEMPTS_MAX);
     }
 }

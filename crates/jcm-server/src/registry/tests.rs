@@ -172,7 +172,7 @@ async fn an_unknown_outcome_is_found_out_by_the_operation() {
 }
 
 #[tokio::test]
-async fn a_commit_without_an_answer_is_unknown_until_the_head_moves_past_it() {
+async fn a_commit_without_an_answer_is_unknown_until_the_store_has_settled_its_head() {
     let group = Group::start(2).await;
     let (hanging, other) = (group.server(0), group.server(1));
     hanging.way.hang();
@@ -188,14 +188,19 @@ async fn a_commit_without_an_answer_is_unknown_until_the_head_moves_past_it() {
     assert!(matches!(again, Err(WriteError::Unavailable { .. })), "{again:?}");
     hanging.way.cut(None);
     assert_eq!(hanging.registry.fate(write.operation).await, Fate::Unknown, "the first may still arrive");
-    other.registry.write(put("b", 1, Precondition::default())).await.unwrap();
     // What this server submitted is settled; another one may have been asked too, until that is over.
+    other.registry.write(put("b", 1, Precondition::default())).await.unwrap();
     assert_eq!(other.registry.fate(write.operation).await, Fate::Unknown, "never seen");
     assert_eq!(hanging.registry.fate(write.operation).await, Fate::Unknown);
     let later = Instant::now() + Duration::from_mins(1);
-    assert_eq!(hanging.registry.fate_at(write.operation, later).await, Fate::Unknown, "on this head");
-    other.registry.write(put("b", 2, Precondition::default())).await.unwrap();
-    assert_eq!(hanging.registry.fate_at(write.operation, later).await, Fate::NotApplied);
+    hanging.way.cut_unnoticed();
+    assert_eq!(hanging.registry.fate_at(write.operation, later).await, Fate::Unknown, "nothing is settled");
+    hanging.way.cut(None);
+    let settled = hanging.way.settled.load(Ordering::SeqCst);
+    for _ in 0..3 {
+        assert_eq!(hanging.registry.fate_at(write.operation, later).await, Fate::NotApplied);
+    }
+    assert_eq!(hanging.way.settled.load(Ordering::SeqCst), settled + 1, "once is enough");
     // The same through another server is the same operation.
     let written = other.registry.write(write.clone()).await.unwrap();
     assert_eq!(hanging.registry.fate(write.operation).await, Fate::Applied(written.revision));

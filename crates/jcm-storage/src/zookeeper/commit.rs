@@ -103,6 +103,45 @@ impl Inner {
         }
     }
 
+    /// Moves the version of the head and nothing else: a request that is conditional on an earlier one comes too late.
+    pub(super) async fn settle(&self, on: jcm_model::Head) -> Result<(), CommitError> {
+        let deadline = Instant::now() + COMMIT_PATIENCE;
+        self.refuse_during_outage()?;
+        let Ok(_writer) = timeout_at(deadline.into(), self.writer.lock()).await else {
+            return Err(unavailable("commits before it did not end in time"));
+        };
+        let nothing = Transaction { epoch: 0, entries: Vec::new() };
+        loop {
+            let Base { bound, head, .. } = self.base(&nothing, on)?;
+            let (path, data) = (bound.layout.head(), head.encode());
+            let moved = self
+                .session
+                .call(deadline, |client| async move {
+                    let mut writer = client.new_multi_writer();
+                    writer.add_check_version(IDENTITY, bound.version)?;
+                    add_head(&mut writer, &path, &data, head.version)?;
+                    head_version(&writer.commit().await?)
+                })
+                .await;
+            match moved {
+                Ok(version) => {
+                    self.state().note_head(on.store, Head { version, ..head });
+                    return Ok(());
+                }
+                Err(CallError::NotSent { reason }) => return Err(unavailable(&reason)),
+                Err(CallError::Unknown { reason }) => return Err(CommitError::Unknown { reason }),
+                Err(CallError::Refused(refusal)) => {
+                    match self.judge_refusal(&self.base(&nothing, on)?, refusal, on.revision, deadline).await
+                    {
+                        Refused::Again if Instant::now() < deadline => {}
+                        Refused::Again => return Err(unavailable("the head was written all the time")),
+                        Refused::For(error) => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
     fn refuse_during_outage(&self) -> Result<(), CommitError> {
         match self.session.contact().borrow().line {
             Line::Down { since } if since.elapsed() > OUTAGE_WAITED_MAX => Err(unavailable(&format!(

@@ -69,6 +69,10 @@ impl Store for ZooKeeperStore {
         commit.await.unwrap_or_else(|error| Err(CommitError::Unknown { reason: error.to_string() }))
     }
 
+    async fn settle(&self, on: Head) -> Result<(), CommitError> {
+        self.inner.settle(on).await
+    }
+
     async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {
         if self.inner.state().held.is_none() {
             return Err(LoadError::Unavailable { reason: "its definitions are not loaded yet".to_owned() });

@@ -31,6 +31,21 @@ pub(crate) async fn a_stale_head_is_a_conflict_and_changes_nothing(backend: &imp
     assert_eq!(range(&mut feed).await, (3, 3), "a refused commit came through the feed");
 }
 
+pub(crate) async fn a_head_that_is_settled_stays_and_the_next_commit_is_taken(backend: &impl Backend) {
+    let store = backend.empty();
+    let mut expected = Expected::default();
+    expected.commit(store.as_ref(), &[("orders", cluster(json!({ "nodes": [node(1)] })))]).await;
+    let head = at(store.id(), expected.head);
+    for _ in 0..2 {
+        store.settle(head).await.unwrap();
+    }
+    assert_eq!(store.head().await.unwrap(), head);
+    expected.commit(store.as_ref(), &[("orders", put_nodes([2]))]).await;
+    expected.expect_in(store.as_ref()).await;
+    let moved = store.settle(head).await.unwrap_err();
+    assert!(matches!(moved, CommitError::Conflict { found: Revision(2), .. }), "{moved:?}");
+}
+
 pub(crate) async fn many_clusters_in_one_transaction_are_all_there_or_none(backend: &impl Backend) {
     let store = backend.empty();
     let mut expected = Expected::default();

@@ -129,6 +129,7 @@ struct State {
     fault: Mutex<Option<Fault>>,
     is_open: watch::Sender<bool>,
     deliver: watch::Sender<bool>,
+    arrived: watch::Sender<bool>,
     connections: AtomicUsize,
 }
 
@@ -141,6 +142,7 @@ impl Wire {
             fault: Mutex::default(),
             is_open: watch::Sender::new(true),
             deliver: watch::Sender::new(false),
+            arrived: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
         });
         let address = listener.local_addr().expect("it is bound");
@@ -171,9 +173,15 @@ impl Wire {
         self.state.is_open.send_replace(open);
     }
 
-    /// Lets what was held arrive.
-    pub(crate) fn deliver(&self) {
+    /// Lets what was held arrive, and waits until it has.
+    pub(crate) async fn deliver(&self) {
         self.state.deliver.send_replace(true);
+        let mut arrived = self.state.arrived.subscribe();
+        let arrived = arrived.wait_for(|arrived| *arrived);
+        tokio::time::timeout(crate::backends::PATIENCE, arrived)
+            .await
+            .expect("it arrives")
+            .expect("the wire is there");
     }
 
     /// How many connections were made over it.
@@ -237,6 +245,8 @@ async fn carry(near: TcpStream, far: String, state: Arc<State>) {
         let _ = deliver.wait_for(|deliver| *deliver).await;
         let _ = far_write.write_all(&held).await;
         // Until the ensemble has taken it, or hung up.
+        let _ = frame(&mut far_read).await;
+        state.arrived.send_replace(true);
         while frame(&mut far_read).await.is_some() {}
     }
 }

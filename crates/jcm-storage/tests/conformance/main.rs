@@ -30,6 +30,7 @@ macro_rules! conformance {
                 definitions::a_new_check_is_noted_with_its_revision
                 definitions::names_that_begin_alike_are_kept_apart
                 commits::a_stale_head_is_a_conflict_and_changes_nothing
+                commits::a_head_that_is_settled_stays_and_the_next_commit_is_taken
                 commits::many_clusters_in_one_transaction_are_all_there_or_none
                 commits::operations_come_back_oldest_first
                 commits::an_oversized_transaction_is_refused_with_both_sizes

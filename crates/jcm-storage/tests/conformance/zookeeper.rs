@@ -140,9 +140,34 @@ async fn a_commit_that_was_said_to_be_nowhere_does_not_arrive_later() {
     pair.wire.set_fault(Fault::HoldRequest);
     let lost = pair.commit(1).await.unwrap_err();
     assert!(matches!(lost, CommitError::Unavailable { .. }), "{lost:?}");
-    pair.wire.deliver();
+    pair.wire.deliver().await;
     pair.commit(2).await.unwrap();
     pair.commit_far(3).await;
+    pair.expect_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_server_submitted_on_a_head_that_was_settled_does_not_arrive_later() {
+    let mut pair = Pair::new(SESSION).await;
+    let head = at(pair.far.store().id(), pair.expected.head);
+    let before = pair.far.store().load().await.unwrap();
+    pair.wire.set_fault(Fault::HoldRequest);
+    let late = transaction(vec![pair.expected.clone().change("shared", &put_nodes([1]))]);
+    let (near, wire) = (pair.near.store(), &pair.wire);
+    let cut = async {
+        while !wire.has_bitten() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // That server cannot find out what became of it, nor see to it that nothing does.
+        wire.set_open(false);
+    };
+    let (lost, ()) = tokio::join!(near.commit(late, head), cut);
+    assert!(matches!(lost, Err(CommitError::Unknown { .. })), "{lost:?}");
+    pair.far.store().settle(head).await.unwrap();
+    pair.wire.deliver().await;
+    assert_eq!(pair.far.store().head().await.unwrap(), before.head());
+    pair.wire.set_open(true);
+    pair.commit_far(2).await;
     pair.expect_all().await;
 }
 

@@ -123,6 +123,8 @@ pub(super) struct Way {
     stale_since: watch::Sender<Option<Instant>>,
     /// Commits that came this far.
     pub(super) commits: AtomicUsize,
+    /// Heads that were settled.
+    pub(super) settled: AtomicUsize,
     /// Entries of the largest transaction that is taken.
     pub(super) entries_max: AtomicUsize,
     /// How the next commit is refused.
@@ -155,6 +157,7 @@ impl Way {
             hangs: AtomicBool::default(),
             stale_since: watch::Sender::default(),
             commits: AtomicUsize::default(),
+            settled: AtomicUsize::default(),
             entries_max: AtomicUsize::new(usize::MAX),
             refusal: Mutex::default(),
             at_commit: Hook::default(),
@@ -221,6 +224,14 @@ impl Store for Way {
         // As a network would: others run before this has arrived.
         tokio::task::yield_now().await;
         self.store.commit(transaction, expected).await
+    }
+
+    async fn settle(&self, on: Head) -> Result<(), CommitError> {
+        if self.is_cut() {
+            return Err(CommitError::Unavailable { reason: "cut".to_owned() });
+        }
+        self.settled.fetch_add(1, Ordering::SeqCst);
+        self.store.settle(on).await
     }
 
     async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {

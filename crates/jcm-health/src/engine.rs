@@ -9,6 +9,7 @@
 //! thrown away inside the engine and only counted.
 
 pub mod reactor;
+pub mod reports;
 mod schedule;
 
 use std::net::SocketAddr;
@@ -51,7 +52,11 @@ pub struct Stats {
     pub rounds: u64,
     /// Rounds thrown away because they began or ended late: a sign that this machine is starved or was paused.
     pub late_rounds: u64,
-    /// Those of them that began late by more than their interval: whoever is that late knows nothing of its nodes.
+    /// Rounds that were never begun, because the round before them began too late to be over in time, or waited too long
+    /// for leave to connect.
+    pub skipped_rounds: u64,
+    /// Rounds that came later than by their interval after all that was skipped and thrown away before them: whoever is that
+    /// late knows nothing of its nodes. Waiting for leave to connect is not counted: that is for want of answers.
     pub overdue_rounds: u64,
     /// Reported probes that failed for want of something on this machine.
     pub local_troubles: u64,

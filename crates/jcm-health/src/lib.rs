@@ -17,6 +17,7 @@ pub mod ring;
 pub mod trust;
 
 pub use engine::reactor::{Options, ReactorEngine};
+pub use engine::reports::{ReportSender, Reports};
 pub use engine::{Engine, Report, Stats, Target, TargetKey};
 pub use evidence::{Evidence, Sample};
 pub use judge::{Cause, Judge, Need, Opinion, Step, Turn};

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
-use jcm_health::{Engine, ReactorEngine, Report};
+use jcm_health::{Engine, ReactorEngine, Reports};
 use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, Stamp};
 use jcm_storage::{Membership, Roster, Store};
 use tokio::sync::{mpsc, watch};
@@ -105,7 +105,7 @@ pub(crate) struct Checker {
     server: ServerId,
     views: Arc<Views>,
     definitions: mpsc::Receiver<Defined>,
-    reports: mpsc::Receiver<Report>,
+    reports: Reports,
     questions: mpsc::Receiver<Question>,
     /// What other servers say.
     heard: mpsc::Receiver<Heard>,
@@ -136,7 +136,7 @@ impl Checker {
     pub(crate) fn new(
         judging: Judging,
         engine: Arc<dyn Engine>,
-        reports: mpsc::Receiver<Report>,
+        reports: Reports,
         views: Arc<Views>,
         remembered: Remembered,
         surroundings: Surroundings,

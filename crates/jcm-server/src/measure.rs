@@ -49,6 +49,10 @@ impl Metrics {
             "Rounds of probes thrown away because this server was late"
         );
         describe_counter!(
+            "jcm_check_rounds_skipped_total",
+            "Rounds of probes that were not begun because the round before them began too late"
+        );
+        describe_counter!(
             "jcm_check_local_troubles_total",
             "Probes thrown away because of trouble on this server"
         );
@@ -108,6 +112,7 @@ impl Metrics {
     pub(crate) fn render(&self) -> String {
         let stats = self.engine.stats();
         metrics::counter!("jcm_check_rounds_late_total").absolute(stats.late_rounds);
+        metrics::counter!("jcm_check_rounds_skipped_total").absolute(stats.skipped_rounds);
         metrics::counter!("jcm_check_local_troubles_total").absolute(stats.local_troubles);
         metrics::counter!("jcm_check_connections_unkept_total").absolute(stats.unkept);
         metrics::gauge!("jcm_checks_in_flight").set(u32::try_from(stats.in_flight).unwrap_or(u32::MAX));

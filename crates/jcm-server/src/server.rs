@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use jcm_health::engine::REPORT_QUEUE_MAX;
+use jcm_health::engine::{REPORT_QUEUE_MAX, reports};
 use jcm_health::{Engine, Options, ReactorEngine, Trust};
 use jcm_model::{ServerId, TargetPolicy};
 use jcm_storage::{JoinError, Membership, Standing, Store};
@@ -108,7 +108,7 @@ async fn life(settings: &Settings) -> Result<()> {
     // 6. Checks: the engine, and the task that judges.
     let own = std::iter::once(bound).chain(member.advertise.parse::<SocketAddr>()).collect();
     let targets = Arc::new(TargetPolicy { loopback_allowed: bound.ip().is_loopback(), own });
-    let (report_sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
+    let (report_sender, reports) = reports::channel(REPORT_QUEUE_MAX);
     let options = Options {
         threads: config.health.threads,
         kept_max: listen::descriptors_max().saturating_sub(DESCRIPTORS_RESERVED),

@@ -9,6 +9,7 @@ mod answer;
 #[cfg(test)]
 mod corpus;
 mod exchange;
+mod lost;
 mod machine;
 mod pauses;
 mod talk;
@@ -26,11 +27,12 @@ use std::time::{Duration, Instant};
 
 use jcm_model::{Check, CheckKind, TargetPolicy};
 use mio::{Poll, Token, Waker};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::reports::ReportSender;
 use super::schedule::scatter;
-use super::{Engine, Report, Stats, Target, TargetKey};
+use super::{Engine, Stats, Target, TargetKey};
 use crate::{Outcome, Phases, Trust};
 use machine::Machine;
 
@@ -110,6 +112,7 @@ struct Shared {
     in_flight: AtomicUsize,
     rounds: AtomicU64,
     late_rounds: AtomicU64,
+    skipped_rounds: AtomicU64,
     overdue_rounds: AtomicU64,
     local_troubles: AtomicU64,
     unkept: AtomicU64,
@@ -130,11 +133,7 @@ impl ReactorEngine {
     ///
     /// # Errors
     /// When this machine has no thread or no descriptor left.
-    pub fn start(
-        policy: &Arc<TargetPolicy>,
-        reports: &mpsc::Sender<Report>,
-        options: Options,
-    ) -> io::Result<Self> {
+    pub fn start(policy: &Arc<TargetPolicy>, reports: &ReportSender, options: Options) -> io::Result<Self> {
         let count = options.threads.max(1);
         let limits = Limits {
             opening_max: OPENING_MAX,
@@ -212,6 +211,7 @@ impl Engine for ReactorEngine {
             in_flight: sum.in_flight + shared.in_flight.load(Ordering::Relaxed),
             rounds: sum.rounds + shared.rounds.load(Ordering::Relaxed),
             late_rounds: sum.late_rounds + shared.late_rounds.load(Ordering::Relaxed),
+            skipped_rounds: sum.skipped_rounds + shared.skipped_rounds.load(Ordering::Relaxed),
             overdue_rounds: sum.overdue_rounds + shared.overdue_rounds.load(Ordering::Relaxed),
             local_troubles: sum.local_troubles + shared.local_troubles.load(Ordering::Relaxed),
             unkept: sum.unkept + shared.unkept.load(Ordering::Relaxed),
@@ -220,7 +220,7 @@ impl Engine for ReactorEngine {
 }
 
 impl Thread {
-    fn start(number: usize, reports: &mpsc::Sender<Report>, limits: Limits) -> io::Result<Self> {
+    fn start(number: usize, reports: &ReportSender, limits: Limits) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let shared = Arc::new(Shared {
@@ -230,6 +230,7 @@ impl Thread {
             in_flight: AtomicUsize::new(0),
             rounds: AtomicU64::new(0),
             late_rounds: AtomicU64::new(0),
+            skipped_rounds: AtomicU64::new(0),
             overdue_rounds: AtomicU64::new(0),
             local_troubles: AtomicU64::new(0),
             unkept: AtomicU64::new(0),

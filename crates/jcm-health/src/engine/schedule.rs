@@ -11,6 +11,17 @@ const FIRST_WITHIN_MAX: Duration = Duration::from_secs(8);
 /// A round may begin late by half an interval, and by this much in any case.
 const LATE_MIN: Duration = Duration::from_millis(500);
 
+/// When a target is probed next, and what became of the instants before that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Next {
+    /// When its next round is to begin.
+    pub(crate) due: Instant,
+    /// When it would have begun had the one before it begun in time.
+    pub(crate) owed: Instant,
+    /// Rounds between these two, which nobody makes up for.
+    pub(crate) skipped: u64,
+}
+
 /// The instants at which one target is probed: `origin + k × interval`.
 ///
 /// The origin is the same for the same key however often the target is replaced, so changing targets all the time
@@ -37,6 +48,38 @@ impl Schedule {
         } else {
             now + part_of(FIRST_WITHIN_MAX, self.spread)
         }
+    }
+
+    /// What follows a round that was due at `due`, was `begun` then, and is over `now`.
+    pub(crate) fn next(&self, due: Instant, begun: Instant, now: Instant) -> Next {
+        let next = due + self.interval;
+        // As nearly always. The first round of a long interval is not on the grid.
+        if now < next && self.interval <= FIRST_WITHIN_MAX {
+            return Next { due: next, owed: next, skipped: 0 };
+        }
+        let took = now.saturating_duration_since(begun);
+        let (due, owed) = (self.after(now), self.after(due + took));
+        Next { due, owed: owed.min(due), skipped: self.between(owed, due) }
+    }
+
+    /// What follows a round that was due at `due` and is not begun any more. It stays owed since `owed`.
+    pub(crate) fn next_instead(&self, due: Instant, owed: Instant, now: Instant) -> Next {
+        let next = self.after(now);
+        Next { due: next, owed, skipped: self.between(self.after(due), next) }
+    }
+
+    /// How many intervals lie between two instants of the grid.
+    fn between(&self, from: Instant, to: Instant) -> u64 {
+        let intervals = to.saturating_duration_since(from).as_nanos() / self.interval.as_nanos();
+        u64::try_from(intervals).unwrap_or(u64::MAX)
+    }
+
+    /// By how much a round may come after its time before its server has to ask itself whether it is fit to check anything:
+    /// whether what is lost is the round itself, or those that were skipped before it.
+    pub(crate) fn is_overdue(&self, due: Instant, owed: Instant, now: Instant) -> bool {
+        let late = |instant| now.saturating_duration_since(instant);
+        // A single round that is skipped costs an interval, and happens to a round that began a little late and timed out.
+        late(due) > self.interval || late(owed) > self.interval + self.interval / 2
     }
 
     /// The first instant of the grid after `now`.
@@ -89,6 +132,51 @@ mod tests {
             slot += SECOND;
         }
         assert_eq!(schedule.after(slot + Duration::from_millis(3_500)), slot + 4 * SECOND);
+    }
+
+    #[test]
+    fn rounds_that_are_skipped_are_counted_and_owed() {
+        let epoch = Instant::now();
+        let schedule = Schedule::new(epoch, TargetKey(7), SECOND);
+        let due = schedule.first(epoch);
+        let at = |millis| due + Duration::from_millis(millis);
+        for (begun, now, comes, owed) in [
+            // In time, and slow by itself: that is the node's affair.
+            (0, 800, 1_000, 1_000),
+            (0, 1_200, 2_000, 2_000),
+            // Late, and over before the next one is due.
+            (400, 900, 1_000, 1_000),
+            // Late, and not over.
+            (400, 1_200, 2_000, 1_000),
+            (3_100, 3_200, 4_000, 1_000),
+            (3_100, 4_500, 5_000, 2_000),
+        ] {
+            let expected = Next { due: at(comes), owed: at(owed), skipped: (comes - owed) / 1_000 };
+            assert_eq!(schedule.next(due, at(begun), at(now)), expected, "begun at {begun}, over at {now}");
+        }
+        // Never begun: that round is counted by itself, and it stays owed.
+        for (now, comes, skipped) in [(600, 1_000, 0), (2_600, 3_000, 2)] {
+            let expected = Next { due: at(comes), owed: due, skipped };
+            assert_eq!(schedule.next_instead(due, due, at(now)), expected, "given up at {now}");
+        }
+    }
+
+    #[test]
+    fn what_is_late_by_more_than_an_interval_is_overdue() {
+        let due = Instant::now();
+        let schedule = Schedule::new(due, TargetKey(7), SECOND);
+        for (owed_before, now, expected) in [
+            (0, 10, false),
+            (0, 900, false),
+            (0, 1_100, true),
+            (1_000, 10, false),
+            (1_000, 600, true),
+            (3_000, 10, true),
+        ] {
+            let owed = due.checked_sub(Duration::from_millis(owed_before)).unwrap();
+            let now = due + Duration::from_millis(now);
+            assert_eq!(schedule.is_overdue(due, owed, now), expected, "{owed_before} {:?}", now - due);
+        }
     }
 
     #[test]

@@ -14,10 +14,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jcm_health::engine::REPORT_QUEUE_MAX;
+use jcm_health::engine::{REPORT_QUEUE_MAX, reports};
 use jcm_health::{
-    Engine, Malformed, NotProbed, OnceProber, Options, Outcome, Phase, Probed, ReactorEngine, Report, Target,
-    TargetKey, Trust,
+    Engine, Malformed, NotProbed, OnceProber, Options, Outcome, Phase, Probed, ReactorEngine, Report,
+    Reports, Target, TargetKey, Trust,
 };
 use jcm_model::{Check, CheckKind, CheckSpec, TargetPolicy, check::Expect};
 use node::{Node, Swallowing, read_request, refusing, wait_for_end};
@@ -51,7 +51,7 @@ fn impatient() -> Check {
 
 struct Checker {
     engine: ReactorEngine,
-    reports: mpsc::Receiver<Report>,
+    reports: Reports,
 }
 
 impl Checker {
@@ -64,7 +64,7 @@ impl Checker {
     }
 
     fn believing(trust: Trust, policy: TargetPolicy, queue_max: usize) -> Self {
-        let (sender, reports) = mpsc::channel(queue_max);
+        let (sender, reports) = reports::channel(queue_max);
         let options = Options { threads: 1, kept_max: 100, trust };
         let engine = ReactorEngine::start(&Arc::new(policy), &sender, options).unwrap();
         Self { engine, reports }

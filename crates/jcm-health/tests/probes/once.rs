@@ -3,8 +3,8 @@
 use super::*;
 
 /// A prober for one probe apart from any round.
-fn prober(policy: TargetPolicy, at_once_max: usize) -> (OnceProber, mpsc::Receiver<Report>) {
-    let (sender, reports) = mpsc::channel(1);
+fn prober(policy: TargetPolicy, at_once_max: usize) -> (OnceProber, Reports) {
+    let (sender, reports) = reports::channel(1);
     let options = Options { threads: 1, kept_max: 100, trust: Trust::default() };
     let engine = ReactorEngine::start(&Arc::new(policy), &sender, options).unwrap();
     (OnceProber::new(Arc::new(engine), at_once_max), reports)

@@ -47,14 +47,13 @@ async fn a_target_that_is_set_again_and_again_is_still_probed() {
     .await;
     let mut checker = Checker::start();
     let setting_until_reported = async {
-        while checker.reports.try_recv().is_err() {
+        while timeout(Duration::from_millis(5), checker.reports.recv()).await.is_err() {
             checker.engine.set(Target {
                 key: TargetKey(1),
                 address: slow.address,
                 check: Arc::new(http()),
                 generation: 1,
             });
-            sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(DEADLINE, setting_until_reported).await.expect("the same setting starts nothing anew");

@@ -6,6 +6,7 @@
 //! wakes for each thing as it comes, and latencies are exact.
 
 mod rounds;
+mod timing;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -18,20 +19,20 @@ use std::time::{Duration, Instant};
 use jcm_model::Check;
 use mio::net::TcpStream;
 use mio::{Events, Poll};
-use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 use tracing::warn;
 
 use super::admission::{Admission, Group};
 use super::answer::{BODY_BYTES_MAX, HEAD_BYTES_MAX};
 use super::exchange::{Exchange, Step};
+use super::lost::Lost;
 use super::pauses::{Pauses, STEP};
 use super::talk::Talk;
 use super::wheel::Wheel;
 use super::{Command, Limits, Once, ReactorEngine, Shared, WAKER};
+use crate::engine::reports::ReportSender;
 use crate::engine::schedule::Schedule;
 use crate::engine::{Report, Target, TargetKey};
-use crate::outcome::{LocalTrouble, Outcome, Phase, Phases};
+use crate::outcome::{Outcome, Phase, Phases};
 
 /// The tick in which everything is handled in one go while much is going on.
 const TICK: Duration = Duration::from_millis(10);
@@ -42,6 +43,14 @@ const ROUNDS_A_TICK_MIN: u32 = 5;
 /// Events taken at once. All that there are are taken before the clock is looked at.
 const EVENTS_MAX: usize = 1_024;
 
+/// For so long at most connections are opened in one turn. Where there are more to open than a thread can keep up with, they
+/// wait, each cluster in a line of its own, and whatever has its connection already is asked in time.
+const OPENING: Duration = TICK;
+
+/// What is done between two looks at the clock: little enough that whatever happens has its time, and that a thread which
+/// gets hardly any processor notices it.
+const STRIDE: usize = 32;
+
 /// How long to wait with a report that its receiver has no room for.
 const RETRY_REPORT: Duration = Duration::from_millis(2);
 
@@ -50,7 +59,7 @@ pub(super) struct Machine {
     shared: Arc<Shared>,
     limits: Limits,
     commands: Receiver<Command>,
-    reports: Sender<Report>,
+    reports: ReportSender,
     poll: Poll,
     epoch: Instant,
     open: usize,
@@ -60,10 +69,15 @@ pub(super) struct Machine {
     wheel: Wheel,
     admission: Admission,
     pauses: Pauses,
-    /// Reports that their receiver had no room for. While there are any, no round begins.
+    lost: Lost,
+    /// Reports of this turn, and those that their receiver had no room for.
     unsent: VecDeque<Report>,
+    /// It had none for the last ones: until it has, no round begins.
+    is_full: bool,
     /// Targets whose round waits for that.
     held_back: Vec<u32>,
+    /// Until then connections are opened in this turn.
+    opens_until: Instant,
     serial: u32,
     rounds_in_tick: u32,
     in_flight: usize,
@@ -77,8 +91,12 @@ struct Slot {
     target: Target,
     group: Group,
     schedule: Schedule,
-    /// When the round that is awaited is to begin.
+    /// When the round that is awaited is to begin, or when the one under way was to.
     due: Instant,
+    /// When it would have been to, had every round before it been begun and kept in time.
+    owed: Instant,
+    /// For how long the round under way has waited for leave to connect.
+    waited: Duration,
     state: State,
     connection: Option<Connection>,
     started: Instant,
@@ -163,7 +181,7 @@ impl Machine {
     pub(super) fn new(
         shared: Arc<Shared>,
         commands: Receiver<Command>,
-        reports: Sender<Report>,
+        reports: ReportSender,
         poll: Poll,
         limits: Limits,
     ) -> Self {
@@ -182,8 +200,11 @@ impl Machine {
             by_key: HashMap::new(),
             wheel: Wheel::new(),
             pauses: Pauses::new(Instant::now()),
+            lost: Lost::default(),
             unsent: VecDeque::new(),
+            is_full: false,
             held_back: Vec::new(),
+            opens_until: epoch,
             serial: 0,
             rounds_in_tick: 0,
             in_flight: 0,
@@ -206,9 +227,13 @@ impl Machine {
         let mut tick_ends = self.epoch;
         loop {
             self.sleep(&mut events, is_busy);
+            let mut now;
             loop {
-                let now = self.wake();
-                for event in &events {
+                now = self.wake();
+                for (count, event) in events.iter().enumerate() {
+                    if count % STRIDE == STRIDE - 1 {
+                        now = self.wake();
+                    }
                     if event.token() != WAKER {
                         self.event(event, now);
                     }
@@ -217,15 +242,29 @@ impl Machine {
                     break;
                 }
             }
-            if !self.obey() || !self.send() {
+            if !self.obey() || self.is_full && !self.send() {
                 return;
             }
-            let now = self.wake();
+            now = self.wake();
+            self.opens_until = now + OPENING;
             self.wheel.expire(self.tick(now), &mut expired);
-            for id in expired.drain(..) {
+            if !self.is_full {
+                // Those that waited longest come first.
+                self.held_back.append(&mut expired);
+                std::mem::swap(&mut self.held_back, &mut expired);
+            }
+            for (count, id) in expired.drain(..).enumerate() {
+                if count % STRIDE == STRIDE - 1 {
+                    now = self.wake();
+                }
                 self.timer(id, now);
             }
-            while let Some(id) = self.admission.next() {
+            for count in 1.. {
+                let id = if now < self.opens_until { self.admission.next() } else { None };
+                let Some(id) = id else { break };
+                if count % STRIDE == 0 {
+                    now = self.wake();
+                }
                 self.connect_admitted(id, now);
             }
             if !self.send() {
@@ -236,6 +275,7 @@ impl Machine {
                 is_busy = self.rounds_in_tick >= ROUNDS_A_TICK_MIN;
                 self.rounds_in_tick = 0;
                 tick_ends = now + TICK;
+                self.tell_what_is_lost(now);
             }
         }
     }
@@ -253,11 +293,15 @@ impl Machine {
         if self.in_flight > 0 {
             until = Some(until.map_or(now + STEP, |until| until.min(now + STEP)));
         }
-        if !self.unsent.is_empty() {
+        if self.is_full {
             until = Some(until.map_or(now + RETRY_REPORT, |until| until.min(now + RETRY_REPORT)));
         }
         let mut wait = until.map(|until| until.saturating_duration_since(now));
-        if is_busy {
+        if self.admission.has_next() {
+            // The last turn had not the time for all that is to be opened.
+            self.pauses.sleep(now);
+            wait = Some(Duration::ZERO);
+        } else if is_busy {
             let into = now.saturating_duration_since(self.epoch).as_nanos() % TICK.as_nanos();
             let rest =
                 TICK.saturating_sub(Duration::from_nanos(u64::try_from(into).expect("less than a tick")));
@@ -312,20 +356,10 @@ impl Machine {
 
     /// Hands reports over as far as there is room. Answers whether anybody listens.
     fn send(&mut self) -> bool {
-        while let Some(report) = self.unsent.pop_front() {
-            match self.reports.try_send(report) {
-                Ok(()) => {}
-                Err(TrySendError::Full(report)) => {
-                    self.unsent.push_front(report);
-                    return true;
-                }
-                Err(TrySendError::Closed(_)) => return false,
-            }
+        if !self.unsent.is_empty() && self.reports.send(&mut self.unsent).is_err() {
+            return false;
         }
-        let now = Instant::now();
-        for id in std::mem::take(&mut self.held_back) {
-            self.timer(id, now);
-        }
+        self.is_full = !self.unsent.is_empty();
         true
     }
 
@@ -369,6 +403,8 @@ impl Machine {
             target,
             schedule,
             due,
+            owed: due,
+            waited: Duration::ZERO,
             state: State::Resting,
             connection: None,
             started: due,
@@ -396,59 +432,6 @@ impl Machine {
 
     fn slot(&mut self, id: u32) -> &mut Slot {
         self.slots[id as usize].as_mut().expect("whoever has an id has a target")
-    }
-
-    /// The time of a target has come: for its round, or for the end of it.
-    fn timer(&mut self, id: u32, now: Instant) {
-        let is_held_back = !self.unsent.is_empty();
-        let slot = self.slot(id);
-        match slot.state {
-            State::Resting => {
-                if is_held_back {
-                    self.held_back.push(id);
-                } else if now.saturating_duration_since(slot.due) > slot.schedule.late_max() {
-                    let is_overdue = now.saturating_duration_since(slot.due) > slot.target.check.interval;
-                    self.shared.overdue_rounds.fetch_add(u64::from(is_overdue), Relaxed);
-                    self.count_late(id);
-                    self.rest(id, now);
-                } else {
-                    self.begin(id, now);
-                }
-            }
-            State::Queued { since } => {
-                let late_max = slot.schedule.late_max();
-                if now.saturating_duration_since(since) >= late_max {
-                    self.conclude(id, Outcome::Local(LocalTrouble::Crowded), now, true);
-                } else {
-                    self.arm(id, since + late_max);
-                }
-            }
-            _ if now < slot.deadline => {
-                let at = slot.deadline;
-                self.arm(id, at);
-            }
-            State::Connecting => self.conclude(id, Outcome::TimedOut(Phase::Connecting), now, false),
-            State::Writing { .. } => self.conclude(id, Outcome::TimedOut(Phase::Writing), now, false),
-            State::Reading { .. } => {
-                let with = Outcome::TimedOut(slot.phase());
-                match slot.end(with) {
-                    Step::Done { outcome, .. } | Step::Unanswered(outcome) => {
-                        self.conclude(id, outcome, now, false);
-                    }
-                    Step::Waiting => unreachable!("an end is an end"),
-                }
-            }
-        }
-    }
-
-    fn tick(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX - 1)
-    }
-
-    /// Comes back to the target at the first tick at which the instant is over.
-    fn arm(&mut self, id: u32, at: Instant) {
-        let nanos = at.saturating_duration_since(self.epoch).as_nanos();
-        self.wheel.set(id, u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u64::MAX - 1));
     }
 }
 

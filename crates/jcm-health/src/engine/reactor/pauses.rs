@@ -18,6 +18,10 @@ const BEARABLE_PART: u32 = 8;
 /// those rounds away would leave fast checks without any.
 const BEARABLE_MIN: Duration = Duration::from_millis(20);
 
+/// Nor pauses that together take this part of its timeout: a thread that gets a twentieth of a processor is never away for
+/// long, and away nearly all the time.
+const TOGETHER_PART: u32 = 2;
+
 /// Pauses that are remembered. More within one probe's time make the oldest seem longer ago than they were, while the
 /// newest still tell.
 const PAUSES_MAX: usize = 64;
@@ -52,10 +56,15 @@ impl Pauses {
         self.expected = now;
     }
 
-    /// Whether a pause that a probe with this timeout does not bear ended after `started`.
+    /// Whether pauses that a probe with this timeout does not bear ended after `started`.
     pub(super) fn spoiled(&self, started: Instant, timeout: Duration) -> bool {
         let bearable = (timeout / BEARABLE_PART).max(BEARABLE_MIN);
-        self.recent.iter().rev().take_while(|(ended, _)| *ended > started).any(|(_, late)| *late > bearable)
+        let together_max = (timeout / TOGETHER_PART).max(bearable);
+        let mut together = Duration::ZERO;
+        self.recent.iter().rev().take_while(|(ended, _)| *ended > started).any(|(_, late)| {
+            together += *late;
+            *late > bearable || together > together_max
+        })
     }
 }
 
@@ -88,6 +97,20 @@ mod tests {
             }
             let (pauses, start, _) = run(before, Duration::from_millis(50));
             assert!(!pauses.spoiled(start, TIMEOUT), "a hiccup after {before:?}");
+        }
+    }
+
+    #[test]
+    fn many_short_pauses_spoil_a_probe_like_a_long_one() {
+        let start = Instant::now();
+        for (away, step, expected) in [(95, 5, true), (30, 70, false)] {
+            let (mut pauses, mut now) = (Pauses::new(start), start);
+            while now < start + TIMEOUT {
+                pauses.sleep(now + Duration::from_millis(step));
+                now += Duration::from_millis(step + away);
+                pauses.wake(now);
+            }
+            assert_eq!(pauses.spoiled(start, TIMEOUT), expected, "{away} ms of {}", step + away);
         }
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jcm_model::{Check, CheckKind, CheckSpec, TargetPolicy};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{Options, ReactorEngine};
+use crate::engine::reports::{self, Reports};
 use crate::engine::{Engine, REPORT_QUEUE_MAX, Report, Target, TargetKey};
 use crate::outcome::Outcome;
 use crate::{NotProbed, OnceProber, Trust};
@@ -26,8 +26,8 @@ fn check() -> Check {
     }
 }
 
-fn start() -> (ReactorEngine, mpsc::Receiver<Report>) {
-    let (sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
+fn start() -> (ReactorEngine, Reports) {
+    let (sender, reports) = reports::channel(REPORT_QUEUE_MAX);
     let policy = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
     (
         ReactorEngine::start(
@@ -145,7 +145,26 @@ async fn rounds_that_were_missed_are_not_made_up_for() {
     while engine.stats().late_rounds < 10 {
         next(&mut reports).await;
     }
-    assert_eq!(engine.stats().late_rounds, 10, "one of each target, not ten");
+    let stats = engine.stats();
+    assert_eq!(stats.late_rounds, 10, "one of each target, not ten");
+    assert!(stats.skipped_rounds >= 50, "and the others are not lost in silence: {stats:?}");
+    engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_engine_slower_than_its_schedule_counts_what_it_skips_and_is_overdue() {
+    // A target that this engine may not touch: its outcome needs no network, so it is never under way for long.
+    let (engine, mut reports) = start();
+    let forbidden = "169.254.0.1:80".parse().unwrap();
+    engine.set(Target { key: TargetKey(1), address: forbidden, check: Arc::new(check()), generation: 1 });
+    next(&mut reports).await;
+    // Never so late that a round is thrown away, and three intervals late all the same.
+    while engine.stats().skipped_rounds < 10 {
+        engine.stall(Duration::from_millis(150));
+        next(&mut reports).await;
+    }
+    let stats = engine.stats();
+    assert!(stats.overdue_rounds > 0, "{stats:?}");
     engine.shutdown().await;
 }
 
@@ -168,12 +187,12 @@ async fn one_probe_of_a_process_that_was_away_says_nothing() {
     assert_eq!(prober.probe(address, &check, DEADLINE).await, Err(NotProbed::Stopped));
 }
 
-async fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
+async fn next(reports: &mut Reports) -> Report {
     timeout(DEADLINE, reports.recv()).await.expect("a report in time").expect("the engine lives")
 }
 
 /// Takes one report of a node that is well, and counts it.
-async fn healthy(reports: &mut mpsc::Receiver<Report>) -> u32 {
+async fn healthy(reports: &mut Reports) -> u32 {
     assert_eq!(next(reports).await.outcome, Outcome::Answered(200), "the node was well all the time");
     1
 }

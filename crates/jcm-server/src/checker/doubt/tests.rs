@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use jcm_health::engine::REPORT_QUEUE_MAX;
+use jcm_health::engine::{REPORT_QUEUE_MAX, reports};
 use jcm_health::{Options, ReactorEngine, Trust};
 use jcm_model::{
     Cluster, ClusterName, Judged, Mutation, NodeId, Precondition, Revision, StoreId, TargetPolicy, Verdict,
@@ -106,7 +106,7 @@ impl Running {
     /// Checks these clusters, each with a node at each of the addresses, among these servers.
     async fn start(fake: &Fake, clusters: &[&str], nodes: &[SocketAddr]) -> Self {
         let targets = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
-        let (sender, reports) = mpsc::channel(REPORT_QUEUE_MAX);
+        let (sender, reports) = reports::channel(REPORT_QUEUE_MAX);
         let options = Options { threads: 1, kept_max: 100, trust: Trust::default() };
         let engine = Arc::new(ReactorEngine::start(&targets, &sender, options).unwrap());
         let views = Arc::new(Views::new(1));

@@ -108,7 +108,7 @@ impl Server {
             Pulse::new(),
         );
         let targets = Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() });
-        let (report_sender, reports) = mpsc::channel(1);
+        let (report_sender, reports) = jcm_health::engine::reports::channel(1);
         let options = Options { threads: 1, kept_max: 100, trust: Trust::default() };
         let engine = Arc::new(ReactorEngine::start(&targets, &report_sender, options).unwrap());
         let judging = Judging { server: id(name), incarnation: 1, session_timeout: Duration::from_secs(6) };

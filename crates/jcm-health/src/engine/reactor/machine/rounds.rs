@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jcm_model::CheckKind;
 use mio::net::TcpStream;
 use mio::{Interest, Token};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::super::Once;
 use super::super::exchange::{self, Exchange, Step};
@@ -30,6 +30,7 @@ impl Machine {
         self.in_flight += 1;
         let slot = self.slot(id);
         slot.started = now;
+        slot.waited = Duration::ZERO;
         slot.phases = Phases::default();
         slot.deadline = now + slot.target.check.timeout;
         let is_kept = slot
@@ -54,7 +55,7 @@ impl Machine {
         // another server, may be this server's own port now.
         if self.limits.targets.permit(address).is_err() {
             self.conclude(id, Outcome::Forbidden, now, false);
-        } else if self.admission.ask(group, id) {
+        } else if self.admission.ask(group, id, now < self.opens_until) {
             self.connect(id, now);
         } else {
             let slot = self.slot(id);
@@ -69,9 +70,7 @@ impl Machine {
     pub(super) fn connect_admitted(&mut self, id: u32, now: Instant) {
         let slot = self.slot(id);
         if let State::Queued { since } = slot.state {
-            let stood = now.saturating_duration_since(since);
-            slot.started += stood;
-            slot.deadline += stood;
+            slot.stood(now.saturating_duration_since(since));
         }
         self.connect(id, now);
     }
@@ -364,16 +363,7 @@ impl Machine {
             let lateness = started.saturating_duration_since(due);
             self.unsent.push_back(Report { key, generation, at: now, latency, phases, lateness, outcome });
         }
-        self.rest(id, now);
-    }
-
-    /// Until the next round.
-    pub(super) fn rest(&mut self, id: u32, now: Instant) {
-        let slot = self.slot(id);
-        slot.state = State::Resting;
-        slot.due = slot.schedule.after(now);
-        let due = slot.due;
-        self.arm(id, due);
+        self.rest(id, is_late, now);
     }
 
     /// Gives back what the state holds.
@@ -394,11 +384,6 @@ impl Machine {
         if self.slot(id).connection.take().is_some() {
             self.open -= 1;
         }
-    }
-
-    pub(super) fn count_late(&mut self, id: u32) {
-        self.shared.late_rounds.fetch_add(1, Relaxed);
-        debug!(address = %self.slot(id).target.address, "late round thrown away");
     }
 }
 

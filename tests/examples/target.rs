@@ -7,20 +7,22 @@
 //! target --listen 127.0.0.5:0 [--listen …] [--behaviour ok] [--control 127.0.0.1:0] [--for 600]
 //! ```
 //! prints one line `{"listening":["127.0.0.5:41237"],"control":"127.0.0.1:34567"}`. On the control address:
-//! `POST /behaviour?is=hang[&at=127.0.0.5:41237]` and `GET /count`.
+//! `POST /behaviour?is=hang[&at=127.0.0.5:41237]`, `GET /count`, and `GET /gaps`: the milliseconds between requests, newest first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+/// Enough for some minutes of one check a second.
+const GAPS_MAX: usize = 256;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A port that was closed on purpose may be slow to be free again.
 const REBIND_PAUSE: Duration = Duration::from_millis(20);
@@ -49,6 +51,8 @@ enum Behaviour {
     Garbage,
     /// 302 to the first of the addresses.
     Redirect,
+    /// 302 to where clouds hand out credentials.
+    RedirectToMetadata,
     /// A correct answer of version 1.0, ended by the end of the connection.
     Http10,
     /// No reason phrase.
@@ -64,9 +68,11 @@ enum Behaviour {
     EndlessBody,
     /// Headers without an end.
     EndlessHeaders,
+    /// A packed body without an end, whose first bytes would unpack to a thousand times as many.
+    Compressed,
 }
 
-const BEHAVIOURS: [(&str, Behaviour); 18] = [
+const BEHAVIOURS: [(&str, Behaviour); 20] = [
     ("ok", Behaviour::Ok),
     ("error500", Behaviour::Error500),
     ("flaky", Behaviour::Flaky),
@@ -85,6 +91,8 @@ const BEHAVIOURS: [(&str, Behaviour); 18] = [
     ("informational", Behaviour::Informational),
     ("endless-body", Behaviour::EndlessBody),
     ("endless-headers", Behaviour::EndlessHeaders),
+    ("redirect-to-metadata", Behaviour::RedirectToMetadata),
+    ("compressed", Behaviour::Compressed),
 ];
 
 /// One listening address.
@@ -95,8 +103,20 @@ struct Place {
     elsewhere: SocketAddr,
     requests: AtomicU64,
     connections: AtomicU64,
+    /// When the last request came, and the milliseconds between the last ones.
+    gaps: Mutex<(Option<Instant>, VecDeque<u32>)>,
     /// The head of the last request.
     last: Mutex<String>,
+}
+
+impl Place {
+    fn note_gap(&self, now: Instant) {
+        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = gaps.0.replace(now) {
+            gaps.1.truncate(GAPS_MAX - 1);
+            gaps.1.push_front(u32::try_from((now - last).as_millis()).unwrap_or(u32::MAX));
+        }
+    }
 }
 
 struct Arguments {
@@ -132,6 +152,7 @@ async fn run(arguments: Arguments) -> io::Result<()> {
             elsewhere: *elsewhere.get_or_insert(address),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            gaps: Mutex::default(),
             last: Mutex::default(),
         });
         tokio::spawn(listen_at(listener, Arc::clone(&place)));
@@ -244,6 +265,7 @@ async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> 
     while let Some(head) = read_head(&mut stream).await? {
         *place.last.lock().unwrap_or_else(PoisonError::into_inner) = head;
         let request = place.requests.fetch_add(1, Ordering::Relaxed);
+        place.note_gap(Instant::now());
         let behaviour = *place.behaviour.borrow();
         if behaviour == Behaviour::CloseReused && answered > 0 {
             return Ok(());
@@ -261,6 +283,8 @@ async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> 
                 let answer = format!("HTTP/1.1 302 Found\r\n{location}Content-Length: 0\r\n\r\n");
                 stream.write_all(answer.as_bytes()).await?;
             }
+            Behaviour::RedirectToMetadata => stream.write_all(METADATA).await?,
+            Behaviour::Compressed => return write_without_end(&mut stream, COMPRESSED).await,
             Behaviour::Http10 => {
                 return stream.write_all(b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nfine").await;
             }
@@ -288,10 +312,18 @@ const CHUNKED: &[u8] =
 const INFORMATIONAL: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n\
     HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n\
     HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const METADATA: &[u8] =
+    b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/meta-data/\r\nContent-Length: 0\r\n\r\n";
 /// What comes first, and what is repeated after it.
 const ENDLESS_BODY: (&[u8], &[u8]) =
     (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"20\r\nabcdefghijklmnopqrstuvwxyz012345\r\n");
 const ENDLESS_HEADERS: (&[u8], &[u8]) = (b"HTTP/1.1 200 OK\r\n", b"X-Filler: abcdefghijklmnopqrstuvwxyz\r\n");
+
+/// Blocks of zeros as deflate packs them; a reader that unpacks gets a thousand bytes for each.
+const COMPRESSED: (&[u8], &[u8]) = (
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1000000000000\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\xff",
+    b"\xec\xc1\x01\x01\0\0\0\x80\x90\xfe\xaf\xee\x08\n\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+);
 
 async fn write_slowly(stream: &mut TcpStream) -> io::Result<()> {
     for byte in OK {
@@ -366,6 +398,13 @@ fn control(line: &str, places: &Places) -> Result<String, String> {
                 (place.address.to_string(), counts)
             });
             Ok(serde_json::Value::Object(counts.collect()).to_string())
+        }
+        ("GET", "/gaps") => {
+            let gaps = places.values().map(|place| {
+                let gaps = place.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+                (place.address.to_string(), json!(gaps.1))
+            });
+            Ok(serde_json::Value::Object(gaps.collect()).to_string())
         }
         ("POST", "/behaviour") => {
             let name = parameter("is").unwrap_or_default();

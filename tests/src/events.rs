@@ -35,16 +35,25 @@ impl std::fmt::Debug for Events {
 impl Events {
     /// Opens `/v1/watch`, resuming after an event when its id is given.
     pub async fn open(client: &Client, clusters: &str, resume: Option<&str>) -> Self {
+        Self::try_open(client, clusters, resume).await.expect("the watch is answered")
+    }
+
+    /// The same at a server that may not be there.
+    pub async fn try_open(
+        client: &Client,
+        clusters: &str,
+        resume: Option<&str>,
+    ) -> Result<Self, reqwest::Error> {
         let mut request = client.request(Method::GET, &format!("/v1/watch?clusters={clusters}"));
         if let Some(id) = resume {
             request = request.header("last-event-id", id);
         }
-        let response = request.send().await.expect("the watch is answered");
+        let response = request.send().await?;
         assert_eq!(response.status(), 200, "watch of {clusters}");
         let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
         assert!(kind.is_some_and(|kind| kind.starts_with("text/event-stream")), "content type {kind:?}");
         let bytes = response.bytes_stream().map(|chunk| chunk.map(|bytes| bytes.to_vec()));
-        Self { bytes: Box::pin(bytes), buffer: Vec::new(), heartbeats: 0 }
+        Ok(Self { bytes: Box::pin(bytes), buffer: Vec::new(), heartbeats: 0 })
     }
 
     /// The next event; a stream that ends or stays silent fails the test.

@@ -137,6 +137,11 @@ impl Network {
         }
     }
 
+    /// Whatever comes to a host is swallowed: nobody is refused, nobody is answered.
+    pub async fn swallow(&self, host: &str) {
+        self.drop_packets(host, &["INPUT"]).await;
+    }
+
     /// This share of all packets between hosts gets lost.
     pub async fn lose(&self, share: f64) {
         let share = share.to_string();

@@ -111,3 +111,12 @@ pub async fn signal(pid: u32, name: &str) {
         .await;
     }
 }
+
+/// A figure of `/proc/PID/status` in KiB, such as `VmRSS`.
+pub fn status_kib(pid: u32, figure: &str) -> u64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process has a status");
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':'));
+    let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {figure} in\n{status}"))
+}

@@ -93,6 +93,16 @@ impl Target {
         self.nodes.iter().map(|node| (*node, count(node))).collect()
     }
 
+    /// The milliseconds between the last requests of these nodes, so many of each, in no order.
+    pub async fn gaps(&self, nodes: &[SocketAddr], last: usize) -> Vec<u64> {
+        let gaps = self.control.get("/gaps").await;
+        let of = |node: &SocketAddr| {
+            let gaps = gaps.ok()[node.to_string()].as_array().cloned().unwrap_or_default();
+            gaps.into_iter().take(last).filter_map(|gap| gap.as_u64()).collect::<Vec<_>>()
+        };
+        nodes.iter().flat_map(of).collect()
+    }
+
     async fn count_of(&self, node: SocketAddr, what: &str) -> u64 {
         let counts = self.control.get("/count").await;
         counts.ok()[node.to_string()][what]

@@ -10,13 +10,17 @@ mod lookout;
 mod programs;
 mod row;
 mod scene;
+mod turns;
 
 mod rows {
+    mod answers;
     mod disk;
+    mod flapping;
     mod network;
     mod nodes;
     mod servers;
     mod store;
+    mod strain;
     mod subscribers;
     mod wires;
     mod writes;

@@ -36,6 +36,21 @@ enum Over {
     Nothing,
 }
 
+/// Which node has each place of a cluster as it was at one revision. Who makes more changes to it later need not work that
+/// out again.
+#[derive(Debug)]
+pub struct Places {
+    revision: Revision,
+    holders: HashMap<Place, NodeId>,
+}
+
+impl Places {
+    /// How many places there are.
+    pub fn count(&self) -> usize {
+        self.holders.len()
+    }
+}
+
 /// What takes back the last change that was made; whoever does not want to drops it.
 #[derive(Debug)]
 pub struct Undo(Before);
@@ -59,6 +74,22 @@ impl Edit {
             over: BTreeMap::new(),
             places: OnceCell::new(),
         }
+    }
+
+    /// Begins where another one of the same store ended, if that is where the cluster is; else the places say nothing.
+    pub fn resumed(cluster: Arc<Cluster>, places: Places) -> Self {
+        let is_of_it = places.revision == cluster.revision;
+        let edit = Self::new(Some(cluster));
+        if is_of_it {
+            // It is new, so that nothing was worked out yet.
+            let _ = edit.places.set(places.holders);
+        }
+        edit
+    }
+
+    /// The places of the cluster as it is now, as far as anybody asked for them.
+    pub fn into_places(self) -> Option<Places> {
+        Some(Places { revision: self.revision()?, holders: self.places.into_inner()? })
     }
 
     /// Whether there is a cluster.
@@ -234,5 +265,29 @@ fn newborn(change: &Change) -> Cluster {
         check: Arc::new(header.check()),
         header: Arc::new(header),
         nodes: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_another_revision_say_nothing() {
+        let id = NodeId::parse("n1").expect("an id");
+        let place = (IpAddr::from([127, 0, 0, 1]), 80);
+        let change = Change {
+            cluster: crate::ClusterName::parse("orders").expect("a name"),
+            revision: Revision(7),
+            effect: Effect::Updated { created: true, header: None, put: Vec::new(), removed: Vec::new() },
+        };
+        let mut edit = Edit::default();
+        edit.apply(&change);
+        let cluster = edit.to_cluster().expect("it was created");
+        for (revision, holder) in [(7, Some(&id)), (6, None), (8, None)] {
+            let holders = HashMap::from([(place, id.clone())]);
+            let places = Places { revision: Revision(revision), holders };
+            assert_eq!(Edit::resumed(Arc::clone(&cluster), places).holder(place), holder, "{revision}");
+        }
     }
 }

@@ -23,6 +23,7 @@ pub mod state;
 pub mod text;
 pub mod verdict;
 pub mod view;
+pub mod walk;
 
 pub use address::TargetPolicy;
 pub use change::{Change, Effect};

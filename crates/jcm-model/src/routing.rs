@@ -3,8 +3,12 @@
 //! Servers answer HTTP with it and subscribers pick by it, so both always agree. Protection changes what is routed
 //! to, never what is reported: the verdict stands beside the answer, untouched.
 
+use std::sync::Arc;
+
 use crate::node::{Admin, Node};
-use crate::{ClusterState, Judged, Verdict};
+use crate::verdict::same;
+use crate::walk::{Pair, walk};
+use crate::{Cluster, ClusterState, Judged, Verdict};
 
 /// What part of its weight a degraded node keeps: one in this many.
 const DEGRADED_WEIGHT_DIVISOR: u16 = 4;
@@ -16,6 +20,18 @@ pub struct Routing {
     pub panic: bool,
     /// One for each node of the state, in its order.
     pub nodes: Vec<Route>,
+    tally: Tally,
+}
+
+/// What the routes of all nodes hang on together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Tally {
+    /// Nodes that people have in use.
+    online: usize,
+    /// Those of them that were judged.
+    judged: usize,
+    /// Those that would be routed to without protection, but for ones never judged.
+    fit: usize,
 }
 
 /// Whether one node is routed to.
@@ -76,41 +92,133 @@ impl std::fmt::Display for Reason {
     }
 }
 
+impl Routing {
+    /// No node.
+    pub fn empty() -> Self {
+        Self { panic: false, nodes: Vec::new(), tally: Tally::default() }
+    }
+}
+
+impl Tally {
+    fn of(state: &ClusterState) -> Self {
+        let mut tally = Self::default();
+        for (node, judged) in state.nodes() {
+            tally.count(state.cluster(), node, judged);
+        }
+        tally
+    }
+
+    fn count(&mut self, cluster: &Cluster, node: &Node, judged: Option<&Judged>) {
+        let (online, was_judged, fit) = counted(cluster, node, judged);
+        self.online += usize::from(online);
+        self.judged += usize::from(was_judged);
+        self.fit += usize::from(fit);
+    }
+
+    fn forget(&mut self, cluster: &Cluster, node: &Node, judged: Option<&Judged>) {
+        let (online, was_judged, fit) = counted(cluster, node, judged);
+        self.online -= usize::from(online);
+        self.judged -= usize::from(was_judged);
+        self.fit -= usize::from(fit);
+    }
+
+    fn frame(self, cluster: &Cluster) -> Frame {
+        let none_judged = self.judged == 0;
+        let online = cluster.header.online();
+        let routable = if none_judged { self.online } else { self.fit };
+        #[expect(clippy::cast_precision_loss, reason = "a cluster has at most 20,000 nodes")]
+        let panic = online && (routable as f64) < cluster.header.panic_below() * self.online as f64;
+        Frame { online, is_checked: cluster.is_checked(), none_judged, panic }
+    }
+}
+
+/// Whether a node is online; whether it was judged, too; and whether it is routable by itself, where any was judged.
+fn counted(cluster: &Cluster, node: &Node, judged: Option<&Judged>) -> (bool, bool, bool) {
+    let online = node.admin() == Admin::Online;
+    let verdict = judged.map_or(Verdict::Unknown, |judged| judged.verdict);
+    let fit = !cluster.is_checked() || matches!(verdict, Verdict::Healthy | Verdict::Degraded);
+    (online, online && judged.is_some(), online && fit)
+}
+
+/// All that a node's route hangs on beside the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Frame {
+    /// Whether the cluster is in use.
+    online: bool,
+    is_checked: bool,
+    none_judged: bool,
+    panic: bool,
+}
+
+impl Frame {
+    fn route(self, node: &Node, judged: Option<&Judged>) -> Route {
+        if !self.online {
+            return Route::refused(Reason::ClusterOffline);
+        }
+        match node.admin() {
+            Admin::Offline => return Route::refused(Reason::Offline),
+            Admin::Draining => return Route::refused(Reason::Draining),
+            Admin::Online => {}
+        }
+        if !self.is_checked {
+            return Route::full(node, Some(Reason::NoCheck));
+        }
+        let route = by_verdict(node, judged, self.none_judged);
+        if route.routable || !self.panic {
+            return route;
+        }
+        let verdict = judged.map_or(Verdict::Unknown, |judged| judged.verdict);
+        let single_vantage = judged.is_some_and(|judged| judged.single_vantage);
+        Route::full(node, Some(Reason::Panic { verdict, single_vantage }))
+    }
+}
+
 /// Decides for every node of a cluster.
 pub fn route(state: &ClusterState) -> Routing {
-    let cluster = state.cluster();
-    let online = |node: &Node| node.admin() == Admin::Online;
-    let none_judged = !state.nodes().any(|(node, judged)| online(node) && judged.is_some());
-    let mut nodes: Vec<Route> = state
-        .nodes()
-        .map(|(node, judged)| {
-            if !cluster.header.online() {
-                return Route::refused(Reason::ClusterOffline);
-            }
-            match node.admin() {
-                Admin::Offline => Route::refused(Reason::Offline),
-                Admin::Draining => Route::refused(Reason::Draining),
-                Admin::Online if !cluster.is_checked() => Route::full(node, Some(Reason::NoCheck)),
-                Admin::Online => by_verdict(node, judged, none_judged),
-            }
-        })
-        .collect();
+    let tally = Tally::of(state);
+    let frame = tally.frame(state.cluster());
+    let nodes = state.nodes().map(|(node, judged)| frame.route(node, judged)).collect();
+    Routing { panic: frame.panic, nodes, tally }
+}
 
-    let online_count = cluster.nodes.iter().filter(|node| online(node)).count();
-    let routable_count = nodes.iter().filter(|route| route.routable).count();
-    #[expect(clippy::cast_precision_loss, reason = "a cluster has at most 20,000 nodes")]
-    let panic = cluster.header.online()
-        && (routable_count as f64) < cluster.header.panic_below() * online_count as f64;
-    if panic {
-        for (route, (node, judged)) in nodes.iter_mut().zip(state.nodes()) {
-            if online(node) && !route.routable {
-                let verdict = judged.map_or(Verdict::Unknown, |judged| judged.verdict);
-                let single_vantage = judged.is_some_and(|judged| judged.single_vantage);
-                *route = Route::full(node, Some(Reason::Panic { verdict, single_vantage }));
-            }
+/// The same as [`route`] for a state of which the routing at an earlier state of the same cluster is known: it costs what
+/// changed in between, unless that changed something for all nodes.
+pub fn reroute(state: &ClusterState, earlier: &ClusterState, before: &Routing) -> Routing {
+    let (now, old) = (state.cluster(), earlier.cluster());
+    if now.is_checked() != old.is_checked() {
+        return route(state);
+    }
+    let mut tally = before.tally;
+    let mut nodes = Vec::with_capacity(now.nodes.len());
+    let mut changed = Vec::new();
+    for Pair { before: was, now: is } in walk(&old.nodes, &now.nodes) {
+        let held = was.map(|at| (&old.nodes[at], earlier.judged_at(at)));
+        let node = is.map(|at| (&now.nodes[at], state.judged_at(at)));
+        if let (Some((held, held_judged)), Some((node, judged)), Some(at)) = (held, node, was)
+            && Arc::ptr_eq(held, node)
+            && same(held_judged, judged)
+        {
+            nodes.push(before.nodes[at]);
+            continue;
+        }
+        if let Some((held, judged)) = held {
+            tally.forget(old, held, judged);
+        }
+        if let (Some((node, judged)), Some(at)) = (node, is) {
+            tally.count(now, node, judged);
+            changed.push(at);
+            // Until it is known what holds for all.
+            nodes.push(Route::refused(Reason::NotYetChecked));
         }
     }
-    Routing { panic, nodes }
+    let frame = tally.frame(now);
+    if frame != before.tally.frame(old) {
+        return route(state);
+    }
+    for at in changed {
+        nodes[at] = frame.route(&now.nodes[at], state.judged_at(at));
+    }
+    Routing { panic: frame.panic, nodes, tally }
 }
 
 fn by_verdict(node: &Node, judged: Option<&Judged>, none_judged: bool) -> Route {

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::node::Node;
+use crate::walk::walk;
 use crate::{Change, Cluster, Header, Judged, NodeId, Revision, Stamp, Verdict};
 
 /// A cluster with the verdicts on its nodes.
@@ -16,7 +17,9 @@ use crate::{Change, Cluster, Header, Judged, NodeId, Revision, Stamp, Verdict};
 pub struct ClusterState {
     cluster: Arc<Cluster>,
     /// One for each node, in the same order.
-    judged: Vec<Option<Judged>>,
+    judged: Vec<Option<Arc<Judged>>>,
+    /// The sum of what each node adds to it: a change costs what it touches.
+    digest: u64,
 }
 
 /// The difference between two states of one cluster.
@@ -42,7 +45,9 @@ impl ClusterState {
     /// A state in which nothing is known of the nodes yet.
     pub fn new(cluster: Arc<Cluster>) -> Self {
         let judged = vec![None; cluster.nodes.len()];
-        Self { cluster, judged }
+        let mut state = Self { cluster, judged, digest: 0 };
+        state.digest = state.sum();
+        state
     }
 
     /// A state from a full view. Verdicts on nodes that are not there, or of another form of them, are dropped.
@@ -64,12 +69,17 @@ impl ClusterState {
 
     /// Each node with what is known of it, in the order of ids.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = (&Arc<Node>, Option<&Judged>)> {
-        self.cluster.nodes.iter().zip(self.judged.iter().map(Option::as_ref))
+        self.cluster.nodes.iter().zip(self.judged.iter().map(Option::as_deref))
     }
 
     /// What is known of one node.
     pub fn judged(&self, id: &NodeId) -> Option<&Judged> {
-        self.cluster.position(id).ok().and_then(|at| self.judged[at].as_ref())
+        self.cluster.position(id).ok().and_then(|at| self.judged[at].as_deref())
+    }
+
+    /// What is known of the node at a place in the order of ids.
+    pub fn judged_at(&self, at: usize) -> Option<&Judged> {
+        self.judged.get(at).and_then(Option::as_deref)
     }
 
     /// Takes a verdict over unless it says less than what is held. Answers whether it did.
@@ -77,13 +87,19 @@ impl ClusterState {
         let Ok(at) = self.cluster.position(id) else {
             return false;
         };
-        if judged.birth != self.cluster.birth(&self.cluster.nodes[at]) || judged.verdict == Verdict::Unknown {
+        let node = &self.cluster.nodes[at];
+        if judged.birth != self.cluster.birth(node) || judged.verdict == Verdict::Unknown {
             return false;
         }
-        if self.judged[at].as_ref().is_some_and(|held| !judged.supersedes(held)) {
+        let held = self.judged[at].as_deref();
+        if held.is_some_and(|held| !judged.supersedes(held)) {
             return false;
         }
-        self.judged[at] = Some(judged);
+        self.digest = self
+            .digest
+            .wrapping_sub(share(&self.cluster, node, held))
+            .wrapping_add(share(&self.cluster, node, Some(&judged)));
+        self.judged[at] = Some(Arc::new(judged));
         true
     }
 
@@ -93,7 +109,7 @@ impl ClusterState {
         let held = self.cluster.position(id).ok().and_then(|at| self.judged[at].as_mut());
         match held {
             Some(held) if held.stamp == *stamp && held.stale_since != stale_since => {
-                held.stale_since = stale_since;
+                Arc::make_mut(held).stale_since = stale_since;
                 true
             }
             _ => false,
@@ -103,17 +119,31 @@ impl ClusterState {
     /// The state under a newer definition: verdicts on nodes that kept their form stay.
     #[must_use]
     pub fn redefined(&self, cluster: Arc<Cluster>) -> Self {
-        let mut old = self.nodes().peekable();
-        let judged = cluster
-            .nodes
-            .iter()
-            .map(|node| {
-                while old.next_if(|(held, _)| held.id < node.id).is_some() {}
-                let (_, held) = old.next_if(|(held, _)| held.id == node.id)?;
-                held.filter(|judged| judged.birth == cluster.birth(node)).cloned()
-            })
-            .collect();
-        Self { cluster, judged }
+        let mut judged = Vec::with_capacity(cluster.nodes.len());
+        let mut digest = self.digest;
+        // Else every birth is another one.
+        let same_question = self.cluster.check_changed == cluster.check_changed;
+        for pair in walk(&self.cluster.nodes, &cluster.nodes) {
+            let before = pair.before.map(|at| (&self.cluster.nodes[at], &self.judged[at]));
+            let now = pair.now.map(|at| &cluster.nodes[at]);
+            if let (Some((held, verdict)), Some(node)) = (before, now)
+                && same_question
+                && Arc::ptr_eq(held, node)
+            {
+                judged.push(verdict.clone());
+                continue;
+            }
+            if let Some((held, verdict)) = before {
+                digest = digest.wrapping_sub(share(&self.cluster, held, verdict.as_deref()));
+            }
+            if let Some(node) = now {
+                let held = before.and_then(|(_, verdict)| verdict.as_ref());
+                let kept = held.filter(|judged| judged.birth == cluster.birth(node)).cloned();
+                digest = digest.wrapping_add(share(&cluster, node, kept.as_deref()));
+                judged.push(kept);
+            }
+        }
+        Self { cluster, judged, digest }
     }
 
     /// The state after a delta, or `None` when the delta does not start where this state is: then a full view is needed.
@@ -155,34 +185,39 @@ impl ClusterState {
             removed: Vec::new(),
             judged: Vec::new(),
         };
-        let mut old = earlier.nodes().peekable();
-        for (node, judged) in self.nodes() {
-            while let Some((gone, _)) = old.next_if(|(held, _)| held.id < node.id) {
-                delta.removed.push(gone.id.clone());
-            }
-            let held = old.next_if(|(held, _)| held.id == node.id);
-            if held.is_none_or(|(held, _)| !Arc::ptr_eq(held, node) && held != node) {
+        for pair in walk(&earlier.cluster.nodes, &self.cluster.nodes) {
+            let held = pair.before.map(|at| &earlier.cluster.nodes[at]);
+            let Some(at) = pair.now else {
+                delta.removed.extend(held.map(|gone| gone.id.clone()));
+                continue;
+            };
+            let node = &self.cluster.nodes[at];
+            if held.is_none_or(|held| !Arc::ptr_eq(held, node) && held != node) {
                 delta.put.push(Arc::clone(node));
             }
-            if let Some(judged) = judged
-                && held.and_then(|(_, held)| held) != Some(judged)
+            if let Some(judged) = &self.judged[at]
+                && pair.before.and_then(|at| earlier.judged[at].as_ref()) != Some(judged)
             {
-                delta.judged.push((node.id.clone(), judged.clone()));
+                delta.judged.push((node.id.clone(), Judged::clone(judged)));
             }
         }
-        delta.removed.extend(old.map(|(gone, _)| gone.id.clone()));
         delta
     }
 
     /// A digest of each node's id, form and verdict: equal wherever the same is known, on any server.
     pub fn digest(&self) -> u64 {
-        let mut hasher = Xxh3::new();
-        for (node, judged) in self.nodes() {
-            hasher.update(&(node.id.as_str().len() as u64).to_le_bytes());
-            hasher.update(node.id.as_str().as_bytes());
-            hasher.update(&self.cluster.birth(node).0.to_le_bytes());
-            hasher.update(&[judged.map_or(Verdict::Unknown, |judged| judged.verdict) as u8]);
-        }
-        hasher.digest()
+        self.digest
     }
+
+    fn sum(&self) -> u64 {
+        let shares = self.nodes().map(|(node, judged)| share(&self.cluster, node, judged));
+        shares.fold(0, u64::wrapping_add)
+    }
+}
+
+/// What a node adds to the digest of its cluster. No two have the same id, so that nothing cancels out.
+fn share(cluster: &Cluster, node: &Node, judged: Option<&Judged>) -> u64 {
+    let verdict = judged.map_or(Verdict::Unknown, |judged| judged.verdict) as u64;
+    // A verdict is one of four.
+    xxh3_64_with_seed(node.id.as_str().as_bytes(), (cluster.birth(node).0 << 2) | verdict)
 }

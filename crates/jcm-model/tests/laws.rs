@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use jcm_model::routing::{Reason, route};
+use jcm_model::routing::{Reason, reroute, route};
 use jcm_model::{
     Change, CheckKind, Cluster, ClusterName, ClusterSpec, ClusterState, Edit, Effect, Judged, Mutation, Node,
     NodeId, NodeSpec, Precondition, Refusal, Revision, ServerId, Stamp, TargetPolicy, Timestamp, Verdict,
@@ -196,7 +196,9 @@ proptest! {
     #[test]
     fn many_changes_made_at_once_lead_where_they_lead_one_by_one(
         start in prop::collection::vec(crowded(), 0..4),
-        steps in prop::collection::vec((crowded(), prop::bool::weighted(0.3)), 1..60),
+        steps in prop::collection::vec(
+            (crowded(), prop::bool::weighted(0.3), prop::bool::weighted(0.2)), 1..60,
+        ),
     ) {
         let mut history = History::default();
         history.put(json!({}));
@@ -205,7 +207,13 @@ proptest! {
         }
         let mut edit = Edit::new(history.cluster.clone());
         let creation = Mutation::PutCluster(spec(json!({})));
-        for (mutation, is_taken_back) in &steps {
+        for (mutation, is_taken_back, is_resumed) in &steps {
+            if *is_resumed {
+                edit = match (edit.to_cluster(), edit.into_places()) {
+                    (Some(cluster), Some(places)) => Edit::resumed(cluster, places),
+                    (cluster, _) => Edit::new(cluster),
+                };
+            }
             let mutation = if edit.is_there() { mutation } else { &creation };
             let next = history.revision.next();
             let change = mutation.change_in(&edit, &name(), Precondition::default(), next, &policy());
@@ -241,7 +249,9 @@ proptest! {
         history.put(json!({ "check": { "kind": "tcp" }, "nodes": [node(0, None), node(1, None)] }));
         let mut state = ClusterState::new(Arc::clone(history.cluster()));
         let mut held = state.clone();
+        let mut routing = route(&state);
         for (sequence, (mutation, n, verdict)) in (1_u64..).zip(steps) {
+            let earlier = state.clone();
             if !matches!(mutation, Mutation::DeleteCluster) {
                 let _ = history.try_on(&mutation, Precondition::default());
                 state = state.redefined(Arc::clone(history.cluster()));
@@ -256,7 +266,12 @@ proptest! {
             let delta = state.since(&held);
             prop_assert_eq!(held.after(&delta).map(|after| after.digest()), Some(state.digest()));
             prop_assert_eq!(held.after(&delta), Some(state.clone()));
-            prop_assert_eq!(route(&state).nodes.len(), state.cluster().nodes.len());
+            let verdicts = state.nodes().filter_map(|(node, judged)| Some((node.id.clone(), judged?.clone())));
+            let anew = ClusterState::with_verdicts(Arc::clone(state.cluster()), verdicts.collect::<Vec<_>>());
+            prop_assert_eq!(&anew, &state, "what changed by steps is what stands there, with its digest");
+            routing = reroute(&state, &earlier, &routing);
+            prop_assert_eq!(&routing, &route(&state));
+            prop_assert_eq!(routing.nodes.len(), state.cluster().nodes.len());
         }
     }
 

@@ -16,6 +16,7 @@ pub mod record;
 mod snapshot;
 mod store;
 pub mod token;
+pub mod wire;
 
 pub use protocols::Protocols;
 pub use snapshot::SavedDefinitions;

@@ -13,20 +13,29 @@ const LZ4: u8 = 1;
 /// From this size on packing saves more than it costs: nodes of one cluster resemble each other.
 const PACK_FROM_BYTES: usize = 1024;
 
+/// Before packed bytes stand the version, how they are packed, and to how many bytes they unpack.
+const HEAD_BYTES: usize = 6;
+
 /// What a record may unpack to: well above any transaction, far below what would hurt.
 const UNPACKED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The bytes to store.
 pub fn encode(message: &impl Message) -> Vec<u8> {
-    let plain = message.encode_to_vec();
-    let (packing, body) = if plain.len() < PACK_FROM_BYTES {
-        (PLAIN, plain)
-    } else {
-        (LZ4, lz4_flex::compress_prepend_size(&plain))
-    };
-    let mut bytes = Vec::with_capacity(2 + body.len());
-    bytes.extend_from_slice(&[VERSION, packing]);
-    bytes.extend_from_slice(&body);
+    pack(&message.encode_to_vec())
+}
+
+/// The bytes to store for a message that is in bytes already.
+pub fn pack(plain: &[u8]) -> Vec<u8> {
+    if plain.len() < PACK_FROM_BYTES {
+        return [&[VERSION, PLAIN], plain].concat();
+    }
+    let size = u32::try_from(plain.len()).expect("messages are within 32 MiB");
+    let mut bytes = vec![0; HEAD_BYTES + lz4_flex::block::get_maximum_output_size(plain.len())];
+    bytes[..2].copy_from_slice(&[VERSION, LZ4]);
+    bytes[2..HEAD_BYTES].copy_from_slice(&size.to_le_bytes());
+    let packed = lz4_flex::block::compress_into(plain, &mut bytes[HEAD_BYTES..]);
+    bytes.truncate(HEAD_BYTES + packed.expect("there is room for the worst case"));
+    bytes.shrink_to_fit();
     bytes
 }
 

@@ -228,21 +228,19 @@ impl<A: Audience> Follower<A> {
     async fn apply(&mut self, transaction: &Transaction) {
         let mut next = Snapshot::clone(&self.catalog.get());
         let mut changes = Vec::with_capacity(transaction.entries.len());
-        let mut edits: BTreeMap<&ClusterName, Edit> = BTreeMap::new();
+        let mut by_cluster: BTreeMap<&ClusterName, Vec<&Change>> = BTreeMap::new();
         for entry in &transaction.entries {
             let change = &entry.change;
             if change.revision <= next.revision {
                 continue;
             }
-            let name = &change.cluster;
-            let edit = edits.entry(name).or_insert_with(|| Edit::new(next.clusters.get(name).cloned()));
-            edit.apply(change);
-            next.quarantined.remove(name);
+            by_cluster.entry(&change.cluster).or_default().push(change);
+            next.quarantined.remove(&change.cluster);
             next.revision = change.revision;
             changes.push(change);
         }
-        for (name, edit) in edits {
-            match edit.to_cluster() {
+        for (name, changes) in by_cluster {
+            match self.after(&next, name, &changes) {
                 Some(cluster) => next.clusters.insert(name.clone(), cluster),
                 None => next.clusters.remove(name),
             };
@@ -265,6 +263,18 @@ impl<A: Audience> Follower<A> {
         }
         self.audience.committed(Arc::new(next), changes).await;
         self.catalog.head.send_replace(revision);
+    }
+
+    /// What these changes leave of a cluster that is in the snapshot as it was before them.
+    fn after(&self, before: &Snapshot, name: &ClusterName, changes: &[&Change]) -> Option<Arc<Cluster>> {
+        let last = changes.last()?.revision;
+        self.store.held(before.store, name, last).or_else(|| {
+            let mut edit = Edit::new(before.clusters.get(name).cloned());
+            for change in changes {
+                edit.apply(change);
+            }
+            edit.to_cluster()
+        })
     }
 
     /// Answers whether to go on.

@@ -128,6 +128,7 @@ impl Registry {
             load: Arc::clone(&load),
             pace: writer::Pace::default(),
             trouble: writer::Trouble::default(),
+            kept: draft::Kept::default(),
             waiting: Vec::new(),
         };
         let shared = Shared {
@@ -196,7 +197,7 @@ impl Registry {
     /// What a write would lead to now. Nothing is changed.
     pub(crate) fn try_out(&self, write: &Write) -> Result<Vec<Outcome>, WriteError> {
         let snapshot = self.0.parts.catalog.get();
-        let mut draft = Draft::new(&snapshot, &self.0.parts.targets);
+        let mut draft = Draft::new(&snapshot, &self.0.parts.targets, draft::Kept::default());
         Ok(draft.attempt(write)?.outcomes)
     }
 

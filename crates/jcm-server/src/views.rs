@@ -188,7 +188,7 @@ impl Views {
     }
 
     /// Takes over one committed transaction; `snapshot` is what it led to.
-    pub(crate) fn apply(&self, snapshot: Arc<Snapshot>, changes: &[Change]) {
+    pub(crate) fn apply<'a>(&self, snapshot: Arc<Snapshot>, changes: impl IntoIterator<Item = &'a Change>) {
         let mut by_cluster: BTreeMap<&ClusterName, Vec<&Change>> = BTreeMap::new();
         for change in changes {
             by_cluster.entry(&change.cluster).or_default().push(change);
@@ -381,8 +381,9 @@ impl Edit<'_> {
         });
         let after = if let Some(before) = same {
             let state = before.state.redefined(Arc::clone(cluster));
+            let ready_at = before.ready_at.and(ready_at);
             let after =
-                Published::new(&self.views.origin, snapshot.store, state, before.ready_at.and(ready_at));
+                Published::new(&self.views.origin, snapshot.store, state, ready_at, Some(before));
             if changes.is_empty() {
                 cell.redefine(before, &after);
             } else {
@@ -395,7 +396,7 @@ impl Edit<'_> {
                 Some(before) if before.token.store != snapshot.store => carried(&before.state, cluster),
                 _ => ClusterState::new(Arc::clone(cluster)),
             };
-            Published::new(&self.views.origin, snapshot.store, state, ready_at)
+            Published::new(&self.views.origin, snapshot.store, state, ready_at, None)
         };
         self.published.insert(name.clone(), Arc::new(after));
     }
@@ -435,7 +436,8 @@ impl Edit<'_> {
         let Some(before) = self.published.get(name).filter(|_| !judged.is_empty()) else {
             return;
         };
-        let after = Published::new(&self.views.origin, before.token.store, state, before.ready_at);
+        let (store, ready_at) = (before.token.store, before.ready_at);
+        let after = Published::new(&self.views.origin, store, state, ready_at, Some(before));
         let cell = self.views.cell(self.writing, name);
         cell.judge(before, &after, judged);
         self.touched.push((name.clone(), cell));

@@ -100,6 +100,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// The head as the store itself has it now, for reads that must not be served from a memory that may be behind.
     async fn head(&self) -> Result<Head, LoadError>;
 
+    /// A cluster as it is at exactly this revision, where the store has it in memory already: then whoever follows need
+    /// not work out the same from the change, and both share it.
+    fn held(&self, _store: StoreId, _name: &ClusterName, _revision: Revision) -> Option<Arc<Cluster>> {
+        None
+    }
+
     /// Since when what its feeds told may be behind the store, because the store is out of reach; `None`: it is not.
     /// A level: it changes with every loss and return.
     fn stale_since(&self) -> watch::Receiver<Option<Instant>>;

@@ -50,7 +50,7 @@ impl View {
         Self {
             name,
             content: Content::Nothing,
-            routing: Routing { panic: false, nodes: Vec::new() },
+            routing: Routing::empty(),
             seats: Vec::new(),
         }
     }

@@ -46,8 +46,7 @@ impl Audience for Definitions {
     }
 
     async fn committed(&mut self, snapshot: Arc<Snapshot>, changes: Vec<(Change, Option<Arc<Cluster>>)>) {
-        let only_changes: Vec<Change> = changes.iter().map(|(change, _)| change.clone()).collect();
-        self.views.apply(snapshot, &only_changes);
+        self.views.apply(snapshot, changes.iter().map(|(change, _)| change));
         let _ = self.checker.send(Defined::Changed(changes)).await;
     }
 }

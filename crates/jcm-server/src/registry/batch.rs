@@ -10,7 +10,7 @@ use std::time::Instant;
 use jcm_model::{Head, Mutation, OperationId, Revision, TargetPolicy};
 use jcm_proto::Entry;
 
-use super::draft::{Action, Draft};
+use super::draft::{Action, Draft, Kept};
 use super::queued::Queued;
 use super::write::{Answer, Wish, WriteError, Written};
 use crate::catalog::Known;
@@ -29,6 +29,8 @@ pub(super) struct Batch {
     pub(super) entries: Vec<Entry>,
     /// What did not fit, in order.
     pub(super) rest: Vec<Queued>,
+    /// What the next batch may begin with, if this one comes to be.
+    pub(super) kept: Kept,
 }
 
 /// A write with the answer that it gets if the head holds.
@@ -61,10 +63,16 @@ impl Batch {
         known: impl Fn(OperationId) -> Option<Known>,
         targets: &TargetPolicy,
         writes_max: usize,
+        kept: Kept,
     ) -> Self {
-        let mut draft = Draft::new(snapshot, targets);
-        let mut batch =
-            Self { head: snapshot.head(), settled: Vec::new(), entries: Vec::new(), rest: Vec::new() };
+        let mut draft = Draft::new(snapshot, targets, kept);
+        let mut batch = Self {
+            head: snapshot.head(),
+            settled: Vec::new(),
+            entries: Vec::new(),
+            rest: Vec::new(),
+            kept: Kept::default(),
+        };
         let mut in_batch = HashSet::new();
         let mut size_bytes = 0;
         let mut writes = 0;
@@ -97,6 +105,7 @@ impl Batch {
             };
             batch.settled.push(Settled { queued, answer, standing, before });
         }
+        batch.kept = draft.into_kept();
         batch
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use jcm_model::edit::Undo;
-use jcm_model::{Change, ClusterName, Edit, Effect, Mutation, NodeId, Precondition, Revision, TargetPolicy};
+use jcm_model::edit::{Places, Undo};
+use jcm_model::{Change, ClusterName, Edit, Effect, Mutation, NodeId, Precondition, Revision, StoreId, TargetPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::{Wish, Write, WriteError};
@@ -41,10 +41,22 @@ impl Action {
     }
 }
 
+/// Places that are kept from one batch to the next, over all clusters: some megabytes, and the largest cluster several times.
+const PLACES_MAX: usize = 100_000;
+
+/// Which nodes have the places of clusters that were written lately: to find that out costs what a cluster holds, and the
+/// next write of it need not. Only what a batch led to that was committed may be kept.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    store: Option<StoreId>,
+    places: HashMap<ClusterName, Places>,
+}
+
 /// The state that the batch leads to, as far as it was worked out.
 pub(super) struct Draft<'a> {
     base: &'a Snapshot,
     targets: &'a TargetPolicy,
+    kept: Kept,
     revision: Revision,
     touched: HashMap<ClusterName, Touched>,
 }
@@ -63,8 +75,29 @@ pub(super) struct Attempt {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(base: &'a Snapshot, targets: &'a TargetPolicy) -> Self {
-        Self { base, targets, revision: base.revision, touched: HashMap::new() }
+    pub(super) fn new(base: &'a Snapshot, targets: &'a TargetPolicy, kept: Kept) -> Self {
+        let kept = if kept.store == Some(base.store) { kept } else { Kept::default() };
+        Self { base, targets, kept, revision: base.revision, touched: HashMap::new() }
+    }
+
+    /// What the next batch may begin with, once this one was committed.
+    pub(super) fn into_kept(self) -> Kept {
+        let mut places = self.kept.places;
+        let mut count: usize = places.values().map(Places::count).sum();
+        let worked_out = self.touched.into_iter().filter_map(|(name, touched)| {
+            let places = touched.edit.into_places()?;
+            Some((name, places))
+        });
+        for (name, worked_out) in worked_out {
+            count += worked_out.count();
+            if count > PLACES_MAX {
+                // The others are worked out again by who needs them.
+                count = worked_out.count();
+                places.clear();
+            }
+            places.insert(name, worked_out);
+        }
+        Kept { store: Some(self.base.store), places }
     }
 
     /// Works a write out: the draft takes over all of it, or none.
@@ -75,9 +108,13 @@ impl<'a> Draft<'a> {
         let start = self.revision;
         for (index, wish) in write.wishes.iter().chain(&pruned).enumerate() {
             let revision = self.revision.next();
-            let touched = self.touched.entry(wish.cluster.clone()).or_insert_with(|| Touched {
-                edit: Edit::new(self.base.clusters.get(&wish.cluster).cloned()),
-                changes: 0,
+            let touched = self.touched.entry(wish.cluster.clone()).or_insert_with(|| {
+                let cluster = self.base.clusters.get(&wish.cluster).cloned();
+                let edit = match (cluster, self.kept.places.remove(&wish.cluster)) {
+                    (Some(cluster), Some(places)) => Edit::resumed(cluster, places),
+                    (cluster, _) => Edit::new(cluster),
+                };
+                Touched { edit, changes: 0 }
             });
             let change = match self.base.quarantined.get(&wish.cluster) {
                 Some(reason) if touched.changes == 0 => refuse_unless_deletion(wish, revision, reason),

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::WRITE_DEADLINE;
 use super::batch::{Batch, Settled, Standing};
+use super::draft::Kept;
 use super::load::Load;
 use super::queued::Queued;
 use super::write::WriteError;
@@ -48,6 +49,8 @@ pub(crate) struct Writer {
     pub(super) load: Arc<Load>,
     pub(super) pace: Pace,
     pub(super) trouble: Trouble,
+    /// What the last batch that came to be left for the next one.
+    pub(super) kept: Kept,
     /// Taken from the queue, and not answered yet.
     pub(super) waiting: Vec<Queued>,
 }
@@ -174,7 +177,8 @@ impl Writer {
         let snapshot = self.catalog.get();
         let waiting = std::mem::take(&mut self.waiting);
         let known = |operation| self.catalog.operations().get(operation);
-        let mut batch = Batch::compose(waiting, &snapshot, known, &self.targets, self.pace.writes_max);
+        let kept = std::mem::take(&mut self.kept);
+        let mut batch = Batch::compose(waiting, &snapshot, known, &self.targets, self.pace.writes_max, kept);
         drop(snapshot);
         self.waiting = std::mem::take(&mut batch.rest);
         let (logged, settled) =
@@ -212,6 +216,7 @@ impl Writer {
                 self.available();
                 self.pace.succeeded();
                 self.load.got_on(batch.settled.len(), !self.waiting.is_empty(), Instant::now());
+                self.kept = batch.kept;
                 // On the head after it, for which nothing that was submitted before can be in doubt.
                 self.answer(batch.settled, batch.head.at(last));
                 // On an older memory the next batch would only conflict.
@@ -262,6 +267,7 @@ impl Writer {
                 self.available();
                 self.pace.succeeded();
                 self.load.got_on(batch.settled.len(), !self.waiting.is_empty(), Instant::now());
+                self.kept = batch.kept;
                 self.answer(batch.settled, batch.head);
             }
             Ok(Ok(found)) => {

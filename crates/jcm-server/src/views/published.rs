@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jcm_model::routing::{Routing, route};
+use jcm_model::routing::{Routing, reroute, route};
 use jcm_model::view::View;
 use jcm_model::{Admin, ClusterState, Judged, StoreId, Verdict};
 use jcm_proto::token::Token;
@@ -23,22 +23,30 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// The publication of a state; after another one of the same cluster it costs what changed.
     pub(super) fn new(
         origin: &Origin,
         store: StoreId,
         state: ClusterState,
         ready_at: Option<Instant>,
+        before: Option<&Self>,
     ) -> Self {
         let (origin, sequence) = origin.next();
         let token =
             Token { store, revision: state.cluster().revision, digest: state.digest(), origin, sequence };
         // Nothing is left to wait for once every node that could be routed to was judged.
-        let undecided = state.nodes().any(|(node, judged)| node.attributes.online() && judged.is_none());
+        let is_undecided =
+            || state.nodes().any(|(node, judged)| node.attributes.online() && judged.is_none());
+        let ready_at = ready_at.filter(|_| is_undecided());
+        let routing = match before {
+            Some(before) => reroute(&state, &before.state, &before.routing),
+            None => route(&state),
+        };
         Self {
-            routing: route(&state),
+            routing,
             state,
             token,
-            ready_at: ready_at.filter(|_| undecided),
+            ready_at,
             json: [OnceLock::new(), OnceLock::new()],
         }
     }

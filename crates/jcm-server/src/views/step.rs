@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use jcm_model::verdict::same;
+use jcm_model::walk::walk;
 use jcm_model::{NodeId, Revision};
 
 use super::published::Published;
@@ -28,13 +30,13 @@ impl Step {
     /// A step that names the nodes that look different; the rest is the caller's.
     pub(super) fn between(before: &Published, after: &Published) -> Self {
         let mut relaid = BTreeSet::new();
-        let mut old = before.state.nodes().zip(&before.routing.nodes).peekable();
-        for ((node, judged), route) in after.state.nodes().zip(&after.routing.nodes) {
-            while old.next_if(|((held, _), _)| held.id < node.id).is_some() {}
-            let held = old.next_if(|((held, _), _)| held.id == node.id);
-            if held.is_some_and(|((_, held_judged), held_route)| held_route != route || held_judged != judged)
+        let nodes = &after.state.cluster().nodes;
+        for pair in walk(&before.state.cluster().nodes, nodes) {
+            let (Some(was), Some(is)) = (pair.before, pair.now) else { continue };
+            if before.routing.nodes[was] != after.routing.nodes[is]
+                || !same(before.state.judged_at(was), after.state.judged_at(is))
             {
-                relaid.insert(node.id.clone());
+                relaid.insert(nodes[is].id.clone());
             }
         }
         Self {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jcm_model::{Cluster, Head, StoreId};
+use jcm_model::{Cluster, ClusterName, Head, Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
@@ -90,6 +90,12 @@ impl Store for ZooKeeperStore {
         });
         let lost = "the session with ZooKeeper was lost while the head was read; ask again";
         head.await.unwrap_or_else(|| Err(LoadError::Unavailable { reason: lost.to_owned() }))
+    }
+
+    fn held(&self, store: StoreId, name: &ClusterName, revision: Revision) -> Option<Arc<Cluster>> {
+        let mut state = self.inner.state();
+        let cluster = state.held_of(store)?.mirror.clusters.get(name)?;
+        (cluster.revision == revision).then(|| Arc::clone(cluster))
     }
 
     fn stale_since(&self) -> watch::Receiver<Option<Instant>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jcm_model::{Cluster, ClusterName, Node, Revision, StoreId};
-use jcm_proto::{Malformed, Transaction, record, v1};
+use jcm_proto::{Malformed, Transaction, record, v1, wire};
 use uuid::Uuid;
 
 use super::layout::{chunk_of, chunks_for};
@@ -155,18 +155,23 @@ pub(super) fn encode_chunks(
     cluster: &Cluster,
     numbers: impl IntoIterator<Item = u32>,
 ) -> impl Iterator<Item = (u32, Vec<u8>)> {
-    let mut chunks: BTreeMap<u32, Vec<v1::Node>> =
-        numbers.into_iter().map(|number| (number, Vec::new())).collect();
+    // A `v1::StoredChunk` each.
+    let begin = |number: u32| {
+        let mut plain = Vec::new();
+        wire::put_text(&mut plain, 1, cluster.name.as_str());
+        wire::put_number(&mut plain, 2, u64::from(number));
+        plain
+    };
+    let mut chunks: BTreeMap<u32, Vec<u8>> =
+        numbers.into_iter().map(|number| (number, begin(number))).collect();
     if !chunks.is_empty() {
         for node in &cluster.nodes {
-            if let Some(nodes) = chunks.get_mut(&chunk_of(&node.id)) {
-                nodes.push(node.as_ref().into());
+            if let Some(plain) = chunks.get_mut(&chunk_of(&node.id)) {
+                wire::put_node(plain, 3, node);
             }
         }
     }
-    chunks.into_iter().map(|(chunk, nodes)| {
-        (chunk, record::encode(&v1::StoredChunk { cluster: cluster.name.to_string(), chunk, nodes }))
-    })
+    chunks.into_iter().map(|(number, plain)| (number, record::pack(&plain)))
 }
 
 pub(super) fn decode_chunk(

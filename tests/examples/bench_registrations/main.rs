@@ -35,6 +35,9 @@ const BULK: usize = 500;
 /// Writes whose way to the last server is timed.
 const SHOWN: usize = 200;
 const EVENT_DEADLINE: Duration = Duration::from_secs(10);
+/// Between two of them: a stream that has sent an event gathers what comes within the next ten milliseconds, and it is the
+/// way that is timed here.
+const SHOWN_PAUSE: Duration = Duration::from_millis(25);
 
 /// How the nodes of a round come.
 #[derive(Debug, Clone, Copy)]
@@ -162,6 +165,7 @@ impl Bench {
                 shown.push(begun.elapsed());
             });
             answer.ok();
+            tokio::time::sleep(SHOWN_PAUSE).await;
             bare.push(self.bare.one().await?);
         }
         let (shown, bare) = (percentiles(shown), percentiles(bare));

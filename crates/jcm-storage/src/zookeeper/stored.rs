@@ -15,9 +15,9 @@ pub(super) const FORMAT: u32 = 1;
 /// How many of the latest transactions the head names: what a follower may be behind without listing a block.
 const RECENT_MAX: usize = 32;
 
-/// Up to this size the head holds a copy of the latest record: some ten registrations, and far less than what the
-/// requests of the transaction itself may take.
-const LATEST_BYTES_MAX: usize = 4 * 1024;
+/// Up to this size the head holds a copy of the latest record: some hundred registrations, so that who follows reads once
+/// also under load; and far less than what a request may have beside what is counted of it.
+const LATEST_BYTES_MAX: usize = 16 * 1024;
 
 /// Which store an ensemble holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

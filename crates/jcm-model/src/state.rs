@@ -95,10 +95,8 @@ impl ClusterState {
         if held.is_some_and(|held| !judged.supersedes(held)) {
             return false;
         }
-        self.digest = self
-            .digest
-            .wrapping_sub(share(&self.cluster, node, held))
-            .wrapping_add(share(&self.cluster, node, Some(&judged)));
+        let (was, is) = (share(&self.cluster, node, held), share(&self.cluster, node, Some(&judged)));
+        self.digest = self.digest.wrapping_sub(was).wrapping_add(is);
         self.judged[at] = Some(Arc::new(judged));
         true
     }

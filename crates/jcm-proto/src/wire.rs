@@ -115,16 +115,25 @@ mod tests {
             (json!({ "address": "127.0.0.1", "ports": { "http": 1 } }), 0),
             (json!({ "address": "::1", "ports": { "http": 80, "grpc": 65535 }, "online": false }), 127),
             (json!({ "address": "10.0.0.1", "ports": { "a": 128 }, "weight": 1000, "priority": 0 }), 128),
-            (json!({ "address": "10.0.0.1", "ports": { "a": 1 }, "zone": "z1", "labels": { "a": "" } }), 1 << 40),
-            (json!({ "address": "10.0.0.1", "ports": { "a": 1 }, "draining": true, "labels": labels }), u64::MAX),
+            (
+                json!({ "address": "10.0.0.1", "ports": { "a": 1 }, "zone": "z1", "labels": { "a": "" } }),
+                1 << 40,
+            ),
+            (
+                json!({ "address": "10.0.0.1", "ports": { "a": 1 }, "draining": true, "labels": labels }),
+                u64::MAX,
+            ),
             (json!({ "id": "i".repeat(128), "address": "10.0.0.1", "ports": { "a": 1 }, "online": true }), 7),
         ] {
             let spec: NodeSpec = serde_json::from_value(json).unwrap();
             let id = spec.id.clone().unwrap_or_else(|| spec.default_id());
             let NodeSpec { address, ports, attributes, .. } = spec;
             let node = Node { id, address, ports, attributes, birth: Revision(birth) };
-            let chunk =
-                v1::StoredChunk { cluster: "orders".to_owned(), chunk: 3, nodes: vec![v1::Node::from(&node); 2] };
+            let chunk = v1::StoredChunk {
+                cluster: "orders".to_owned(),
+                chunk: 3,
+                nodes: vec![v1::Node::from(&node); 2],
+            };
             let mut out = Vec::new();
             put_text(&mut out, 1, &chunk.cluster);
             put_number(&mut out, 2, u64::from(chunk.chunk));

@@ -382,8 +382,7 @@ impl Edit<'_> {
         let after = if let Some(before) = same {
             let state = before.state.redefined(Arc::clone(cluster));
             let ready_at = before.ready_at.and(ready_at);
-            let after =
-                Published::new(&self.views.origin, snapshot.store, state, ready_at, Some(before));
+            let after = Published::new(&self.views.origin, snapshot.store, state, ready_at, Some(before));
             if changes.is_empty() {
                 cell.redefine(before, &after);
             } else {

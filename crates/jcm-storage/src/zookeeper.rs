@@ -15,6 +15,7 @@ mod identity;
 mod loading;
 mod mirror;
 
+mod chunks;
 mod draft;
 
 mod commit;

@@ -47,12 +47,7 @@ impl Seat {
 impl View {
     /// The view before anything is known.
     pub(crate) fn empty(name: ClusterName) -> Self {
-        Self {
-            name,
-            content: Content::Nothing,
-            routing: Routing::empty(),
-            seats: Vec::new(),
-        }
+        Self { name, content: Content::Nothing, routing: Routing::empty(), seats: Vec::new() }
     }
 
     /// The view that follows `self`: nodes that are still the same keep what is known of them.

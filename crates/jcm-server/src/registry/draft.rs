@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use jcm_model::edit::{Places, Undo};
-use jcm_model::{Change, ClusterName, Edit, Effect, Mutation, NodeId, Precondition, Revision, StoreId, TargetPolicy};
+use jcm_model::{
+    Change, ClusterName, Edit, Effect, Mutation, NodeId, Precondition, Revision, StoreId, TargetPolicy,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Wish, Write, WriteError};

@@ -42,13 +42,7 @@ impl Published {
             Some(before) => reroute(&state, &before.state, &before.routing),
             None => route(&state),
         };
-        Self {
-            routing,
-            state,
-            token,
-            ready_at,
-            json: [OnceLock::new(), OnceLock::new()],
-        }
+        Self { routing, state, token, ready_at, json: [OnceLock::new(), OnceLock::new()] }
     }
 
     pub(crate) fn is_ready(&self, now: Instant) -> bool {

@@ -2,15 +2,16 @@
 //!
 //! A cluster of many nodes is cut into chunks, and only those are written in which a node changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jcm_model::{Cluster, ClusterName, Edit, Effect};
 use jcm_proto::Transaction;
 
+use super::chunks::{self, Chunks};
 use super::layout::{Layout, chunk, chunk_of, chunks_for};
-use super::mirror::{Before, quarantined};
-use super::stored::{encode_chunks, encode_cluster};
+use super::mirror::{After, Before, quarantined};
+use super::stored::encode_cluster;
 use crate::CommitError;
 
 /// What one request may take. ZooKeeper cuts the connection, and with it all others in flight, at 1,048,575 bytes; what
@@ -43,7 +44,7 @@ impl Write {
 pub(super) struct Draft {
     pub(super) writes: Vec<Write>,
     /// The clusters as they are after it.
-    pub(super) after: Vec<(ClusterName, Option<Arc<Cluster>>)>,
+    pub(super) after: Vec<After>,
 }
 
 impl Draft {
@@ -58,12 +59,12 @@ impl Draft {
 }
 
 /// What becomes of one cluster.
-struct Touched {
+struct Touched<'a> {
     edit: Edit,
     /// Whether nothing of what was there is kept.
     is_new: bool,
-    /// The chunks in which a node changed.
-    chunks: BTreeSet<u32>,
+    /// The nodes that changed, by their chunks.
+    nodes: chunks::Touched<'a>,
 }
 
 /// Works a transaction out on what it touches.
@@ -72,18 +73,18 @@ pub(super) fn draft(
     transaction: &Transaction,
     excerpt: &BTreeMap<ClusterName, Before>,
 ) -> Result<Draft, CommitError> {
-    let mut touched: BTreeMap<&ClusterName, Touched> = BTreeMap::new();
+    let mut touched: BTreeMap<&ClusterName, Touched<'_>> = BTreeMap::new();
     for entry in &transaction.entries {
         let change = &entry.change;
         let before = excerpt.get(&change.cluster).unwrap_or(&Before::Absent);
         let touched = touched.entry(&change.cluster).or_insert_with(|| Touched {
-            edit: Edit::new(if let Before::There(cluster) = before {
+            edit: Edit::new(if let Before::There(cluster, _) = before {
                 Some(Arc::clone(cluster))
             } else {
                 None
             }),
             is_new: false,
-            chunks: BTreeSet::new(),
+            nodes: chunks::Touched::new(),
         });
         match &change.effect {
             Effect::Deleted => touched.is_new = true,
@@ -94,8 +95,9 @@ pub(super) fn draft(
                     return Err(quarantined(&change.cluster, &unreadable.reason));
                 }
                 touched.is_new |= created;
-                touched.chunks.extend(put.iter().map(|node| chunk_of(&node.id)));
-                touched.chunks.extend(removed.iter().map(chunk_of));
+                for id in put.iter().map(|node| &node.id).chain(removed) {
+                    touched.nodes.entry(chunk_of(id)).or_default().insert(id);
+                }
             }
         }
         touched.edit.apply(change);
@@ -104,24 +106,31 @@ pub(super) fn draft(
     for (name, touched) in touched {
         let before = excerpt.get(name).unwrap_or(&Before::Absent);
         let now = touched.edit.to_cluster();
-        write_cluster(&mut draft.writes, &layout.cluster(name), before, now.as_ref(), &touched);
-        draft.after.push((name.clone(), now));
+        let chunks = now.as_ref().and_then(|now| chunks_after(before, now, &touched));
+        let after = After { name: name.clone(), cluster: now, chunks };
+        write_cluster(&mut draft.writes, &layout.cluster(name), before, &after, &touched);
+        draft.after.push(after);
     }
     Ok(draft)
 }
 
-fn write_cluster(
-    writes: &mut Vec<Write>,
-    path: &str,
-    before: &Before,
-    now: Option<&Arc<Cluster>>,
-    touched: &Touched,
-) {
+/// The chunks of a cluster as it is now. `None`: it is not cut.
+fn chunks_after(before: &Before, now: &Cluster, touched: &Touched<'_>) -> Option<Chunks> {
+    if chunks_for(now.nodes.len()) == 0 {
+        return None;
+    }
+    match before {
+        Before::There(_, Some(chunks)) if !touched.is_new => Some(chunks.after(now, &touched.nodes)),
+        _ => Some(Chunks::of(now)),
+    }
+}
+
+fn write_cluster(writes: &mut Vec<Write>, path: &str, before: &Before, after: &After, touched: &Touched<'_>) {
     let chunks_before = match before {
-        Before::There(cluster) => chunks_for(cluster.nodes.len()),
+        Before::There(cluster, _) => chunks_for(cluster.nodes.len()),
         Before::Absent | Before::Quarantined(_) => 0,
     };
-    let chunks_now = now.map_or(0, |cluster| chunks_for(cluster.nodes.len()));
+    let chunks_now = after.cluster.as_ref().map_or(0, |cluster| chunks_for(cluster.nodes.len()));
     // Children go before their parent.
     for gone in chunks_now..chunks_before {
         writes.push(Write::Delete { path: chunk(path, gone) });
@@ -132,8 +141,8 @@ fn write_cluster(
         );
         writes.push(Write::Delete { path: path.to_owned() });
     }
-    let is_there = matches!(before, Before::There(_));
-    let Some(cluster) = now else {
+    let is_there = matches!(before, Before::There(..));
+    let Some(cluster) = &after.cluster else {
         if is_there {
             writes.push(Write::Delete { path: path.to_owned() });
         }
@@ -145,9 +154,10 @@ fn write_cluster(
     } else {
         Write::Create { path: path_of_it, data }
     });
+    let Some(chunks) = &after.chunks else { return };
     let is_written =
-        |number: u32| number >= chunks_before || touched.is_new || touched.chunks.contains(&number);
-    for (number, data) in encode_chunks(cluster, (0..chunks_now).filter(|number| is_written(*number))) {
+        |number: u32| number >= chunks_before || touched.is_new || touched.nodes.contains_key(&number);
+    for (number, data) in chunks.records(&cluster.name, is_written) {
         let path = chunk(path, number);
         writes.push(if number >= chunks_before {
             Write::Create { path, data }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use jcm_model::{Cluster, ClusterName, Revision, StoreId};
+use jcm_model::{Revision, StoreId};
 use jcm_proto::Transaction;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
@@ -16,7 +16,7 @@ use super::fetch::{self, LogError, REQUEST_PATIENCE, ReadError};
 use super::identity::{Verdict, judge, make};
 use super::layout::Layout;
 use super::loading::{self, Loaded};
-use super::mirror::Mirror;
+use super::mirror::{After, Mirror};
 use super::session::{CallError, Session};
 use super::stored::{Head, Identity};
 use crate::store::{Operation, chain};
@@ -478,7 +478,7 @@ pub(super) struct Committed {
     pub(super) size_bytes: usize,
     pub(super) record_bytes: usize,
     pub(super) head: Head,
-    pub(super) after: Vec<(ClusterName, Option<Arc<Cluster>>)>,
+    pub(super) after: Vec<After>,
 }
 
 fn snapshot(store: StoreId, revision: Revision, mirror: &Mirror, operations: Vec<Operation>) -> Snapshot {

@@ -9,12 +9,18 @@ use std::sync::Arc;
 use jcm_model::{Cluster, ClusterName, Edit, Effect};
 use jcm_proto::Transaction;
 
+use super::chunks::Chunks;
 use crate::CommitError;
+
+/// What the chunks that are kept may take, over all clusters: the largest cluster several times.
+const CHUNKS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The definitions.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     pub(super) clusters: HashMap<ClusterName, Arc<Cluster>>,
+    /// Of large clusters that were committed to from here lately. Those of a revision that has passed are no use.
+    chunks: HashMap<ClusterName, Chunks>,
     /// Clusters whose bytes cannot be read.
     pub(super) quarantine: HashMap<ClusterName, Quarantined>,
 }
@@ -31,8 +37,19 @@ pub(super) struct Quarantined {
 #[derive(Debug, Clone)]
 pub(super) enum Before {
     Absent,
-    There(Arc<Cluster>),
+    /// With its chunks, where they are known here.
+    There(Arc<Cluster>, Option<Chunks>),
     Quarantined(Quarantined),
+}
+
+/// A cluster that was committed to.
+#[derive(Debug)]
+pub(super) struct After {
+    pub(super) name: ClusterName,
+    /// `None`: it is gone.
+    pub(super) cluster: Option<Arc<Cluster>>,
+    /// Where it has any.
+    pub(super) chunks: Option<Chunks>,
 }
 
 impl Mirror {
@@ -50,7 +67,9 @@ impl Mirror {
         if let Some(quarantined) = self.quarantine.get(name) {
             return Before::Quarantined(quarantined.clone());
         }
-        self.clusters.get(name).map_or(Before::Absent, |cluster| Before::There(Arc::clone(cluster)))
+        let Some(cluster) = self.clusters.get(name) else { return Before::Absent };
+        let chunks = self.chunks.get(name).filter(|chunks| chunks.is_of(cluster));
+        Before::There(Arc::clone(cluster), chunks.cloned())
     }
 
     /// Takes what somebody committed. What is there of it already stays.
@@ -72,6 +91,7 @@ impl Mirror {
             }
         }
         for (name, edit) in edits {
+            self.chunks.remove(name);
             match edit.to_cluster() {
                 Some(cluster) => self.clusters.insert(name.clone(), cluster),
                 None => self.clusters.remove(name),
@@ -80,14 +100,28 @@ impl Mirror {
     }
 
     /// Takes what was worked out already.
-    pub(super) fn install(&mut self, after: Vec<(ClusterName, Option<Arc<Cluster>>)>) {
-        for (name, cluster) in after {
+    pub(super) fn install(&mut self, after: Vec<After>) {
+        for After { name, cluster, chunks } in after {
             self.quarantine.remove(&name);
+            match chunks {
+                Some(chunks) => self.keep(name.clone(), chunks),
+                None => drop(self.chunks.remove(&name)),
+            }
             match cluster {
                 Some(cluster) => self.clusters.insert(name, cluster),
                 None => self.clusters.remove(&name),
             };
         }
+    }
+
+    fn keep(&mut self, name: ClusterName, chunks: Chunks) {
+        let others = self.chunks.iter().filter(|(held, _)| **held != name);
+        let size_bytes: usize = others.map(|(_, chunks)| chunks.size_bytes()).sum();
+        if size_bytes + chunks.size_bytes() > CHUNKS_BYTES_MAX {
+            // The others are worked out again by who needs them.
+            self.chunks.clear();
+        }
+        self.chunks.insert(name, chunks);
     }
 }
 

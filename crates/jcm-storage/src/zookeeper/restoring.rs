@@ -15,13 +15,14 @@ use tracing::{info, warn};
 use uuid::Uuid;
 use zookeeper_client as zk;
 
+use super::chunks::Chunks;
 use super::draft::{REQUEST_BYTES_MAX, Write};
 use super::fetch::{self, REQUEST_PATIENCE};
 use super::identity::{Verdict, judge};
 use super::inner::Inner;
-use super::layout::{IDENTITY, Layout, STORES, block_of, chunk, chunks_for};
+use super::layout::{IDENTITY, Layout, STORES, block_of, chunk};
 use super::session::CallError;
-use super::stored::{Head, Identity, encode_chunks, encode_cluster};
+use super::stored::{Head, Identity, encode_cluster};
 use crate::RestoreError;
 use crate::restoration::{InForce, Restoration};
 use crate::store::chain;
@@ -267,7 +268,8 @@ impl Inner {
 /// Everything that makes a cluster where none is.
 fn creation(path: &str, cluster: &Cluster) -> Vec<Write> {
     let mut writes = vec![Write::Create { path: path.to_owned(), data: encode_cluster(cluster) }];
-    let chunks = encode_chunks(cluster, 0..chunks_for(cluster.nodes.len()));
-    writes.extend(chunks.map(|(number, data)| Write::Create { path: chunk(path, number), data }));
+    let chunks = Chunks::of(cluster);
+    let records = chunks.records(&cluster.name, |_| true);
+    writes.extend(records.map(|(number, data)| Write::Create { path: chunk(path, number), data }));
     writes
 }

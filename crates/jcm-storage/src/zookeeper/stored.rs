@@ -1,10 +1,9 @@
 //! What is in the znodes: bytes to values and back. Nothing is asked and nothing is decided here.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jcm_model::{Cluster, ClusterName, Node, Revision, StoreId};
-use jcm_proto::{Malformed, Transaction, record, v1, wire};
+use jcm_proto::{Malformed, Transaction, record, v1};
 use uuid::Uuid;
 
 use super::layout::{chunk_of, chunks_for};
@@ -148,30 +147,6 @@ pub(super) fn decode_cluster(name: &ClusterName, bytes: &[u8]) -> Result<(Cluste
         return Err(Malformed::Shape("its nodes are cut in an unknown way"));
     }
     Ok((cluster, message.chunks))
-}
-
-/// These chunks of a cluster's nodes, each with its number. All of them in one walk over the nodes.
-pub(super) fn encode_chunks(
-    cluster: &Cluster,
-    numbers: impl IntoIterator<Item = u32>,
-) -> impl Iterator<Item = (u32, Vec<u8>)> {
-    // A `v1::StoredChunk` each.
-    let begin = |number: u32| {
-        let mut plain = Vec::new();
-        wire::put_text(&mut plain, 1, cluster.name.as_str());
-        wire::put_number(&mut plain, 2, u64::from(number));
-        plain
-    };
-    let mut chunks: BTreeMap<u32, Vec<u8>> =
-        numbers.into_iter().map(|number| (number, begin(number))).collect();
-    if !chunks.is_empty() {
-        for node in &cluster.nodes {
-            if let Some(plain) = chunks.get_mut(&chunk_of(&node.id)) {
-                wire::put_node(plain, 3, node);
-            }
-        }
-    }
-    chunks.into_iter().map(|(number, plain)| (number, record::pack(&plain)))
 }
 
 pub(super) fn decode_chunk(

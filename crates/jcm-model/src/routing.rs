@@ -142,6 +142,7 @@ fn counted(cluster: &Cluster, node: &Node, judged: Option<&Judged>) -> (bool, bo
 
 /// All that a node's route hangs on beside the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts that are compared as one")]
 struct Frame {
     /// Whether the cluster is in use.
     online: bool,

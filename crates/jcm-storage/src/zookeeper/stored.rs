@@ -222,7 +222,7 @@ mod tests {
         for at in [2, 4, 5] {
             assert!(head.latest_after(Revision(at)).is_none(), "{at}: something else is lacking, or nothing");
         }
-        assert!(read(&[0; LATEST_BYTES_MAX + 1]).latest.is_empty());
+        assert!(read(&vec![0; LATEST_BYTES_MAX + 1]).latest.is_empty());
         assert!(read(b"not ours").latest_after(Revision(3)).is_none(), "the log is asked");
         let again = Head::decode(&head.encode(), 9).unwrap();
         assert_eq!((again.latest, again.recent), (head.latest, head.recent));

@@ -195,10 +195,20 @@ impl Store for EmbeddedStore {
         .unwrap_or_else(|reason| Err(CommitError::Unknown { reason }))
     }
 
-    /// Commits are carried out one after the other: whoever has the turn knows that those before are over.
+    /// Commits are carried out one after the other: whoever has the turn knows that those before are over. The file is
+    /// asked, because a commit that failed may be in it although nobody could look.
     async fn settle(&self, on: Head) -> Result<(), CommitError> {
-        let _writer = self.writer.lock().await;
-        refuse_unless_on(self.inner.current().head(), on)
+        let writer = Arc::clone(&self.writer).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let _turn = writer;
+            let (identity, revision) = inner
+                .read(tables::identity)
+                .map_err(|error| CommitError::Unavailable { reason: error.to_string() })?;
+            refuse_unless_on(Head { store: identity.store, revision }, on)
+        })
+        .await
+        .unwrap_or_else(|reason| Err(CommitError::Unavailable { reason }))
     }
 
     async fn changes(&self, from: Head) -> Result<Box<dyn ChangeFeed>, LoadError> {

@@ -273,6 +273,8 @@ async fn a_dead_disk_is_said_to_be_and_comes_back() {
     assert!(matches!(error, CommitError::Unavailable { .. }), "{error:?}");
     let error = store.load().await.expect_err("the disk is dead");
     assert!(matches!(error, LoadError::Unavailable { .. }), "{error:?}");
+    let error = store.settle(at(&store, 5)).await.expect_err("a commit that failed may be there");
+    assert!(matches!(error, CommitError::Unavailable { .. }), "{error:?}");
 
     disk.sectors().is_dead = false;
     commit_at(&store, later + Duration::from_mins(1)).unwrap();

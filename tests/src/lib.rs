@@ -28,5 +28,5 @@ pub use proxy::Proxy;
 pub use quota::Quota;
 pub use server::Server;
 pub use target::Target;
-pub use wait::eventually;
+pub use wait::{eventually, try_eventually};
 pub use zookeeper::Ensemble;

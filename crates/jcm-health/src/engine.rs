@@ -34,6 +34,10 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
     /// Setting what is already set changes nothing; setting anything else abandons a probe under way.
     fn set(&self, target: Target);
 
+    /// As [`Self::set`], for a target that somebody else probed until now: its last probe may be long ago, so the first one
+    /// here comes within a quarter of the interval.
+    fn take_over(&self, target: Target);
+
     /// Stops probing this target. A probe under way is abandoned; a report under way may still arrive.
     fn remove(&self, key: TargetKey);
 

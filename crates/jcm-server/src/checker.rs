@@ -165,7 +165,7 @@ impl Checker {
             questions,
             heard,
             turned: around.peers.turned(),
-            records: Records::new(engine),
+            records: Records::new(judging.server.clone(), engine),
             stamps: Stamps { incarnation: judging.incarnation, sequence: 0 },
             server: judging.server,
             doubt,

@@ -20,6 +20,9 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
 /// After this a writer gives the outcome up. Longer than every fault but a lost quorum.
 const WRITE_PATIENCE: Duration = Duration::from_secs(40);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Some tens of writes, through any fault but one that stops writes for good.
+const MORE_DEADLINE: Duration = Duration::from_secs(90);
+const LAST_READ_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a cluster under load is written with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +82,14 @@ pub(crate) struct Load {
 /// Everything that a load did.
 #[derive(Debug)]
 pub(crate) struct Done {
+    begun: Instant,
     pub(crate) histories: Vec<(String, History)>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) reads: Vec<Attempt>,
     /// Writes that were refused although what they are about was there.
     pub(crate) refusals: Vec<String>,
+    /// Last reads that got no answer.
+    unread: Vec<String>,
 }
 
 impl Plan {
@@ -148,12 +154,17 @@ impl Load {
 
     /// Waits until so many more writes are acknowledged.
     pub(crate) async fn more(&self, count: usize) {
+        self.goes_on(count).await.unwrap_or_else(|stall| panic!("{stall}"));
+    }
+
+    /// The same for a row that judges what was written also when no more can be.
+    pub(crate) async fn goes_on(&self, count: usize) -> Result<(), String> {
         let wanted = self.acknowledged() + count;
-        jcm_tests::eventually(Duration::from_secs(90), "writes are acknowledged", async || {
+        jcm_tests::try_eventually(MORE_DEADLINE, "writes are acknowledged", async || {
             let found = self.acknowledged();
             if found >= wanted { Ok(()) } else { Err(format!("{found} of {wanted}")) }
         })
-        .await;
+        .await
     }
 
     /// Ends it, and reads every cluster at every server once more, with everything acknowledged in it.
@@ -162,23 +173,26 @@ impl Load {
         while let Some(ended) = self.tasks.join_next().await {
             ended.expect("a writer panicked");
         }
-        let shared = &self.shared;
+        let (shared, mut unread) = (&self.shared, Vec::new());
         for server in 0..shared.clients.len() {
             for cluster in 0..shared.plan.clusters.len() {
-                jcm_tests::eventually(Duration::from_secs(30), "a last read", async || {
+                let what = format!("a last read of cluster {cluster} at server {server}");
+                let read = jcm_tests::try_eventually(LAST_READ_DEADLINE, &what, async || {
                     if read(shared, server, cluster, true).await { Ok(()) } else { Err("no answer") }
-                })
-                .await;
+                });
+                unread.extend(read.await.err());
             }
         }
         let shared = Arc::into_inner(self.shared).expect("all tasks have ended");
         let names = shared.plan.clusters.into_iter().map(|(name, _)| name);
         let histories = shared.histories.into_iter().map(unlocked);
         Done {
+            begun: shared.begun,
             histories: names.zip(histories).collect(),
             attempts: unlocked(shared.attempts),
             reads: unlocked(shared.reads),
             refusals: unlocked(shared.refusals),
+            unread,
         }
     }
 }
@@ -186,6 +200,12 @@ impl Load {
 impl Attempt {
     pub(crate) fn is_acknowledged(&self) -> bool {
         matches!(self.status, Some(200 | 201))
+    }
+
+    /// Whether it is a call that failed its caller. Refused: nothing was sent, the client goes to the next server.
+    /// 503: said so, nothing was submitted.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.is_refused && self.status.is_none_or(|status| status >= 500 && status != 503)
     }
 
     pub(crate) fn took(&self) -> Duration {
@@ -207,6 +227,16 @@ impl Done {
         servers.iter().map(|server| self.gap_of(*server, from, to)).max().unwrap_or_default()
     }
 
+    /// A line on each of these attempts: which server, when, for how long, and how it ended.
+    pub(crate) fn described(&self, attempts: &[&Attempt]) -> String {
+        let lines = attempts.iter().map(|attempt| {
+            let status = attempt.status.map_or("no answer".to_owned(), |status| status.to_string());
+            let (begun, took) = (attempt.begun - self.begun, attempt.took());
+            format!("{status} of server {} at {begun:.2?} after {took:.2?}", attempt.server)
+        });
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
     fn gap_of(&self, server: usize, from: Instant, to: Instant) -> Duration {
         let own =
             self.attempts.iter().filter(|attempt| attempt.server == server && attempt.is_acknowledged());
@@ -219,6 +249,7 @@ impl Done {
         row.figure("unknown", self.unknown());
         let first = self.refusals.first().cloned().unwrap_or_default();
         row.require("wrongly-refused", self.refusals.is_empty(), format!("{}: {first}", self.refusals.len()));
+        row.require("unread", self.unread.is_empty(), self.unread.join("; "));
         let violations: Vec<_> =
             self.histories.iter().flat_map(|(_, history)| history.violations()).collect();
         row.violations("violations", &violations);

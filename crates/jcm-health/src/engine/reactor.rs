@@ -90,6 +90,7 @@ struct Thread {
 #[derive(Debug)]
 enum Command {
     Set(Target),
+    TakeOver(Target),
     Remove(TargetKey),
     Once {
         address: SocketAddr,
@@ -199,6 +200,10 @@ impl Drop for ReactorEngine {
 impl Engine for ReactorEngine {
     fn set(&self, target: Target) {
         self.thread(target.key).tell(Command::Set(target));
+    }
+
+    fn take_over(&self, target: Target) {
+        self.thread(target.key).tell(Command::TakeOver(target));
     }
 
     fn remove(&self, key: TargetKey) {

@@ -8,6 +8,10 @@ use super::TargetKey;
 /// first verdict, and 100,000 of them started over 8 s are within what one server can open.
 const FIRST_WITHIN_MAX: Duration = Duration::from_secs(8);
 
+/// A target that is taken over is first probed within this part of its interval: it may not have been probed for long,
+/// and thousands may be taken over at once.
+const TAKE_OVER_PART: u32 = 4;
+
 /// A round may begin late by half an interval, and by this much in any case.
 const LATE_MIN: Duration = Duration::from_millis(500);
 
@@ -50,11 +54,21 @@ impl Schedule {
         }
     }
 
+    /// The instant of the first probe of a target that somebody else probed until now.
+    pub(crate) fn soon(&self, now: Instant) -> Instant {
+        now + part_of(self.interval.min(FIRST_WITHIN_MAX) / TAKE_OVER_PART, self.spread)
+    }
+
     /// What follows a round that was due at `due`, was `begun` then, and is over `now`.
     pub(crate) fn next(&self, due: Instant, begun: Instant, now: Instant) -> Next {
         let next = due + self.interval;
-        // As nearly always. The first round of a long interval is not on the grid.
-        if now < next && self.interval <= FIRST_WITHIN_MAX {
+        if !self.is_on_grid(due) {
+            let next = self.onto_grid(due);
+            let next = if next > now { next } else { self.after(now) };
+            return Next { due: next, owed: next, skipped: 0 };
+        }
+        // As nearly always.
+        if now < next {
             return Next { due: next, owed: next, skipped: 0 };
         }
         let took = now.saturating_duration_since(begun);
@@ -66,6 +80,18 @@ impl Schedule {
     pub(crate) fn next_instead(&self, due: Instant, owed: Instant, now: Instant) -> Next {
         let next = self.after(now);
         Next { due: next, owed, skipped: self.between(self.after(due), next) }
+    }
+
+    /// The instant after a first round that was not on the grid: never right behind it, because two results are to be of two
+    /// times, and never more than an interval after it. One more instant off the grid may be needed for that.
+    fn onto_grid(&self, due: Instant) -> Instant {
+        let next = self.after(due);
+        if next - due >= self.interval / 2 { next } else { due + (next + self.interval - due) / 2 }
+    }
+
+    fn is_on_grid(&self, instant: Instant) -> bool {
+        let since_origin = instant.checked_duration_since(self.origin);
+        since_origin.is_some_and(|since| since.as_nanos().is_multiple_of(self.interval.as_nanos()))
     }
 
     /// How many intervals lie between two instants of the grid.
@@ -199,6 +225,31 @@ mod tests {
                 tenths[usize::try_from(offset.as_millis() / 100).unwrap().min(9)] += 1;
             }
             assert!(tenths.iter().all(|count| (50..=70).contains(count)), "{tenths:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_taken_over_is_probed_soon_and_then_on_the_grid() {
+        let epoch = Instant::now();
+        let took = Duration::from_millis(3);
+        for key in (0..1_000).map(TargetKey) {
+            for interval in [SECOND, Duration::from_mins(1)] {
+                let schedule = Schedule::new(epoch, key, interval);
+                let now = epoch + Duration::from_millis(12_345);
+                let first = schedule.soon(now);
+                assert!(first >= now && first <= now + interval.min(FIRST_WITHIN_MAX) / 4);
+                let mut due = first;
+                let mut on_grid = 0;
+                for _ in 0..5 {
+                    let next = schedule.next(due, due, due + took);
+                    assert_eq!((next.owed, next.skipped), (next.due, 0));
+                    let between = next.due - due;
+                    assert!(between >= interval / 2 && between <= interval, "{between:?}");
+                    on_grid += u32::from(schedule.is_on_grid(next.due));
+                    due = next.due;
+                }
+                assert!(on_grid >= 4, "{on_grid}");
+            }
         }
     }
 

@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jcm_health::{Engine, Report, Target, TargetKey};
-use jcm_model::{Cluster, ClusterName, Judged, Node, NodeId};
+use jcm_model::{Cluster, ClusterName, Judged, Node, NodeId, ServerId};
 
 use super::record::Record;
 
 /// The records of all nodes that are checked here.
 pub(super) struct Records {
+    server: ServerId,
     engine: Arc<dyn Engine>,
     by_key: HashMap<TargetKey, Record>,
     keys: HashMap<ClusterName, HashMap<NodeId, TargetKey>>,
@@ -21,8 +22,8 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, by_key: HashMap::new(), keys: HashMap::new(), next_key: 0 }
+    pub(super) fn new(server: ServerId, engine: Arc<dyn Engine>) -> Self {
+        Self { server, engine, by_key: HashMap::new(), keys: HashMap::new(), next_key: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -87,9 +88,11 @@ impl Records {
         if !is_new && Arc::ptr_eq(&record.check, &cluster.check) {
             return;
         }
+        let mut is_taken_over = false;
         if is_new {
             record.begin(birth);
             if let Some(held) = held().filter(|held| held.birth == birth) {
+                is_taken_over = held.stamp.server != self.server;
                 record.resume(&held);
             }
         } else if *record.check != *cluster.check {
@@ -101,12 +104,17 @@ impl Records {
             return;
         }
         record.generation += 1;
-        self.engine.set(Target {
+        let target = Target {
             key,
             address: SocketAddr::new(node.address, port),
             check: Arc::clone(&cluster.check),
             generation: record.generation,
-        });
+        };
+        if is_taken_over {
+            self.engine.take_over(target);
+        } else {
+            self.engine.set(target);
+        }
     }
 
     /// Another server judged the node after this one did: what it found stands until results of this one turn it or

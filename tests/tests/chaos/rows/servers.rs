@@ -136,12 +136,9 @@ async fn row_03_server_terminated() {
     row.time_within("coverage_gap_s", unchecked, INTERVAL * 2 + LOOKED);
     row.converged(&group).await;
     let done = load.stop().await;
-    // Refused: nothing was sent, the client goes to the next server. 503: said so, nothing was submitted.
-    let failed = done.attempts.iter().filter(|attempt| {
-        let is_failed = attempt.status.is_none_or(|status| status >= 500 && status != 503);
-        is_failed && !attempt.is_refused
-    });
-    row.none("failed_calls", failed.count());
+    let failed: Vec<_> = done.attempts.iter().filter(|attempt| attempt.has_failed()).collect();
+    row.figure("failed_calls", failed.len());
+    row.require("failed_calls", failed.is_empty(), done.described(&failed));
     row.time_within("exit_s", exits, Duration::from_secs(10));
     let gap = stops.iter().map(|(others, at, end)| done.gap(others, *at, *end)).max().unwrap_or_default();
     row.time_within("write_gap_s", gap, Duration::from_secs(1));

@@ -336,7 +336,8 @@ impl Machine {
         self.shared.woken(&self.commands);
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Set(target)) => self.set(target),
+                Ok(Command::Set(target)) => self.set(target, Schedule::first),
+                Ok(Command::TakeOver(target)) => self.set(target, Schedule::soon),
                 Ok(Command::Remove(key)) => {
                     if let Some(id) = self.by_key.remove(&key) {
                         self.remove(id);
@@ -363,7 +364,7 @@ impl Machine {
         true
     }
 
-    fn set(&mut self, target: Target) {
+    fn set(&mut self, target: Target, first: fn(&Schedule, Instant) -> Instant) {
         if let Some(id) = self.by_key.get(&target.key).copied() {
             if self.slots[id as usize].as_ref().is_some_and(|slot| slot.target == target) {
                 return;
@@ -377,7 +378,7 @@ impl Machine {
         }
         let (key, now) = (target.key, Instant::now());
         let schedule = Schedule::new(self.epoch, key, target.check.interval);
-        let due = schedule.first(now);
+        let due = first(&schedule, now);
         let id = self.add(target, schedule, due, None);
         self.by_key.insert(key, id);
         self.arm(id, due);

@@ -183,6 +183,11 @@ impl Registry {
         self.0.load.progress()
     }
 
+    /// Whether the writes that it is at now take no longer than others did lately.
+    pub(crate) fn is_in_time(&self) -> bool {
+        self.0.load.is_in_time(Instant::now())
+    }
+
     /// Whether the store is in reach, and took the last commit that it was given.
     pub(crate) fn is_store_available(&self) -> bool {
         self.0.store_available.load(Ordering::Relaxed) && self.stale_since().is_none()

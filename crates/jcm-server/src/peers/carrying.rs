@@ -68,7 +68,8 @@ impl Carrying {
                 }
                 _ = signs.tick(), if in_hand > 0 => {
                     let progress = self.registry.progress();
-                    if std::mem::replace(&mut seen, progress) != progress {
+                    let got_on = std::mem::replace(&mut seen, progress) != progress;
+                    if got_on || self.registry.is_in_time() {
                         // A full connection tells as much.
                         let _ = self.sender.try_send(Ok(v1::CarryOutResponse::default()));
                     }

@@ -6,6 +6,8 @@
 //! they would only be in one another's way.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jcm_model::ServerId;
@@ -62,7 +64,20 @@ type Answer = oneshot::Sender<Result<Vec<u8>, PeerError>>;
 struct Waiting {
     write: Vec<u8>,
     deadline: Instant,
+    fate: Fate,
     answer: Answer,
+}
+
+/// What became of a write that waits: it is sent, or its asker has given it up, never both. So one that was given up in
+/// time is not in doubt.
+#[derive(Debug, Clone, Default)]
+struct Fate(Arc<AtomicBool>);
+
+impl Fate {
+    /// Answers whether it was open until now.
+    fn decide(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// The way to one server, and the task that keeps it.
@@ -84,11 +99,12 @@ impl Forwarder {
     ) -> Result<Vec<u8>, PeerError> {
         let begun = Instant::now();
         let deadline = begun + patience.in_all;
-        let (answer, mut answered) = oneshot::channel();
-        self.queue.try_send(Waiting { write, deadline, answer }).map_err(|_| PeerError::NotSent {
-            server: server.clone(),
-            reason: "too many writes wait to be sent, or none can be".to_owned(),
-        })?;
+        let (fate, (answer, mut answered)) = (Fate::default(), oneshot::channel());
+        let not_sent =
+            |reason: &str| PeerError::NotSent { server: server.clone(), reason: reason.to_owned() };
+        self.queue
+            .try_send(Waiting { write, deadline, fate: fate.clone(), answer })
+            .map_err(|_| not_sent("too many writes wait to be sent, or none can be"))?;
         loop {
             // What it does for others is a sign to all: it takes writes in the order in which they come.
             let silent_since = begun.max(*self.sign.borrow());
@@ -97,6 +113,9 @@ impl Forwarder {
                 Ok(Ok(answer)) => return answer,
                 Ok(Err(_)) => return Err(broken(server, "it ended before the answer")),
                 Err(_) if until < deadline && *self.sign.borrow() > silent_since => {}
+                Err(_) if fate.decide() => {
+                    return Err(not_sent("it waited too long for the writes before it"));
+                }
                 Err(_) => {
                     return Err(PeerError::TimedOut { server: server.clone(), within: begun.elapsed() });
                 }
@@ -163,7 +182,7 @@ impl Forwarding {
         while writes.len() < TOGETHER_MAX && size_bytes < TOGETHER_BYTES_MAX {
             let Some(next) = self.waiting.pop_front().or_else(|| self.queue.try_recv().ok()) else { break };
             // Whoever stopped waiting for it carries it out by himself.
-            if next.answer.is_closed() {
+            if next.answer.is_closed() || !next.fate.decide() {
                 continue;
             }
             let left = next.deadline.saturating_duration_since(now).saturating_sub(WAY_BACK);
@@ -228,17 +247,29 @@ mod tests {
         let answer = v1::carry_out_response::Answer { number, answer: b"done".to_vec() };
         forwarding.hand_out(v1::CarryOutResponse { answers: vec![answer] });
         assert_eq!(asked.await.unwrap().1.unwrap(), b"done");
-        let (took, silent) = asking(&forwarder).await.unwrap();
+        let asked = asking(&forwarder);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(forwarding.message().writes.len(), 1);
+        let (took, silent) = asked.await.unwrap();
         assert!(matches!(silent, Err(PeerError::TimedOut { .. })), "{silent:?}");
         assert!(took >= SILENCE && took < SILENCE * 2, "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_given_up_before_it_was_sent_is_not_in_doubt_and_not_sent() {
+        let (_, forwarder, mut forwarding) = way();
+        let (_, unsent) = asking(&forwarder).await.unwrap();
+        assert!(unsent.as_ref().is_err_and(PeerError::is_undone), "{unsent:?}");
+        assert!(forwarding.message().writes.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn signs_do_not_make_anybody_wait_for_longer_than_a_write_may_take() {
-        let (_, forwarder, forwarding) = way();
+        let (_, forwarder, mut forwarding) = way();
         let asked = asking(&forwarder);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(forwarding.message().writes.len(), 1);
         let signs = tokio::spawn(async move {
-            let mut forwarding = forwarding;
             loop {
                 tokio::time::sleep(SILENCE / 4).await;
                 forwarding.hand_out(v1::CarryOutResponse::default());

@@ -13,6 +13,9 @@ use super::writer::BATCH_WRITES_MAX;
 /// After this time without a batch that was carried out it is not the load that keeps writes waiting.
 const STANDS_AFTER: Duration = Duration::from_secs(1);
 
+/// A batch that takes so many times the usual does not get on.
+const LATE_TIMES: u32 = 4;
+
 /// What a batch takes is a mean in which each new one counts for a quarter: one slow batch refuses nobody.
 const MEMORY: u32 = 4;
 
@@ -69,6 +72,13 @@ impl Load {
         self.progress.load(Ordering::Relaxed)
     }
 
+    /// Whether the batch at hand may be thought to come to its end: it takes no longer than batches like it.
+    pub(super) fn is_in_time(&self, now: Instant) -> bool {
+        let pace = self.pace();
+        let usual = pace.batch.saturating_mul(LATE_TIMES).min(STANDS_AFTER);
+        pace.begun.is_some_and(|begun| now.saturating_duration_since(begun) < usual)
+    }
+
     /// Whether writes are carried out, as far as the last second tells.
     pub(super) fn is_moving(&self, now: Instant) -> bool {
         self.pace().got_on.is_some_and(|at| now.saturating_duration_since(at) < STANDS_AFTER)
@@ -117,6 +127,24 @@ mod tests {
         assert_eq!(load.wait(8, now + late), late, "the one at hand is late");
         load.end();
         assert_eq!(load.wait(8, now + late), slow, "none is at hand");
+    }
+
+    #[test]
+    fn a_batch_is_in_time_as_long_as_others_like_it_took_and_none_for_more_than_a_second() {
+        let (load, mut now) = (Load::default(), Instant::now());
+        load.begin(now);
+        assert!(!load.is_in_time(now), "nothing is known yet");
+        for (took, usual) in [(20, 80), (200, 800), (300, 1_000)] {
+            for _ in 0..40 {
+                load.begin(now);
+                now += Duration::from_millis(took);
+                load.got_on(1, false, now);
+            }
+            assert!(!load.is_in_time(now), "none is at hand");
+            load.begin(now);
+            assert!(load.is_in_time(now + Duration::from_millis(usual - 1)));
+            assert!(!load.is_in_time(now + Duration::from_millis(usual)));
+        }
     }
 
     #[test]

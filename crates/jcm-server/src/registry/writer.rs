@@ -151,10 +151,12 @@ impl Writer {
         count > 0
     }
 
-    /// Gives up what is too late, or from before a pause.
+    /// Gives up what is too late, what will be by the time that it is reached, and what is from before a pause.
     fn shed(&mut self) {
         let (now, stretch) = (Instant::now(), self.pulse.stretch());
         for queued in std::mem::take(&mut self.waiting) {
+            let left = queued.deadline.saturating_duration_since(now);
+            let is_hopeless = || self.load.wait(self.waiting.len(), now) > left;
             if queued.stretch != stretch {
                 let reason = "this server stood still, and others may have taken over";
                 queued.give_up(reason, WriteError::unavailable(reason));
@@ -166,6 +168,10 @@ impl Writer {
                     WriteError::unavailable(reason)
                 };
                 queued.give_up(reason, undone);
+            } else if queued.stage.submitted_on().is_none() && is_hopeless() {
+                // At once, so that its client comes back later, and those that can be done in time are.
+                let undone = WriteError::Busy { waiting: self.queue.len() };
+                queued.give_up("the writes before it take too long", undone);
             } else {
                 self.waiting.push(queued);
             }

@@ -31,6 +31,7 @@ mod lifecycle;
 mod outage;
 mod slow_clients;
 
+mod check_run;
 mod checked;
 mod fixtures;
 mod refusal;

@@ -91,7 +91,7 @@ impl Schedule {
 
     fn is_on_grid(&self, instant: Instant) -> bool {
         let since_origin = instant.checked_duration_since(self.origin);
-        since_origin.is_some_and(|since| since.as_nanos().is_multiple_of(self.interval.as_nanos()))
+        since_origin.is_some_and(|since| nanos(since).is_multiple_of(nanos(self.interval)))
     }
 
     /// How many intervals lie between two instants of the grid.
@@ -130,6 +130,11 @@ impl Schedule {
 fn part_of(duration: Duration, spread: u64) -> Duration {
     let nanos = (duration.as_nanos() * u128::from(spread)) >> 64;
     Duration::from_nanos(u64::try_from(nanos).expect("a part of an interval, which is hours at most"))
+}
+
+/// A machine word divides several times faster than the 128 bits that any duration would need.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).expect("less than five hundred years")
 }
 
 /// Scatters keys that are counted up evenly over all values: the golden ratio's multiples, which never cluster, so that

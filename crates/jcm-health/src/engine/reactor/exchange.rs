@@ -42,10 +42,36 @@ pub(super) fn write_request(request: &mut Vec<u8>, address: SocketAddr, check: &
     }
     match &check.host {
         Some(host) => request.extend_from_slice(host.as_str().as_bytes()),
-        None => write!(request, "{address}").expect("writing into memory"),
+        None => write_address(request, address),
     }
     for part in [OWN_HEADERS, connection] {
         request.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn write_address(request: &mut Vec<u8>, address: SocketAddr) {
+    let SocketAddr::V4(v4) = address else {
+        return write!(request, "{address}").expect("writing into memory");
+    };
+    for (count, part) in v4.ip().octets().into_iter().enumerate() {
+        if count > 0 {
+            request.push(b'.');
+        }
+        write_decimal(request, part.into());
+    }
+    request.push(b':');
+    write_decimal(request, v4.port());
+}
+
+fn write_decimal(request: &mut Vec<u8>, mut number: u16) {
+    let (mut digits, mut from) = ([0; 5], 5);
+    loop {
+        from -= 1;
+        digits[from] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return request.extend_from_slice(&digits[from..]);
+        }
     }
 }
 

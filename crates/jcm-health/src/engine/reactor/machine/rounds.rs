@@ -359,7 +359,9 @@ impl Machine {
             self.count_late(id);
         } else {
             self.shared.rounds.fetch_add(1, Relaxed);
-            self.shared.local_troubles.fetch_add(u64::from(outcome.is_local_trouble()), Relaxed);
+            if outcome.is_local_trouble() {
+                self.shared.local_troubles.fetch_add(1, Relaxed);
+            }
             let lateness = started.saturating_duration_since(due);
             self.unsent.push_back(Report { key, generation, at: now, latency, phases, lateness, outcome });
         }
@@ -390,6 +392,11 @@ impl Machine {
 /// A target and which of its connections: an event may be of one that was closed since.
 fn token(id: u32, serial: u32) -> Token {
     Token(id as usize | ((serial as usize) << 32))
+}
+
+/// Whose event it is.
+pub(super) fn target(token: Token) -> u32 {
+    split(token).0
 }
 
 fn split(Token(token): Token) -> (u32, u32) {

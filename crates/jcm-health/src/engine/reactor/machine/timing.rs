@@ -23,7 +23,9 @@ impl Machine {
             State::Resting => {
                 let is_overdue = slot.schedule.is_overdue(slot.due, slot.owed, now);
                 let is_late = now.saturating_duration_since(slot.due) > slot.schedule.late_max();
-                self.shared.overdue_rounds.fetch_add(u64::from(is_overdue), Relaxed);
+                if is_overdue {
+                    self.shared.overdue_rounds.fetch_add(1, Relaxed);
+                }
                 if is_late { self.give_up(id, now) } else { self.begin(id, now) }
             }
             State::Queued { since } => {

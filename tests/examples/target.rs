@@ -99,6 +99,8 @@ const BEHAVIOURS: [(&str, Behaviour); 20] = [
 struct Place {
     address: SocketAddr,
     behaviour: watch::Sender<Behaviour>,
+    /// Whether the port is held.
+    listening: watch::Sender<bool>,
     /// Where `redirect` points.
     elsewhere: SocketAddr,
     requests: AtomicU64,
@@ -110,6 +112,15 @@ struct Place {
 }
 
 impl Place {
+    /// Waits until a port that is to be given up is: who was told of it is refused from then on.
+    async fn refuses_if_it_should(&self) {
+        let (mut behaviour, mut listening) = (self.behaviour.subscribe(), self.listening.subscribe());
+        tokio::select! {
+            _ = behaviour.wait_for(|behaviour| *behaviour != Behaviour::Refuse) => {}
+            _ = listening.wait_for(|listening| !listening) => {}
+        }
+    }
+
     fn note_gap(&self, now: Instant) {
         let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = gaps.0.replace(now) {
@@ -149,6 +160,7 @@ async fn run(arguments: Arguments) -> io::Result<()> {
         let place = Arc::new(Place {
             address,
             behaviour: watch::Sender::new(arguments.behaviour),
+            listening: watch::Sender::new(true),
             elsewhere: *elsewhere.get_or_insert(address),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -226,6 +238,7 @@ async fn listen_at(listener: TcpListener, place: Arc<Place>) {
     loop {
         if *behaviour.borrow_and_update() == Behaviour::Refuse {
             listener = None;
+            place.listening.send_replace(false);
             if behaviour.changed().await.is_err() {
                 return;
             }
@@ -233,6 +246,7 @@ async fn listen_at(listener: TcpListener, place: Arc<Place>) {
         }
         let Some(open) = &listener else {
             listener = TcpListener::bind(place.address).await.ok();
+            place.listening.send_replace(listener.is_some());
             if listener.is_none() {
                 tokio::time::sleep(REBIND_PAUSE).await;
             }
@@ -374,6 +388,9 @@ async fn serve_control(listener: TcpListener, places: Arc<Places>) {
                 "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
                 body.len()
             );
+            for place in places.values() {
+                place.refuses_if_it_should().await;
+            }
             // A tester that went away has its reasons.
             let _ = stream.write_all(answer.as_bytes()).await;
         });

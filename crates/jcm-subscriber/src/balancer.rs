@@ -12,6 +12,7 @@ use crate::plan::{Alarm, AllCalls, Ground, Plan};
 use crate::policy::Policy;
 use crate::retry::Spent;
 use crate::view::View;
+use crate::world::World;
 
 /// What the handles from one subscription share. The core that it belongs to writes, everybody reads.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Balancer {
     all_calls: Arc<AllCalls>,
     /// What calls that are made again have used up. Its lock is for them alone: a pick does not meet it.
     spent: Mutex<Spent>,
+    pub(crate) world: World,
 }
 
 /// The number of the current plan, on a cache line of its own: every pick reads it, and it is written once a plan.
@@ -31,11 +33,11 @@ pub(crate) struct Balancer {
 struct Generation(AtomicU64);
 
 impl Balancer {
-    pub(crate) fn new(policy: Policy, view: &Arc<View>, alarm: Alarm, now: Instant) -> Self {
+    pub(crate) fn new(policy: Policy, view: &Arc<View>, alarm: Alarm, world: World) -> Self {
         let slot = SlotNumber::take();
         let all_calls = Arc::default();
-        let ground =
-            Ground { policy: &policy, slot: slot.get(), all_calls: &all_calls, client: this_client() };
+        let now = world.now();
+        let ground = ground(&policy, &slot, &all_calls, &world);
         let plan = Plan::new(&ground, None, view, alarm, now);
         Self {
             generation: Generation(AtomicU64::new(plan.generation)),
@@ -44,6 +46,7 @@ impl Balancer {
             policy,
             all_calls,
             spent: Mutex::new(Spent::new(now)),
+            world,
         }
     }
 
@@ -53,8 +56,7 @@ impl Balancer {
 
     /// Lays the view out anew. One at a time: its core sees to that.
     pub(crate) fn follow(&self, view: &Arc<View>, alarm: Alarm, now: Instant) {
-        let (policy, slot, all_calls) = (&self.policy, self.slot.get(), &self.all_calls);
-        let ground = Ground { policy, slot, all_calls, client: this_client() };
+        let ground = ground(&self.policy, &self.slot, &self.all_calls, &self.world);
         let next = Plan::new(&ground, Some(&self.plan.load()), view, alarm, now);
         let generation = next.generation;
         self.plan.store(Arc::new(next));
@@ -75,6 +77,17 @@ impl Balancer {
     pub(crate) fn plan(&self) -> Arc<Plan> {
         self.plan.load_full()
     }
+}
+
+fn ground<'a>(
+    policy: &'a Policy,
+    slot: &SlotNumber,
+    all_calls: &'a Arc<AllCalls>,
+    world: &World,
+) -> Ground<'a> {
+    let chance = world.chance();
+    let client = if chance.is_some() { 0 } else { this_client() };
+    Ground { policy, slot: slot.get(), all_calls, client, chance }
 }
 
 /// A number that tells this process from others.

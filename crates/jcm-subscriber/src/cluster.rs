@@ -3,25 +3,25 @@
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jcm_model::routing::Reason;
 use jcm_model::{ClusterName, Header, Node, NodeId, Revision, Verdict};
 
 use crate::alloc::{self, AllocError, Want};
 use crate::balancer::Balancer;
-use crate::call::{self, CallError};
+use crate::call::{self, CallError, Settled};
 use crate::calls::Calls;
 use crate::change::{Change, Changes};
 use crate::core::{Core, Published};
 use crate::fault::Faulty;
+use crate::key;
 use crate::outlier::Cause;
 use crate::picked::Picked;
 use crate::retry::Retry;
 use crate::status::{Standing, Status};
 use crate::subscriber::Shared;
 use crate::view::View;
-use crate::{driver, key};
 
 /// One cluster, kept up to date while any handle of it lives. Clones are cheap and share everything.
 #[derive(Debug, Clone)]
@@ -34,6 +34,11 @@ pub struct Cluster {
 impl Cluster {
     pub(crate) fn new(core: Arc<Core>, balancer: Arc<Balancer>, shared: Arc<Shared>) -> Self {
         Self { core, balancer, shared }
+    }
+
+    #[cfg(any(feature = "blocking", feature = "reqwest", feature = "tonic", feature = "tower"))]
+    pub(crate) fn balancer(&self) -> &Arc<Balancer> {
+        &self.balancer
     }
 
     /// A node to call. It takes no lock, waits for nothing and allocates nothing, except when the calling thread meets
@@ -91,7 +96,7 @@ impl Cluster {
         E: Faulty,
         F: Future<Output = Result<T, E>>,
     {
-        call::call(&self.balancer, None, retry, attempt).await
+        call::call(&self.balancer, None, retry, Settled::ByAnswer, attempt).await
     }
 
     /// The same for a key, see [`alloc_for`](Self::alloc_for): further attempts go elsewhere.
@@ -107,7 +112,7 @@ impl Cluster {
         F: Future<Output = Result<T, E>>,
     {
         let key = key::hash_of(key);
-        call::call(&self.balancer, Some(key), retry, attempt).await
+        call::call(&self.balancer, Some(key), retry, Settled::ByAnswer, attempt).await
     }
 
     /// Its name.
@@ -134,6 +139,14 @@ impl Cluster {
     /// Every node with what is known of it, at one moment, in the order of ids.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         NodeStatus::all(&self.core.view(), &self.balancer)
+    }
+
+    /// What was counted from the beginning on, for metrics: to be asked for as often as they are collected.
+    pub fn counts(&self) -> Counts {
+        let totals = self.balancer.spent().totals();
+        let (successes, failures, ejections) = self.core.counts();
+        let (calls, retries, retries_denied) = (totals.calls, totals.retries, totals.denied);
+        Counts { successes, failures, ejections, calls, retries, retries_denied }
     }
 
     /// The cluster's free configuration, at one moment.
@@ -164,20 +177,22 @@ impl Cluster {
     /// Waits until the definition held is at least of the given revision. The caller sets the deadline. Answers `false`
     /// when the subscriber was shut down before.
     pub async fn reached(&self, revision: Revision) -> bool {
-        let reached = |published: &Published| published.view.revision().is_some_and(|held| held >= revision);
-        let mut published = self.core.subscribe();
-        let ended = self.shared.ended();
-        let waited = ended.run_until_cancelled(published.wait_for(reached)).await;
-        matches!(waited, Some(Ok(_)))
+        self.wait_for(|published| published.view.revision().is_some_and(|held| held >= revision)).await
     }
 
-    /// Waits until anything is known of the cluster, at most until `deadline`.
-    pub(crate) async fn known(&self, deadline: Instant) {
+    /// Waits until anything is known of the cluster: from a server or from disk, be it that it was removed. The caller
+    /// sets the deadline. Answers `false` when the subscriber was shut down before.
+    ///
+    /// [`subscribe`](crate::ClusterBuilder::subscribe) has waited for this already, as long as the ready timeout
+    /// allows.
+    pub async fn ready(&self) -> bool {
+        self.wait_for(|published| published.standing != Standing::Unknown).await
+    }
+
+    async fn wait_for(&self, reached: impl FnMut(&Published) -> bool) -> bool {
         let mut published = self.core.subscribe();
-        let known = published.wait_for(|published| published.standing != Standing::Unknown);
         let ended = self.shared.ended();
-        // Whether it came, the deadline passed or the subscriber stopped: the caller reads the status.
-        let _ = tokio::time::timeout_at(deadline.into(), ended.run_until_cancelled(known)).await;
+        matches!(ended.run_until_cancelled(published.wait_for(reached)).await, Some(Ok(_)))
     }
 }
 
@@ -207,6 +222,24 @@ pub struct NodeStatus {
     pub ejected: Option<Ejected>,
 }
 
+/// What was counted of one cluster from the beginning on; each count only rises. They are kept anyway, so a pick costs
+/// nothing for them. How old a view is [`Cluster::status`] says, and what is under way [`NodeStatus::in_flight`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Reports of this program that a call succeeded, those included that nodes had when they went.
+    pub successes: u64,
+    /// Reports of this program that a call failed, those included that nodes had when they went.
+    pub failures: u64,
+    /// How often this program began to leave a node alone.
+    pub ejections: u64,
+    /// Calls by [`Cluster::call`] and what is built on it, through handles of this subscription.
+    pub calls: u64,
+    /// Further attempts of these calls.
+    pub retries: u64,
+    /// Further attempts that were not made, because the budget was spent.
+    pub retries_denied: u64,
+}
+
 /// A node that this program leaves alone for a while, see [`Outliers`](crate::Outliers).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ejected {
@@ -223,7 +256,7 @@ impl NodeStatus {
         };
         let plan = balancer.plan();
         let mut calls = plan.calls_of(view.nodes());
-        let now = driver::now();
+        let now = balancer.world.now();
         state
             .nodes()
             .zip(&view.routing.nodes)

@@ -15,7 +15,8 @@ use crate::outlier::{INTERVAL, Outliers};
 use crate::plan::Alarm;
 use crate::policy::Policy;
 use crate::status::Standing;
-use crate::view::{Content, View};
+use crate::view::{Content, Seat, View};
+use crate::world::World;
 
 /// One cluster. The driver writes, everybody reads.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(crate) struct Core {
     tended: Mutex<Tended>,
     /// Told when a node failed so often in a row that [`Self::tend`] is not to wait.
     judge: Arc<Notify>,
+    world: World,
 }
 
 /// What follows the view, and how it is judged. Its lock makes writers take turns; who picks never meets it.
@@ -34,6 +36,10 @@ struct Tended {
     outliers: Outliers,
     /// When success rates are compared next.
     interval_ends: Instant,
+    /// How often a node was ejected.
+    ejections: u64,
+    /// Reports on nodes that are not there any more, as succeeded and as failed.
+    gone: (u64, u64),
 }
 
 /// What is held at one moment, and how far it can be relied on.
@@ -44,7 +50,7 @@ pub(crate) struct Published {
 }
 
 impl Core {
-    pub(crate) fn new(name: ClusterName, judge: Arc<Notify>, now: Instant) -> Self {
+    pub(crate) fn new(name: ClusterName, judge: Arc<Notify>, world: World) -> Self {
         let view = Arc::new(View::empty(name));
         Self {
             view: ArcSwap::new(Arc::clone(&view)),
@@ -52,20 +58,24 @@ impl Core {
             tended: Mutex::new(Tended {
                 balancers: Vec::new(),
                 outliers: Outliers::default(),
-                interval_ends: now + INTERVAL,
+                interval_ends: world.now() + INTERVAL,
+                ejections: 0,
+                gone: (0, 0),
             }),
             judge,
+            world,
         }
     }
 
     /// Adds a way of picking, which follows the view from now on while it lives. Given `outliers` hold for all of the cluster.
-    pub(crate) fn balance(&self, policy: Policy, outliers: Option<Outliers>, now: Instant) -> Arc<Balancer> {
+    pub(crate) fn balance(&self, policy: Policy, outliers: Option<Outliers>) -> Arc<Balancer> {
         let mut tended = self.tended();
         if let Some(outliers) = outliers {
             tended.outliers = outliers;
-            self.follow(&mut tended, &self.view(), now);
+            self.follow(&mut tended, &self.view(), self.world.now());
         }
-        let balancer = Arc::new(Balancer::new(policy, &self.view(), self.alarm(&tended), now));
+        let alarm = self.alarm(&tended);
+        let balancer = Arc::new(Balancer::new(policy, &self.view(), alarm, self.world.clone()));
         tended.balancers.push(Arc::downgrade(&balancer));
         balancer
     }
@@ -76,7 +86,12 @@ impl Core {
         let view = match content {
             None => self.view(),
             Some(content) => {
-                let next = Arc::new(self.view.load().next(content, now));
+                let held = self.view.load();
+                let next = Arc::new(held.next(content, now));
+                // Nodes that stay keep their counts, so what is missing is of those that went.
+                let (before, after) = (held.reports(), next.reports());
+                tended.gone.0 += before.0.saturating_sub(after.0);
+                tended.gone.1 += before.1.saturating_sub(after.1);
                 self.view.store(Arc::clone(&next));
                 self.follow(&mut tended, &next, now);
                 next
@@ -93,7 +108,10 @@ impl Core {
         if interval_over {
             tended.interval_ends = now + INTERVAL;
         }
-        if let Some((next, changed)) = self.view.load().judged(&tended.outliers, interval_over, now) {
+        let held = self.view.load();
+        if let Some((next, changed)) = held.judged(&tended.outliers, interval_over, now) {
+            let newly = |(next, held): &(&Seat, &Seat)| next.ejected().is_some() && held.ejected().is_none();
+            tended.ejections += next.seats().iter().zip(held.seats()).filter(newly).count() as u64;
             let next = Arc::new(next);
             self.view.store(Arc::clone(&next));
             if changed {
@@ -129,6 +147,13 @@ impl Core {
 
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// Reports of this program as succeeded and as failed, and how often a node was ejected, from the beginning on.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        let tended = self.tended();
+        let (successes, failures) = self.view.load().reports();
+        (tended.gone.0 + successes, tended.gone.1 + failures, tended.ejections)
     }
 
     pub(crate) fn standing(&self) -> Standing {

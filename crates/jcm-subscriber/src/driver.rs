@@ -19,6 +19,7 @@ use crate::session::{CLUSTERS_MAX, Effect, Event, LinkId, Session};
 use crate::snapshot::Saved;
 use crate::status::Standing;
 use crate::subscriber::SubscribeError;
+use crate::world::World;
 
 /// Messages of links that wait to be applied. Beyond it a link stops reading, and the server sends the latest later.
 const MESSAGES_MAX: usize = 64;
@@ -110,7 +111,7 @@ impl Driver {
                 Err(SubscribeError::TooMany { cluster: cluster.clone(), limit: CLUSTERS_MAX })
             }
             None => {
-                let core = Arc::new(Core::new(cluster.clone(), Arc::clone(&self.judge), now()));
+                let core = Arc::new(Core::new(cluster.clone(), Arc::clone(&self.judge), World::default()));
                 self.cores.insert(cluster.clone(), Arc::clone(&core));
                 self.apply(Event::Subscribe { cluster, saved });
                 Ok(core)

@@ -21,6 +21,12 @@ pub enum Fault {
 pub trait Faulty {
     /// What it says about the node and about calling again.
     fn fault(&self) -> Fault;
+
+    /// Whether the call could be made again at all: not where what it was to send is used up. Unless said otherwise it
+    /// can.
+    fn can_repeat(&self) -> bool {
+        true
+    }
 }
 
 impl Faulty for io::Error {
@@ -51,11 +57,21 @@ impl Faulty for tonic::Status {
     }
 }
 
-fn of_causes(error: &(dyn Error + 'static)) -> Fault {
-    std::iter::successors(Some(error), |error| (*error).source())
-        .take(CAUSES_MAX)
-        .find_map(|error| error.downcast_ref::<io::Error>())
-        .map_or(Fault::Broken, Faulty::fault)
+pub(crate) fn of_causes(error: &(dyn Error + 'static)) -> Fault {
+    causes(error).find_map(|error| error.downcast_ref::<io::Error>()).map_or(Fault::Broken, Faulty::fault)
+}
+
+/// An error and what led to it.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source()).take(CAUSES_MAX)
+}
+
+/// Whether hyper gave a request back that it had not begun to send.
+#[cfg(any(feature = "reqwest", feature = "tonic"))]
+pub(crate) fn is_unsent(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
 }
 
 fn of_kind(kind: io::ErrorKind) -> Fault {

@@ -24,6 +24,9 @@
 //! says so on purpose empties it. With no server reachable a program keeps what it holds, and starts from what it wrote
 //! to disk the last time.
 //!
+//! Cargo features put it into what programs use, each a module of its name: `testing` (clusters for unit tests),
+//! `blocking` (threads without a runtime), `tower`, `tonic` and `reqwest`. None is on unless asked for.
+//!
 //! Decisions are pure and sit in `held`, `session`, `outlier` and `plan`; sockets, files and time are in `driver`, `link` and
 //! `disk`. There is no wall clock in any decision.
 
@@ -47,6 +50,7 @@ mod key;
 mod latency;
 mod plan;
 mod view;
+mod world;
 
 mod driver;
 mod held;
@@ -61,10 +65,26 @@ mod random;
 #[cfg(test)]
 mod sketch;
 
+#[cfg(any(feature = "reqwest", feature = "tonic"))]
+mod guarded;
+#[cfg(any(feature = "tonic", feature = "tower"))]
+mod kept;
+
+#[cfg(feature = "blocking")]
+pub mod blocking;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(feature = "tonic")]
+pub mod tonic;
+#[cfg(feature = "tower")]
+pub mod tower;
+
 pub use alloc::AllocError;
 pub use call::{CallError, Ended};
 pub use change::{Change, Changes, Turn};
-pub use cluster::{Cluster, Ejected, NodeStatus, Properties};
+pub use cluster::{Cluster, Counts, Ejected, NodeStatus, Properties};
 pub use fault::{Failed, Fault, Faulty};
 pub use outlier::{Cause, Outliers};
 pub use picked::{NoSuchPort, Picked};

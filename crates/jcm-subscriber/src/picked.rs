@@ -83,9 +83,32 @@ impl Picked {
         self.plan.as_ref().expect("only a drop takes it")
     }
 
+    /// The name of its cluster.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.plan().view.name
+    }
+
     /// The definition of the node.
     pub fn node(&self) -> &Node {
         self.plan().node(self.call.entry())
+    }
+
+    /// Of the plan that it was picked from: a later plan has a higher number.
+    #[cfg(any(feature = "tonic", feature = "tower"))]
+    pub(crate) fn generation(&self) -> u64 {
+        self.plan().generation
+    }
+
+    /// Whether that node was there in the same form when this one was picked.
+    #[cfg(any(feature = "tonic", feature = "tower"))]
+    pub(crate) fn knows(&self, id: &NodeId, node: &Node) -> bool {
+        let held = self.plan().view.state().and_then(|state| state.cluster().node(id));
+        held.is_some_and(|held| held.same_form(node))
+    }
+
+    #[cfg(any(feature = "tonic", feature = "tower"))]
+    pub(crate) fn shared_node(&self) -> Arc<Node> {
+        Arc::clone(self.plan().node(self.call.entry()))
     }
 
     /// Its id.
@@ -111,7 +134,7 @@ impl Picked {
     fn no_such_port(&self, port: &str) -> NoSuchPort {
         let offered: Vec<&str> = self.node().ports.iter().map(|(name, _)| name).collect();
         NoSuchPort {
-            cluster: self.plan().view.name.clone(),
+            cluster: self.cluster().clone(),
             node: self.id().clone(),
             port: port.to_owned(),
             offered: offered.join(", "),
@@ -167,7 +190,7 @@ impl Drop for Picked {
 impl std::fmt::Debug for Picked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Picked")
-            .field("cluster", &self.plan().view.name)
+            .field("cluster", self.cluster())
             .field("node", self.id())
             .finish_non_exhaustive()
     }

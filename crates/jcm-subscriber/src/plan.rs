@@ -32,6 +32,7 @@ use crate::plan::ring::Ring;
 use crate::plan::turns::Turns;
 use crate::plan::weigh::{Weighed, weigh};
 use crate::policy::{Choice, Policy};
+use crate::random::Random;
 use crate::view::{self, View};
 
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) panic: bool,
     /// Whether it is to be made anew as time passes.
     pub(crate) ramping: bool,
+    /// What every thread begins to pick from it with; `None`: each with its own.
+    pub(crate) chance: Option<Random>,
 }
 
 /// What a policy looks up.
@@ -98,6 +101,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) all_calls: &'a Arc<AllCalls>,
     /// Tells this client's subset from others'.
     pub(crate) client: u64,
+    pub(crate) chance: Option<Random>,
 }
 
 impl Plan {
@@ -138,6 +142,7 @@ impl Plan {
             alarm,
             panic,
             ramping,
+            chance: ground.chance,
         };
         plan.table = plan.table(&weights, before);
         plan
@@ -171,6 +176,12 @@ impl Plan {
 
     fn chosen(&self) -> &[Entry] {
         &self.entries[..self.chosen as usize]
+    }
+
+    /// The nodes that are chosen among.
+    #[cfg(feature = "tower")]
+    pub(crate) fn chosen_nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.chosen().iter().map(|entry| &self.view.nodes()[entry.node as usize])
     }
 
     fn name_of(&self, entry: &Entry) -> &str {

@@ -15,7 +15,6 @@ impl Random {
     }
 
     /// Starts at a place that a test can start at again.
-    #[cfg(test)]
     pub(crate) fn seeded(seed: u64) -> Self {
         Self(seed)
     }

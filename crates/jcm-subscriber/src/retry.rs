@@ -64,6 +64,13 @@ impl Retry {
         self
     }
 
+    /// The same if this holds, else without what may be repeated.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn repeatable_if(mut self, harmless: bool) -> Self {
+        self.repeatable &= harmless;
+        self
+    }
+
     /// How many retries the handles of one subscription may spend, so that a cluster in trouble is not called even more: a
     /// share of the calls of the last 10 s (0.2 unless set) and so many for each of these seconds (10 unless set). What is
     /// below 0 or no number is taken as 0.
@@ -85,17 +92,29 @@ pub(crate) struct Spent {
     second: u64,
     calls: [u32; WINDOW_SECONDS],
     retries: [u32; WINDOW_SECONDS],
+    totals: Totals,
+}
+
+/// The same since the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Totals {
+    pub(crate) calls: u64,
+    pub(crate) retries: u64,
+    /// Retries for which nothing was left.
+    pub(crate) denied: u64,
 }
 
 impl Spent {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { start: now, second: 0, calls: [0; WINDOW_SECONDS], retries: [0; WINDOW_SECONDS] }
+        let (calls, retries) = ([0; WINDOW_SECONDS], [0; WINDOW_SECONDS]);
+        Self { start: now, second: 0, calls, retries, totals: Totals::default() }
     }
 
     /// A call begins.
     pub(crate) fn call(&mut self, now: Instant) {
         let place = self.advance(now);
         self.calls[place] = self.calls[place].saturating_add(1);
+        self.totals.calls += 1;
     }
 
     /// Takes a retry out of the budget; answers whether there was one left.
@@ -106,7 +125,13 @@ impl Spent {
         let budget = retry.budget_share * sum(&self.calls) + retry.budget_per_second * WINDOW_SECONDS as f64;
         let left = sum(&self.retries) + 1.0 <= budget;
         self.retries[place] += u32::from(left);
+        self.totals.retries += u64::from(left);
+        self.totals.denied += u64::from(!left);
         left
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// Empties the seconds that are over; answers the place of this one.

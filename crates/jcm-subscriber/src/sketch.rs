@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::policy::Policy;
 use crate::status::Standing;
 use crate::view::Content;
+use crate::world::World;
 
 /// A node: what is written, and its verdict.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +103,7 @@ pub(crate) fn state(sketches: &[Sketch]) -> Content {
 }
 
 pub(crate) fn empty_core() -> Core {
-    Core::new(orders(), Arc::new(Notify::new()), Instant::now())
+    Core::new(orders(), Arc::new(Notify::new()), World::default())
 }
 
 pub(crate) fn core(sketches: &[Sketch]) -> Core {

@@ -10,11 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::Cluster;
+use crate::core::Core;
 use crate::disk::{self, Disk};
-use crate::driver::{self, Command, Driver};
+use crate::driver::{Command, Driver};
 use crate::outlier::Outliers;
 use crate::policy::Policy;
 use crate::servers::{self, Server, Servers};
+#[cfg(feature = "testing")]
+use crate::world::World;
 
 /// How long [`ClusterBuilder::subscribe`] waits for an answer before it goes on with nothing.
 const READY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
@@ -33,7 +36,7 @@ pub struct Subscriber {
 /// What keeps the background tasks alive: every handle holds it, no task does.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    commands: mpsc::Sender<Command>,
+    source: Source,
     tasks: TaskTracker,
     /// Tells the driver to stop.
     stopped: CancellationToken,
@@ -43,7 +46,58 @@ pub(crate) struct Shared {
     ready_timeout: Duration,
 }
 
+/// Where clusters come from.
+#[derive(Debug)]
+enum Source {
+    /// The task that follows servers.
+    Driver(mpsc::Sender<Command>),
+    /// A test.
+    #[cfg(feature = "testing")]
+    Fakes(std::collections::HashMap<ClusterName, Arc<Core>>),
+}
+
+impl Source {
+    async fn core(
+        &self,
+        cluster: &ClusterName,
+        snapshot_dir: Option<&PathBuf>,
+    ) -> Result<Arc<Core>, SubscribeError> {
+        let stopped = || SubscribeError::Stopped { cluster: cluster.clone() };
+        let commands = match self {
+            Self::Driver(commands) => commands,
+            #[cfg(feature = "testing")]
+            Self::Fakes(cores) => {
+                let unknown = || Arc::new(Core::new(cluster.clone(), Arc::default(), World::fake()));
+                return Ok(cores.get(cluster).cloned().unwrap_or_else(unknown));
+            }
+        };
+        let saved = match snapshot_dir {
+            Some(directory) => disk::load(directory.clone(), cluster.clone()).await,
+            None => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Subscribe { cluster: cluster.clone(), saved, reply };
+        commands.send(command).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
 impl Shared {
+    /// What the handles of clusters that a test tells everything hold.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_fakes(cores: impl IntoIterator<Item = Arc<Core>>) -> Arc<Self> {
+        let stopped = CancellationToken::new();
+        let named = |core: Arc<Core>| (core.view().name.clone(), core);
+        Arc::new(Self {
+            source: Source::Fakes(cores.into_iter().map(named).collect()),
+            tasks: TaskTracker::new(),
+            ended: stopped.clone(),
+            stopped,
+            snapshot_dir: None,
+            ready_timeout: Duration::ZERO,
+        })
+    }
+
     /// Cancelled when nothing is published any more.
     pub(crate) fn ended(&self) -> CancellationToken {
         self.ended.clone()
@@ -127,9 +181,27 @@ pub enum SubscribeError {
 }
 
 impl Subscriber {
+    #[cfg(feature = "testing")]
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Starts describing a subscriber.
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// What is done once its last handle is gone or it was shut down, and its tasks have ended. It holds no handle.
+    #[cfg(feature = "blocking")]
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + use<> {
+        let (stopped, tasks) = (self.shared.stopped.clone(), self.shared.tasks.clone());
+        async move {
+            stopped.cancelled().await;
+            tasks.close();
+            if tokio::time::timeout(SHUTDOWN_TIMEOUT, tasks.wait()).await.is_err() {
+                tracing::warn!(tasks = tasks.len(), "background tasks did not end in time");
+            }
+        }
     }
 
     /// Starts describing the subscription of a cluster.
@@ -220,7 +292,7 @@ impl Builder {
         );
         tasks.spawn(driver.run(inbox));
         let shared = Shared {
-            commands,
+            source: Source::Driver(commands),
             tasks,
             stopped,
             ended,
@@ -250,6 +322,11 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
+    #[cfg(feature = "blocking")]
+    pub(crate) fn name(&self) -> Result<ClusterName, Invalid> {
+        ClusterName::parse(&self.name)
+    }
+
     /// How nodes are chosen: [`Policy::p2c`] unless set. Each handle has its own.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -270,18 +347,11 @@ impl ClusterBuilder {
         self.policy.check().map_err(SubscribeError::Policy)?;
         self.outliers.as_ref().map_or(Ok(()), Outliers::check).map_err(SubscribeError::Outliers)?;
         let deadline = Instant::now() + self.shared.ready_timeout;
-        let stopped = || SubscribeError::Stopped { cluster: cluster.clone() };
-        let saved = match &self.shared.snapshot_dir {
-            Some(directory) => disk::load(directory.clone(), cluster.clone()).await,
-            None => None,
-        };
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Subscribe { cluster: cluster.clone(), saved, reply };
-        self.shared.commands.send(command).await.map_err(|_| stopped())?;
-        let core = answer.await.map_err(|_| stopped())??;
-        let balancer = core.balance(self.policy, self.outliers, driver::now());
+        let core = self.shared.source.core(&cluster, self.shared.snapshot_dir.as_ref()).await?;
+        let balancer = core.balance(self.policy, self.outliers);
         let handle = Cluster::new(core, balancer, self.shared);
-        handle.known(deadline).await;
+        // Where nothing is known in time, the status says so.
+        let _ = tokio::time::timeout_at(deadline.into(), handle.ready()).await;
         Ok(handle)
     }
 }

@@ -119,6 +119,13 @@ impl View {
         self.state().map_or(&[], |state| &state.cluster().nodes)
     }
 
+    /// Reports on all nodes, as succeeded and as failed.
+    pub(crate) fn reports(&self) -> (u64, u64) {
+        self.seats.iter().map(|seat| seat.outcomes.tally()).fold((0, 0), |(successes, failures), tally| {
+            (successes + tally.successes, failures + tally.failures)
+        })
+    }
+
     pub(crate) fn seats(&self) -> &[Seat] {
         &self.seats
     }

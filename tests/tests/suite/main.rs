@@ -16,6 +16,7 @@ mod protocols;
 mod routing;
 mod verdicts;
 
+mod integrations;
 mod long_poll;
 mod pick;
 mod push;

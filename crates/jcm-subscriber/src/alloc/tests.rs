@@ -15,7 +15,7 @@ struct Field {
 
 fn field(policy: Policy, sketches: &[Sketch]) -> Field {
     let core = core(sketches);
-    let balancer = core.balance(policy, None, std::time::Instant::now());
+    let balancer = core.balance(policy, None);
     Field { core, balancer }
 }
 
@@ -53,7 +53,7 @@ fn a_handle_picks_by_its_own_policy() {
     let heavy = Sketch { weight: 200, ..healthy(2) };
     let field = field(Policy::round_robin(), &[healthy(1), heavy]);
     assert_eq!(field.counts(300), BTreeMap::from([(1, 100), (2, 200)]));
-    let other = field.core.balance(Policy::p2c(), None, std::time::Instant::now());
+    let other = field.core.balance(Policy::p2c(), None);
     let calls: Vec<Picked> = (0..30).map(|_| pick(&other).unwrap()).collect();
     let plan = other.plan();
     let in_flight: Vec<u32> =
@@ -211,7 +211,7 @@ fn a_key_whose_node_is_excluded_comes_to_another() {
 fn a_refusal_says_why_and_names_the_cluster() {
     let core = crate::sketch::empty_core();
     for policy in crate::sketch::policies() {
-        let field = core.balance(policy, None, std::time::Instant::now());
+        let field = core.balance(policy, None);
         let refusal = || pick(&field).unwrap_err().to_string();
         publish(&core, Content::Nothing);
         assert!(refusal().starts_with("cluster `orders` is unknown: no server has answered"));

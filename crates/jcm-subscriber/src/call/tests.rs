@@ -1,7 +1,7 @@
 //! Calls to nodes that fail as a test wants it.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::core::Core;
@@ -13,7 +13,7 @@ type Error = Failed<&'static str>;
 
 fn nodes(count: u16) -> (Core, Arc<Balancer>) {
     let core = core(&(1..=count).map(healthy).collect::<Vec<_>>());
-    let balancer = core.balance(Policy::p2c(), None, Instant::now());
+    let balancer = core.balance(Policy::p2c(), None);
     (core, balancer)
 }
 
@@ -30,9 +30,9 @@ fn in_flight(core: &Core, balancer: &Balancer) -> u32 {
 async fn a_refused_call_goes_to_another_node_each_time() {
     for policy in policies() {
         let core = core(&(1..=5).map(healthy).collect::<Vec<_>>());
-        let balancer = core.balance(policy, None, Instant::now());
+        let balancer = core.balance(policy, None);
         let seen = Mutex::new(Vec::new());
-        let answer = call(&balancer, Some(3), Retry::default().attempts(5), |node| {
+        let answer = call(&balancer, Some(3), Retry::default().attempts(5), Settled::ByAnswer, |node| {
             seen.lock().unwrap().push(node.id().clone());
             let last = seen.lock().unwrap().len() == 5;
             async move { if last { Ok("done") } else { Err(Error::refused("full")) } }
@@ -47,7 +47,9 @@ async fn a_refused_call_goes_to_another_node_each_time() {
 
 /// Fails every attempt; answers how many there were and why no more.
 async fn attempts(balancer: &Balancer, retry: Retry, error: Error) -> (u32, Ended) {
-    let error = call::<(), Error, _>(balancer, None, retry, |_| async move { Err(error) }).await.unwrap_err();
+    let error = call::<(), Error, _>(balancer, None, retry, Settled::ByAnswer, |_| async move { Err(error) })
+        .await
+        .unwrap_err();
     match error {
         CallError::Failed { attempts, ended, .. } => (attempts, ended),
         other => panic!("{other:?}"),
@@ -91,7 +93,7 @@ async fn a_cluster_in_trouble_is_not_called_more_than_the_budget_allows() {
 async fn a_deadline_holds_for_all_attempts_together() {
     let (core, balancer) = nodes(5);
     let retry = Retry::default().deadline(Duration::from_secs(1));
-    let slow = call::<(), Error, _>(&balancer, None, retry, |_| async {
+    let slow = call::<(), Error, _>(&balancer, None, retry, Settled::ByAnswer, |_| async {
         tokio::time::sleep(Duration::from_millis(600)).await;
         Err(Error::refused("full"))
     });
@@ -101,14 +103,16 @@ async fn a_deadline_holds_for_all_attempts_together() {
     assert_eq!(began.elapsed(), Duration::from_secs(1));
     assert_eq!((tally(&core), in_flight(&core, &balancer)), ((0, 2), 0));
     let endless = Retry::default().deadline(Duration::MAX);
-    call::<_, Error, _>(&balancer, None, endless, |_| async { Ok(()) }).await.unwrap();
+    call::<_, Error, _>(&balancer, None, endless, Settled::ByAnswer, |_| async { Ok(()) }).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_call_that_is_dropped_counts_neither_way() {
     let (core, balancer) = nodes(5);
     let mut hanging =
-        Box::pin(call::<(), Error, _>(&balancer, None, Retry::default(), |_| std::future::pending()));
+        Box::pin(call::<(), Error, _>(&balancer, None, Retry::default(), Settled::ByAnswer, |_| {
+            std::future::pending()
+        }));
     assert!(futures_poll(&mut hanging).await);
     assert_eq!(in_flight(&core, &balancer), 1);
     drop(hanging);
@@ -127,7 +131,10 @@ async fn futures_poll<F: Future + Unpin>(future: &mut F) -> bool {
 #[tokio::test]
 async fn without_a_node_no_call_is_made() {
     let (core, balancer) = nodes(0);
-    let error = call::<(), Error, _>(&balancer, None, Retry::default(), |_| async { panic!("a node") }).await;
+    let error = call::<(), Error, _>(&balancer, None, Retry::default(), Settled::ByAnswer, |_| async {
+        panic!("a node")
+    })
+    .await;
     assert!(matches!(error, Err(CallError::Alloc(AllocError::NoNode { nodes: 0, .. }))));
     drop(core);
 }
@@ -136,7 +143,9 @@ async fn without_a_node_no_call_is_made() {
 async fn a_node_that_the_attempt_keeps_is_in_flight_until_it_is_dropped() {
     let (core, balancer) = nodes(2);
     let kept =
-        call::<_, Error, _>(&balancer, None, Retry::default(), |node| async { Ok(node) }).await.unwrap();
+        call::<_, Error, _>(&balancer, None, Retry::default(), Settled::ByAnswer, |node| async { Ok(node) })
+            .await
+            .unwrap();
     assert_eq!((tally(&core), in_flight(&core, &balancer)), ((1, 0), 1));
     drop(kept);
     assert_eq!((tally(&core), in_flight(&core, &balancer)), ((1, 0), 0));

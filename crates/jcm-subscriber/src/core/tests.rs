@@ -34,8 +34,8 @@ async fn a_node_that_fails_in_a_row_is_left_at_once_and_comes_back() {
     let core = core(&ten());
     let now = Instant::now();
     let outliers = Outliers::default().times(Duration::from_secs(30), Duration::from_mins(5));
-    let balancer = core.balance(Policy::round_robin(), Some(outliers), now);
-    let other = core.balance(Policy::p2c(), None, now);
+    let balancer = core.balance(Policy::round_robin(), Some(outliers));
+    let other = core.balance(Policy::p2c(), None);
     fail(&balancer, 4, 5);
     // The report of the fifth failure asks to be judged.
     core.judge.notified().await;
@@ -61,7 +61,7 @@ async fn a_node_that_fails_in_a_row_is_left_at_once_and_comes_back() {
 fn what_is_remembered_of_a_node_outlives_views() {
     let core = core(&ten());
     let now = Instant::now();
-    let balancer = core.balance(Policy::round_robin(), None, now);
+    let balancer = core.balance(Policy::round_robin(), None);
     fail(&balancer, 4, 3);
     publish(&core, state(&[ten(), vec![healthy(11)]].concat()));
     fail(&balancer, 4, 2);
@@ -75,8 +75,8 @@ fn what_is_remembered_of_a_node_outlives_views() {
 fn ejected_nodes_are_taken_back_where_too_few_would_be_left() {
     let core = core(&[healthy(1), healthy(2)]);
     let now = Instant::now();
-    let careful = core.balance(Policy::round_robin().panic_threshold(0.9), None, now);
-    let bold = core.balance(Policy::round_robin(), None, now);
+    let careful = core.balance(Policy::round_robin().panic_threshold(0.9), None);
+    let bold = core.balance(Policy::round_robin(), None);
     fail(&bold, 1, 5);
     core.tend(now);
     assert_eq!(picked(&bold), [2].into());
@@ -89,7 +89,7 @@ fn ejected_nodes_are_taken_back_where_too_few_would_be_left() {
 fn nobody_is_told_of_an_interval_in_which_nothing_turned() {
     let core = core(&ten());
     let now = Instant::now();
-    let balancer = core.balance(Policy::round_robin(), None, now);
+    let balancer = core.balance(Policy::round_robin(), None);
     let mut published = core.subscribe();
     published.mark_unchanged();
     let generation = balancer.generation();
@@ -106,7 +106,7 @@ fn a_slow_start_moves_on_as_time_passes() {
     let core = core(&[healthy(1)]);
     let now = Instant::now();
     let window = Duration::from_secs(30);
-    let balancer = core.balance(Policy::weighted().slow_start(window), None, now);
+    let balancer = core.balance(Policy::weighted().slow_start(window), None);
     publish(&core, state(&[healthy(1), healthy(2)]));
     let share = |at| {
         core.tend(at);
@@ -122,7 +122,7 @@ fn a_slow_start_moves_on_as_time_passes() {
 #[test]
 fn a_handle_that_is_gone_is_not_followed() {
     let core = core(&ten());
-    drop(core.balance(Policy::maglev(), None, Instant::now()));
+    drop(core.balance(Policy::maglev(), None));
     publish(&core, state(&[healthy(1)]));
     assert!(core.tended().balancers.is_empty());
 }

@@ -32,6 +32,10 @@ impl Hand {
 
     /// Another plan is to be chosen from.
     pub(crate) fn begin(&self, plan: &Plan) {
+        if let Some(random) = plan.chance {
+            self.turn.set(0);
+            self.random.set(random);
+        }
         if let Table::Turns(turns) = &plan.table {
             self.turn.set(self.turn.get() % turns.len().max(1));
         }

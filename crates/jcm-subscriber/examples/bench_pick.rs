@@ -15,11 +15,15 @@ mod model;
 use std::alloc::System;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Ready;
 use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -27,6 +31,10 @@ use arc_swap::ArcSwap;
 use jcm_subscriber::{Cluster, Node, Policy, Subscriber};
 use rustix::time::{ClockId, clock_gettime};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tower::Service;
+use tower::balance::p2c::Balance;
+use tower::discover::ServiceList;
+use tower::load::{CompleteOnResponse, PendingRequests};
 
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -55,15 +63,23 @@ const ANCHORS: usize = POLICIES.len();
 
 /// The anchors. What JCM is compared with does just what its name says, on the same nodes, and hands nothing out that
 /// could outlive the pick.
-const NAMES: [&str; 4] = [
+const NAMES: [&str; 5] = [
     "(a) snapshot cached per thread, counter % nodes",
     "(b) ArcSwap load, shared counter % nodes",
     "(c) ArcSwap load, two choices, calls in flight",
     "(d) as (a), comparing instead of dividing",
+    "(e) tower p2c by calls in flight, ready and call",
 ];
 /// Which figures belong side by side.
-const RATIOS: [(usize, usize); 6] =
-    [(0, ANCHORS), (0, ANCHORS + 3), (1, ANCHORS + 2), (2, ANCHORS + 2), (3, ANCHORS + 2), (7, ANCHORS + 2)];
+const RATIOS: [(usize, usize); 7] = [
+    (0, ANCHORS),
+    (0, ANCHORS + 3),
+    (1, ANCHORS + 2),
+    (2, ANCHORS + 2),
+    (3, ANCHORS + 2),
+    (7, ANCHORS + 2),
+    (2, ANCHORS + 4),
+];
 const CONTENDERS: usize = POLICIES.len() + NAMES.len();
 
 fn name(contender: usize) -> &'static str {
@@ -148,7 +164,11 @@ struct Cached {
     next: usize,
 }
 
+/// A number of nodes, and tower's balancer over so many.
+type Tower = (usize, Balance<ServiceList<Vec<PendingRequests<Here>>>, ()>);
+
 thread_local! {
+    static BALANCE: RefCell<Option<Tower>> = const { RefCell::new(None) };
     static CACHED: RefCell<Option<Cached>> = const { RefCell::new(None) };
     static RANDOM: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
 }
@@ -193,6 +213,7 @@ impl Field {
             0 => measure(threads, || self.pick_cached(|next, count| next % count)),
             1 => measure(threads, || self.pick_shared()),
             2 => measure(threads, || self.pick_two()),
+            4 => measure(threads, || self.pick_tower()),
             _ => measure(threads, || self.pick_cached(|next, count| if next < count { next } else { 0 })),
         }
     }
@@ -240,6 +261,45 @@ impl Field {
         chosen.in_flight.fetch_add(1, Ordering::Relaxed);
         black_box(&chosen.node);
         chosen.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Field {
+    /// A balancer belongs to whoever calls by it, so each thread has its own.
+    fn pick_tower(&self) {
+        let nodes = self.loads.load().len();
+        BALANCE.with_borrow_mut(|held| {
+            let balance = match held {
+                Some((size, balance)) if *size == nodes => balance,
+                stale => {
+                    let here = || PendingRequests::new(Here, CompleteOnResponse::default());
+                    let services: Vec<_> = (0..nodes).map(|_| here()).collect();
+                    &mut stale.insert((nodes, Balance::new(ServiceList::new(services)))).1
+                }
+            };
+            let mut context = Context::from_waker(Waker::noop());
+            while balance.poll_ready(&mut context).map(Result::unwrap).is_pending() {}
+            let mut call = pin!(balance.call(()));
+            assert!(call.as_mut().poll(&mut context).is_ready());
+        });
+    }
+}
+
+/// Answers at once.
+#[derive(Debug)]
+struct Here;
+
+impl Service<()> for Here {
+    type Response = ();
+    type Error = Infallible;
+    type Future = Ready<Result<(), Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        std::future::ready(Ok(()))
     }
 }
 

@@ -75,6 +75,15 @@ impl Judged {
     pub fn supersedes(&self, held: &Self) -> bool {
         (self.birth, &self.stamp) > (held.birth, &held.stamp)
     }
+
+    /// Whether both are of one form of the node and stamped alike, but for the sequence.
+    pub fn is_of_same_judge(&self, other: &Self) -> bool {
+        let prefix = |judged: &Self| {
+            let Stamp { ring_epoch, term, incarnation, .. } = judged.stamp;
+            (judged.birth, ring_epoch, term, incarnation)
+        };
+        prefix(self) == prefix(other) && self.stamp.server == other.stamp.server
+    }
 }
 
 /// Whether both say the same. The very same value is not looked at.

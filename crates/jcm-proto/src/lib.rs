@@ -23,7 +23,7 @@ pub use snapshot::SavedDefinitions;
 pub use store::{Entry, Transaction, encoded_bytes};
 
 /// The versions of the watch protocol that this crate speaks.
-pub const WATCH_PROTOCOLS: Protocols = Protocols::new(1, 1);
+pub const WATCH_PROTOCOLS: Protocols = Protocols::new(1, 2);
 
 /// The versions of the protocol between servers that this crate speaks.
 pub const PEER_PROTOCOLS: Protocols = Protocols::new(1, 1);

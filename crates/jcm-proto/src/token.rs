@@ -32,14 +32,26 @@ pub struct Token {
 impl Token {
     /// The bytes sent in protobuf.
     pub fn to_bytes(&self) -> Vec<u8> {
-        v1::ResumeToken {
-            store: self.store.0.as_bytes().to_vec(),
-            revision: self.revision.0,
-            digest: self.digest,
-            origin: self.origin,
-            sequence: self.sequence,
-        }
-        .encode_to_vec()
+        let mut bytes = self.start_bytes();
+        bytes.extend(self.end_bytes());
+        bytes
+    }
+
+    /// The part that stays the same while one run of a server counts: whole messages may be set one behind the other.
+    fn start_bytes(&self) -> Vec<u8> {
+        let store = self.store.0.as_bytes().to_vec();
+        v1::ResumeToken { store, origin: self.origin, ..Default::default() }.encode_to_vec()
+    }
+
+    /// The part that changes with the cluster's view.
+    pub fn end_bytes(&self) -> Vec<u8> {
+        let Self { revision, digest, sequence, .. } = *self;
+        v1::ResumeToken { revision: revision.0, digest, sequence, ..Default::default() }.encode_to_vec()
+    }
+
+    /// How many bytes of [`Token::to_bytes`] come before those of [`Token::end_bytes`].
+    pub fn kept(&self) -> u32 {
+        u32::try_from(self.start_bytes().len()).expect("a token is short")
     }
 
     /// Reads the bytes sent in protobuf.
@@ -132,6 +144,11 @@ mod tests {
             sequence: 3,
         };
         assert_eq!(Token::from_text(&token.to_text()).unwrap(), token);
+        let later = Token { revision: Revision(43), digest: 9, sequence: 300, ..token };
+        let mut bytes = token.to_bytes();
+        bytes.truncate(token.kept() as usize);
+        bytes.extend(later.end_bytes());
+        assert_eq!(Token::from_bytes(&bytes).unwrap(), later, "another end makes it the later token");
         for bad in ["", "!!", "AAAA", &"A".repeat(10_000)] {
             assert!(Token::from_text(bad).is_err(), "{bad:?} was accepted");
         }

@@ -4,6 +4,7 @@ mod apply;
 mod body;
 mod check;
 mod clusters;
+mod convergence;
 mod nodes;
 mod problem;
 mod request;
@@ -37,6 +38,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/v1/apply", post(apply::post))
         .route("/v1/resolve/{cluster}", get(resolve::get))
         .route("/v1/operations/{operation}", get(status::operation))
+        .route("/v1/convergence/{cluster}", get(convergence::get))
         .route("/v1/servers", get(status::servers))
         .route("/v1/ring", get(ring::get))
         .route("/v1/status", get(status::status))

@@ -11,6 +11,7 @@ mod checker;
 mod classic;
 mod cli;
 mod config;
+mod convergence;
 mod damping;
 mod data_dir;
 mod definitions;

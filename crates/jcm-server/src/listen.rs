@@ -5,7 +5,12 @@
 //! a pause of this process every connection is closed unread, also those that were not accepted yet: see [`Pulse`].
 
 mod admission;
+mod bounds;
+mod patience;
 mod socket;
+#[cfg(test)]
+mod tests;
+mod together;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +18,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -23,13 +28,13 @@ use tracing::{debug, info, warn};
 
 use crate::pause::Pulse;
 use admission::Admission;
+use bounds::Bounds;
+use patience::{IDLE_DEADLINE, Patience, Reads};
 use socket::Socket;
+use together::Together;
 
 /// Time for the first bytes of a connection.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Time for the headers of a request.
-const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// HTTP/2 pings a quiet connection after this time, and cuts it when no answer comes: a half-open one is noticed
 /// within the sum.
@@ -38,6 +43,10 @@ const PING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 256;
+
+/// What a stream may hand over while its connection does not get it away. Who reads slowly is told the latest later, not a
+/// backlog. A larger message goes out whole, and waits alone.
+const SEND_BUFFER_BYTES_MAX: usize = 16 * 1024;
 
 /// Header bytes of a request: room for a resume id.
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
@@ -89,17 +98,11 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, pulse: Pulse, s
         };
         // Small answers must not wait for an acknowledgement of the ones before.
         let _ = socket.set_nodelay(true);
-        let (service, stop, cut) =
-            (Admission::new(router.clone(), peer, pulse.clone(), stretch), stop.clone(), cut.clone());
-        let pulse = pulse.clone();
+        let bounds = Bounds { pulse: pulse.clone(), stretch, cut: cut.clone(), stop: stop.clone() };
+        let service = Admission::new(router.clone(), peer, pulse.clone(), stretch);
         metrics::counter!("jcm_connections_total").increment(1);
         connections.spawn(async move {
-            tokio::select! {
-                biased;
-                () = cut.cancelled() => {}
-                () = pulse.over(stretch) => debug!(%peer, "connection closed: it is from before a pause"),
-                () = connection(socket, peer, service, stop) => {}
-            }
+            connection(socket, peer, service, bounds).await;
             drop(permit);
         });
     }
@@ -147,9 +150,11 @@ pub(crate) fn descriptors_max() -> usize {
     limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Admission, stop: CancellationToken) {
+async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Admission, bounds: Bounds) {
     let first = tokio::select! {
-        () = stop.cancelled() => return,
+        biased;
+        () = bounds.over() => return,
+        () = bounds.stop.cancelled() => return,
         first = tokio::time::timeout(FIRST_BYTES_DEADLINE, first_bytes(&mut socket)) => first,
     };
     let Ok(Ok(first)) = first else {
@@ -157,42 +162,59 @@ async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Admission,
         return;
     };
     let is_http2 = first == HTTP2_PREFACE;
-    let io = TokioIo::new(Socket::new(first, socket));
+    let socket = Socket::new(first, socket);
+    // Apart, because there are many of the one and few of the other, and a task is as large as its largest part.
     let ended = if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        Box::pin(http2(socket, service, bounds)).await
+    } else {
+        Box::pin(http1(socket, service, bounds)).await
+    };
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => debug!(%peer, %error, "connection ended early"),
+        None => debug!(%peer, "connection closed: it is from before a pause, or the stop takes too long"),
+    }
+}
+
+/// `None`: it was ended.
+async fn http2(socket: Socket, service: Admission, bounds: Bounds) -> Option<hyper::Result<()>> {
+    let together = {
+        let streams = service.streams();
+        let mut builder = http2::Builder::new(streams.clone());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
+            .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_DEADLINE);
-        let connection = builder.serve_connection(io, service);
-        tokio::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-    } else {
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_DEADLINE)
-            .max_buf_size(HEADER_BYTES_MAX as usize);
-        let connection = builder.serve_connection(io, service);
-        tokio::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        Together::new(builder.serve_connection(TokioIo::new(socket), service), streams, bounds.watched())
     };
-    if let Err(error) = ended {
-        debug!(%peer, %error, "connection ended early");
+    together.await
+}
+
+/// `None`: it was ended.
+async fn http1(socket: Socket, service: Admission, bounds: Bounds) -> Option<hyper::Result<()>> {
+    let reads = Reads::default();
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(Patience::new(reads.clone()))
+        .header_read_timeout(IDLE_DEADLINE)
+        .max_buf_size(HEADER_BYTES_MAX as usize);
+    let connection = builder.serve_connection(TokioIo::new(socket.counted(reads)), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        biased;
+        () = bounds.over() => None,
+        ended = async {
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = bounds.stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        } => Some(ended),
     }
 }
 

@@ -106,15 +106,19 @@ impl Pulse {
         let now_ms =
             u64::try_from(now.saturating_duration_since(shared.started).as_millis()).unwrap_or(u64::MAX);
         let is_pause = |beat_ms: u64| u128::from(now_ms.saturating_sub(beat_ms)) > WRITE_DEADLINE.as_millis();
-        if is_pause(shared.beat_ms.load(Ordering::Acquire)) {
+        let beat_ms = shared.beat_ms.load(Ordering::Acquire);
+        if is_pause(beat_ms) {
             let _turning = shared.turning.lock().unwrap_or_else(PoisonError::into_inner);
             let beat_ms = shared.beat_ms.load(Ordering::Acquire);
             if is_pause(beat_ms) {
                 self.turn(now_ms - beat_ms);
             }
         }
-        // After the new stretch: who sees this beat sees that one too.
-        shared.beat_ms.fetch_max(now_ms, Ordering::AcqRel);
+        // After the new stretch: who sees this beat sees that one too. Not for each look within a millisecond: all threads
+        // look at every turn.
+        if now_ms > beat_ms {
+            shared.beat_ms.fetch_max(now_ms, Ordering::AcqRel);
+        }
         Stretch(shared.current.load(Ordering::Acquire))
     }
 

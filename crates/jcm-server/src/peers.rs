@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use jcm_model::{ClusterName, NodeId, ServerId};
+use jcm_model::{ClusterName, NodeId, Revision, ServerId};
 use jcm_proto::v1;
 use jcm_storage::Roster;
 use tokio::sync::{mpsc, watch};
@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checker::Findings;
+use crate::convergence::Count;
 use crate::pause::Pulse;
 use crate::registry::{Patience, Write, WriteError, Written};
 use crate::views::Views;
@@ -223,6 +224,19 @@ impl Peers {
         let request = v1::FindingsRequest { cluster: cluster.to_string(), node: node.to_string() };
         let response = self.line(to)?.call(within, async |mut client| client.findings(request).await).await?;
         if response.findings.is_empty() { Ok(None) } else { json(to, &response.findings).map(Some) }
+    }
+
+    /// How many of the server's own subscribers of a cluster hold a revision of it.
+    pub(crate) async fn count(
+        &self,
+        to: &ServerId,
+        cluster: &ClusterName,
+        revision: Revision,
+        within: Duration,
+    ) -> Result<Count, PeerError> {
+        let request = v1::CountRequest { cluster: cluster.to_string(), revision: revision.0 };
+        let response = self.line(to)?.call(within, async |mut client| client.count(request).await).await?;
+        json(to, &response.count)
     }
 
     /// Lets the server carry the write out by itself. Unless the error says that nothing was sent, it may have been

@@ -35,7 +35,7 @@ use crate::peers::{Heard, Keeper, Peers, Token};
 use crate::registry::{self, Registry};
 use crate::staleness::{self, Staleness};
 use crate::views::Views;
-use crate::{demo, doors, http, listen, saved, verdicts};
+use crate::{demo, doors, http, listen, saved, subscribers, verdicts};
 use backend::Backend;
 use ground::Ground;
 use settings::Settings;
@@ -185,6 +185,7 @@ async fn life(settings: &Settings) -> Result<()> {
         draining: CancellationToken::new(),
         cut: CancellationToken::new(),
     };
+    tasks.spawn(subscribers::keep(app.clone(), checking.clone()));
     let closing = CancellationToken::new();
     let stop = Stop::new(&app, peers, closing.clone());
     let serving = tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing));

@@ -1,10 +1,17 @@
 //! What holds for every stream of a subscriber, whichever door it came through, and how many there are.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use slab::Slab;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::app::App;
+use crate::views::Inbox;
 
 /// Most clusters of one stream.
 pub(crate) const CLUSTERS_MAX: usize = 1000;
@@ -20,27 +27,79 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 /// and one that stutters for three seconds is not.
 pub(crate) const WATCH_HEARTBEAT: Duration = Duration::from_millis(1500);
 
+/// Heartbeats are said at multiples of so many milliseconds, so that those of the streams of one connection go out together.
+const HEARTBEAT_GRID_MS: u64 = 50;
+
 /// How long a client that was asked to leave may take to find another server and to take over from there.
 pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(3);
 
 /// How long a reader may leave a full connection unread before its stream is ended.
 pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
 
-/// How many subscribers hold a stream now, and the tasks of the streams.
-#[derive(Debug, Default)]
+/// Streams that are let in each second, over all clients: what a restart of a peer sends here is answered in the order in
+/// which it came, and does not keep those who are here from hearing of changes.
+const STREAMS_A_SECOND: u32 = 4000;
+
+/// Bytes of whole views that are sent each second to those who are let in. Who resumes is sent what changed, which is nothing
+/// beside it.
+const VIEW_BYTES_A_SECOND: u64 = 256 * 1024 * 1024;
+
+/// What may come at once after a quiet time.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Longest wait for being let in: clients take a longer silence for "nothing has changed".
+const LET_IN_MAX: Duration = Duration::from_secs(4);
+
+/// How often it is looked whether streams are read.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The streams of subscribers that are open now.
+#[derive(Debug)]
 pub(crate) struct Subscribers {
+    started: Instant,
     count: AtomicUsize,
-    streams: TaskTracker,
+    streams: Mutex<Slab<Arc<Inbox>>>,
+    gate: Mutex<Gate>,
+    /// Of streams that need one: server-sent events.
+    tasks: TaskTracker,
+}
+
+/// When the next stream may come in. Pure.
+#[derive(Debug, Default)]
+struct Gate {
+    free_at: Option<Instant>,
+}
+
+impl Gate {
+    /// One more comes. Answers when it may.
+    fn let_in(&mut self, now: Instant) -> Instant {
+        let earliest = now.checked_sub(BURST).unwrap_or(now);
+        let at = self.free_at.map_or(earliest, |free_at| free_at.max(earliest));
+        self.free_at = Some(at + Duration::from_secs(1) / STREAMS_A_SECOND);
+        at.clamp(now, now + LET_IN_MAX)
+    }
+
+    /// One that came in is sent so much.
+    fn send(&mut self, bytes: usize) {
+        let time = Duration::from_nanos(bytes as u64 * 1_000_000_000 / VIEW_BYTES_A_SECOND);
+        self.free_at = self.free_at.map(|free_at| free_at + time);
+    }
 }
 
 /// Counts one subscriber while it lives.
-pub(crate) struct Counted(Arc<Subscribers>);
+#[derive(Debug)]
+pub(crate) struct Counted {
+    subscribers: Arc<Subscribers>,
+    key: Option<usize>,
+}
 
 impl Subscribers {
-    pub(crate) fn enter(self: &Arc<Self>) -> Counted {
+    /// One more, until the answer is dropped; with its stream, if that is one which wants to be told of the server's levels.
+    pub(crate) fn enter(self: &Arc<Self>, stream: Option<&Arc<Inbox>>) -> Counted {
         self.count.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("jcm_subscribers").increment(1);
-        Counted(Arc::clone(self))
+        let key = stream.map(|stream| self.streams().insert(Arc::clone(stream)));
+        Counted { subscribers: Arc::clone(self), key }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -49,19 +108,121 @@ impl Subscribers {
 
     /// Runs a stream in a task of its own. It ends with its connection, or when its reader is cut.
     pub(crate) fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
-        self.streams.spawn(stream);
+        self.tasks.spawn(stream);
     }
 
-    /// Waits until all streams have ended.
+    /// Waits until all these tasks have ended.
     pub(crate) async fn join(&self) {
-        self.streams.close();
-        self.streams.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// When a stream that spoke then is to speak again, if nothing happens.
+    pub(crate) fn heartbeat_at(&self, spoke_at: Instant) -> Instant {
+        let at = (spoke_at + WATCH_HEARTBEAT).saturating_duration_since(self.started);
+        let at_ms = at.as_secs() * 1000 + u64::from(at.subsec_millis());
+        self.started + Duration::from_millis(at_ms / HEARTBEAT_GRID_MS * HEARTBEAT_GRID_MS)
+    }
+
+    /// When a stream that has just come may be told of its clusters.
+    pub(crate) fn let_in(&self, now: Instant) -> Instant {
+        self.gate().let_in(now)
+    }
+
+    /// A stream is sent a whole view: those who come after it wait for longer.
+    pub(crate) fn send(&self, bytes: usize) {
+        self.gate().send(bytes);
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Slab<Arc<Inbox>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn each(&self, mut tell: impl FnMut(&Inbox)) {
+        self.streams().iter().for_each(|(_, stream)| tell(stream));
+    }
+}
+
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            count: AtomicUsize::new(0),
+            streams: Mutex::default(),
+            gate: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.subscribers.count.fetch_sub(1, Ordering::Relaxed);
         metrics::gauge!("jcm_subscribers").decrement(1);
+        if let Some(key) = self.key {
+            self.subscribers.streams().remove(key);
+        }
+    }
+}
+
+/// Has every watch stream look when a level of the server changes, and cuts those that are not read, until told to stop.
+/// Ten thousand streams that each waited for each of the levels would pay for it with every message.
+pub(crate) async fn keep(app: App, stop: CancellationToken) {
+    let subscribers = &app.subscribers;
+    let (mut roster, mut stale) = (app.membership.roster(), app.views.stale());
+    let (mut draining, mut cut) = (false, false);
+    let mut look = tokio::time::interval(LOOK_PAUSE);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = app.cut.cancelled(), if !cut => cut = true,
+            () = app.draining.cancelled(), if !draining => draining = true,
+            Ok(()) = stale.changed() => {}
+            Ok(()) = roster.changed() => {}
+            _ = look.tick() => {
+                if let Some(then) = Instant::now().checked_sub(UNREAD_MAX) {
+                    subscribers.each(|inbox| if inbox.cut_if_full_since(then) {
+                        info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read");
+                    });
+                }
+                continue;
+            }
+        }
+        subscribers.each(Inbox::nudge);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_herd_is_let_in_at_a_rate_and_a_single_stream_at_once() {
+        let (now, mut gate) = (Instant::now(), Gate::default());
+        assert_eq!(gate.let_in(now), now);
+        let herd: Vec<Instant> = (0..10_000).map(|_| gate.let_in(now)).collect();
+        let burst = herd.iter().filter(|at| **at == now).count();
+        assert!((300..=500).contains(&burst), "{burst} of them at once");
+        let last = herd[herd.len() - 1] - now;
+        assert!(last > Duration::from_secs(2) && last < Duration::from_secs(3), "{last:?}");
+        let later = now + Duration::from_mins(1);
+        assert_eq!(gate.let_in(later), later);
+    }
+
+    #[test]
+    fn whole_views_make_those_who_come_next_wait_but_not_for_ever() {
+        let (now, mut gate) = (Instant::now(), Gate::default());
+        gate.let_in(now);
+        gate.send(256 * 1024 * 1024);
+        let next = gate.let_in(now) - now;
+        assert!(next > Duration::from_millis(800) && next < Duration::from_millis(1100), "{next:?}");
+        (0..100).for_each(|_| gate.send(256 * 1024 * 1024));
+        assert_eq!(gate.let_in(now), now + LET_IN_MAX);
     }
 }

@@ -26,10 +26,11 @@ use jcm_model::{
 };
 use tokio::sync::watch;
 
+use crate::convergence::Count;
 use crate::snapshot::Snapshot;
 use cell::Cell;
 pub(crate) use event::{Event, EventKind, Held, general};
-pub(crate) use inbox::{Inbox, Watching};
+pub(crate) use inbox::{Inbox, Subscriber, Watching};
 pub(crate) use published::Published;
 
 /// Names that are watched without being defined, over all readers: enough for every program that starts before its
@@ -139,20 +140,18 @@ impl Views {
     pub(crate) fn get(&self, name: &ClusterName) -> Answer {
         let board = self.board.load();
         match board.published.get(name) {
-            Some(published) if published.is_ready(Instant::now()) => Answer::Published(Arc::clone(published)),
+            Some(published) if published.is_ready() => Answer::Published(Arc::clone(published)),
             Some(_) => Answer::NotReady,
             None if board.snapshot.quarantined.contains_key(name) => Answer::NotReady,
             None => Answer::Absent,
         }
     }
 
-    /// What leads a reader from what it holds to what is published now; it counts as told. `None`: it holds that.
-    pub(crate) fn event(&self, name: &ClusterName, held: &mut Held) -> Option<Event> {
+    /// What leads a reader of the cluster from what it holds to what is published now; it counts as told.
+    fn event(&self, name: &ClusterName, cell: &Cell, held: &mut Held) -> Option<Event> {
         let board = self.board.load();
         let event = match board.published.get(name) {
-            Some(published) if published.is_ready(Instant::now()) => {
-                // Without a cell there is no short way, and the whole view is always a right answer.
-                let cell = self.cells.load().get(name).cloned().unwrap_or_default();
+            Some(published) if published.is_ready() => {
                 return cell.event(published, self.is_stale(), held);
             }
             Some(_) => Event::unknown(name, held),
@@ -246,8 +245,19 @@ impl Views {
         {
             return None;
         }
-        self.cell(&writing, name).add(inbox, key);
-        Some(Watching::new(Arc::clone(self), name.clone(), Arc::clone(inbox), key))
+        let cell = self.cell(&writing, name);
+        let place = cell.add(inbox, key);
+        Some(Watching::new(Arc::clone(self), name.clone(), cell, place))
+    }
+
+    /// How many subscribers of the cluster hold this revision, on this server.
+    pub(crate) fn count(&self, name: &ClusterName, wanted: Revision) -> Count {
+        let mut count = Count::default();
+        if let Some(cell) = self.cells.load().get(name) {
+            cell.count(wanted, &mut count);
+        }
+        count.cut();
+        count
     }
 
     /// Wakes the readers of clusters whose nodes have had their time to be judged. Answers when to come again.
@@ -337,13 +347,10 @@ impl Views {
         }
     }
 
-    fn stop_watching(&self, name: &ClusterName, inbox: &Arc<Inbox>, key: u32) {
+    fn stop_watching(&self, name: &ClusterName, cell: &Cell, place: usize) {
         let writing = self.writing();
-        let cell = self.cells.load().get(name).cloned();
-        if let Some(cell) = cell {
-            cell.remove(inbox, key);
-            self.forget_if_idle(&writing, name);
-        }
+        cell.remove(place);
+        self.forget_if_idle(&writing, name);
     }
 }
 

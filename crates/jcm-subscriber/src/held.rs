@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use jcm_model::{ClusterName, ClusterState, Delta, Revision, StoreId};
+use jcm_model::{ClusterName, ClusterState, Revision, StoreId};
 use jcm_proto::Malformed;
 use jcm_proto::v1::watch_request::Subscribe;
 use jcm_proto::v1::watch_response::{self as wire, Event};
@@ -25,9 +25,32 @@ pub(crate) enum Held {
     View {
         store: StoreId,
         state: Arc<ClusterState>,
-        /// Opaque; handed back when subscribing again.
-        token: Vec<u8>,
+        token: Token,
     },
+}
+
+/// What a server hands out to be told from there on: opaque; handed back when subscribing again.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Token {
+    bytes: Vec<u8>,
+    /// How many of them stand when a delta brings another end.
+    kept: usize,
+}
+
+impl Token {
+    pub(crate) fn new(bytes: Vec<u8>, kept: u32) -> Self {
+        Self { bytes, kept: kept as usize }
+    }
+
+    /// What a delta makes of it.
+    fn after(&self, whole: Vec<u8>, kept: u32, end: &[u8]) -> Self {
+        if !whole.is_empty() {
+            return Self::new(whole, kept);
+        }
+        let mut bytes = self.bytes[..self.kept.min(self.bytes.len())].to_vec();
+        bytes.extend_from_slice(end);
+        Self { bytes, kept: self.kept }
+    }
 }
 
 /// What a message did.
@@ -71,7 +94,7 @@ impl Held {
 
     /// Takes a full view over.
     pub(crate) fn apply_view(&mut self, message: wire::View) -> Result<Step, Malformed> {
-        let token = message.token.clone();
+        let token = Token::new(message.token.clone(), message.token_kept);
         let (store, new) = message.into_state()?;
         if self.store() == Some(store) && self.revision() > Some(new.cluster().revision) {
             return Ok(Step::Behind);
@@ -91,10 +114,12 @@ impl Held {
     }
 
     /// Takes a delta over, if it starts at what is held.
-    pub(crate) fn apply_delta(&mut self, message: wire::Delta) -> Result<Step, Malformed> {
-        let token = message.token.clone();
-        let delta = Delta::try_from(message)?;
-        let Self::View { store, state, .. } = self else {
+    pub(crate) fn apply_delta(&mut self, mut message: wire::Delta) -> Result<Step, Malformed> {
+        let Self::View { store, state, token } = self else {
+            return Ok(Step::Misfit);
+        };
+        let token = token.after(std::mem::take(&mut message.token), message.token_kept, &message.token_end);
+        let Some(delta) = message.into_delta(state)? else {
             return Ok(Step::Misfit);
         };
         if delta.to < delta.from {
@@ -123,7 +148,7 @@ impl Held {
         Ok(Step::Changed)
     }
 
-    fn replace(&mut self, store: StoreId, state: ClusterState, token: Vec<u8>) -> Step {
+    fn replace(&mut self, store: StoreId, state: ClusterState, token: Token) -> Step {
         match self {
             Self::View { store: held, state: old, token: old_token } if *held == store && **old == state => {
                 *old_token = token;
@@ -143,7 +168,7 @@ impl Held {
             store: self.store().map(|store| store.0.as_bytes().to_vec()).unwrap_or_default(),
             revision: self.revision().unwrap_or_default().0,
             token: match self {
-                Self::View { token, .. } => token.clone(),
+                Self::View { token, .. } => token.bytes.clone(),
                 Self::Nothing | Self::Removed { .. } => Vec::new(),
             },
         }
@@ -159,7 +184,8 @@ impl Held {
                 revision: revision.0,
             })),
             Self::View { store, state, token } => {
-                Some(Event::View(wire::View::new(*store, token.clone(), state, false)))
+                let kept = u32::try_from(token.kept).unwrap_or_default();
+                Some(Event::View(wire::View::new(*store, (token.bytes.clone(), kept), state, false)))
             }
         }
     }

@@ -40,6 +40,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a link that asked to be left is kept for clusters that its successor has no answer for.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long a server is left without word of what is held: what changes meanwhile is told at once, and thousands of programs
+/// that were told of one change do not all answer in the moment in which others still wait to be told.
+const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(200);
+const ACKNOWLEDGE_SPREAD_MS: u32 = 800;
+
 /// Which link, among all that a session ever opened: later ones have higher numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LinkId(pub(crate) u64);
@@ -145,8 +150,11 @@ impl Session {
         }
         let retry = (!self.has_fresh_peer()).then_some(self.retry_at);
         let leave = self.peers.iter().any(|peer| peer.leaving.is_some()).then(|| self.leave_at()).flatten();
-        let peers =
-            self.peers.iter().flat_map(|peer| [Some(peer.silent_at()), peer.answer_due_at()]).flatten();
+        let peers = self
+            .peers
+            .iter()
+            .flat_map(|peer| [Some(peer.silent_at()), peer.answer_due_at(), peer.acknowledge_at]);
+        let peers = peers.flatten();
         peers.chain(retry).chain(leave).min()
     }
 
@@ -258,6 +266,7 @@ impl Session {
         }
         self.close_what_is_left(now);
         self.read_silence(now);
+        self.acknowledge(now);
         if !self.has_fresh_peer() && self.retry_at <= now {
             self.open(now);
         }
@@ -273,6 +282,7 @@ impl Session {
             protocol: WATCH_PROTOCOLS.oldest(),
             newest_protocol: WATCH_PROTOCOLS.newest(),
             client: self.client.clone(),
+            acknowledges: true,
         };
         self.effects.push(Effect::Send { link, request: Request::Hello(hello) });
         for cluster in self.clusters.keys().cloned().collect::<Vec<_>>() {

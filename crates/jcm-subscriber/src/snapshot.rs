@@ -111,6 +111,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::held::Token;
 
     fn orders() -> ClusterName {
         ClusterName::parse("orders").unwrap()
@@ -157,7 +158,7 @@ mod tests {
             held: Held::View {
                 store: StoreId(uuid::Uuid::from_u128(5)),
                 state: Arc::new(state),
-                token: vec![1, 2, 3],
+                token: Token::new(vec![1, 2, 3], 2),
             },
             written: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         }

@@ -125,6 +125,8 @@ pub(crate) enum Command {
     Watch(Watch),
     /// Wait until a cluster is as wanted; exit 4 when the time is over
     Wait(Wait),
+    /// Show whether every subscriber holds a revision of a cluster; exit 4 when not, or when a server does not answer
+    Converge(Converge),
     /// Show why a node has its verdict: vantages, last results, thresholds, protection
     Why(Why),
     /// All definitions in one file: save, restore
@@ -240,6 +242,18 @@ impl std::fmt::Display for Condition {
             Self::Nodes(n) => write!(f, "nodes={n}"),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Converge {
+    /// Name of the cluster
+    pub cluster: ClusterName,
+    /// At least this revision [default: the cluster's own]
+    #[arg(long, value_name = "N")]
+    pub revision: Option<u64>,
+    /// How long to wait for it [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

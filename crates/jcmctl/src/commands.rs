@@ -5,6 +5,7 @@ mod apply;
 mod check;
 mod cluster;
 mod config;
+mod converge;
 mod export;
 mod node;
 mod resolve;
@@ -54,6 +55,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Resolve(resolve) => resolve::run(&session, resolve).await,
         Command::Watch(watch) => watch::run(&session, watch).await,
         Command::Wait(wait) => wait::run(&session, wait).await,
+        Command::Converge(converge) => converge::run(&session, converge).await,
         Command::Why(why) => why::run(&session, why).await,
         Command::Snapshot(command) => snapshot::run(&session, command).await,
         Command::Version => version::run(&session).await,

@@ -31,6 +31,28 @@ pub(crate) struct ClusterRow {
     pub state: String,
 }
 
+/// `GET /v1/convergence/{cluster}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Convergence {
+    pub revision: u64,
+    pub subscribers: usize,
+    pub reached: usize,
+    pub unacknowledged: usize,
+    pub lagging: Vec<Lagging>,
+    pub servers_missing: Vec<String>,
+}
+
+/// A subscriber that holds less.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Lagging {
+    pub peer: String,
+    pub server: String,
+    pub revision: u64,
+    pub age_ms: u64,
+}
+
 /// `GET …/view`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

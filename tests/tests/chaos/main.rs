@@ -18,6 +18,7 @@ mod rows {
     mod flapping;
     mod network;
     mod nodes;
+    mod push;
     mod servers;
     mod store;
     mod strain;

@@ -16,6 +16,7 @@ mod protocols;
 mod routing;
 mod verdicts;
 
+mod convergence;
 mod integrations;
 mod long_poll;
 mod pick;
@@ -31,6 +32,7 @@ mod data;
 mod lifecycle;
 mod outage;
 mod slow_clients;
+mod streams;
 
 mod check_run;
 mod checked;

@@ -23,7 +23,7 @@ use super::view::too_many;
 use crate::app::App;
 use crate::definitions::{Freshness, caught_up};
 use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
-use crate::views::{Event, EventKind, Held, Inbox, Watching};
+use crate::views::{Event, EventKind, Held, Inbox, Subscriber, Watching};
 
 /// Clusters that one event id resumes: some 2 KiB, which every client can send back in a header.
 const RESUMED_MAX: usize = 32;
@@ -58,6 +58,8 @@ pub(super) async fn get(
     let settled = Some(resume.settled).filter(|settled| *settled > 0 && resume.origin == app.views.origin());
     let known: HashMap<ClusterName, Option<Token>> = resume.held.into_iter().collect();
     let inbox = Arc::new(Inbox::default());
+    // Server-sent events go one way: their readers cannot say what they hold.
+    inbox.belongs_to(Subscriber { peer: "events".into(), acknowledges: false });
     let mut watched = Vec::with_capacity(names.len());
     for (key, name) in (0_u32..).zip(names) {
         let watching = app.views.watch(&name, &inbox, key).ok_or_else(too_many)?;
@@ -68,7 +70,7 @@ pub(super) async fn get(
             (None, None) => Held::new(EventKind::Json, None),
         };
         inbox.tell(key);
-        watched.push(Watched { name, held, told: 0, _watching: watching });
+        watched.push(Watched { name, held, told: 0, watching });
     }
     let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
     // The task ends with its connection, when the server drains, or when nobody reads.
@@ -96,12 +98,12 @@ struct Watched {
     held: Held,
     /// When it was last told of, in the stream's own count of events.
     told: u64,
-    _watching: Watching,
+    watching: Watching,
 }
 
 impl Stream {
     async fn run(mut self) {
-        let _counted = self.app.subscribers.enter();
+        let _counted = self.app.subscribers.enter(None);
         let mut stale = self.app.views.stale();
         // Who resumes may be sent nothing else.
         if *stale.borrow_and_update() {
@@ -149,7 +151,7 @@ impl Stream {
             let Some(cluster) = usize::try_from(key).ok().and_then(|at| self.watched.get_mut(at)) else {
                 continue;
             };
-            let Some(event) = self.app.views.event(&cluster.name, &mut cluster.held) else {
+            let Some(event) = cluster.watching.event(&mut cluster.held) else {
                 continue;
             };
             if let Some(previous) = last.replace(event) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::response::Response;
@@ -10,6 +11,8 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tonic::transport::server::TcpConnectInfo;
 
+use super::together::Streams;
+use crate::discovery;
 use crate::pause::{Pulse, Stretch, come_in};
 
 /// The way from one connection to the router.
@@ -19,6 +22,7 @@ pub(super) struct Admission {
     peer: SocketAddr,
     pulse: Pulse,
     stretch: Stretch,
+    streams: Streams,
 }
 
 /// The request is from before a pause. It ends its connection without an answer.
@@ -28,7 +32,13 @@ pub(super) struct Late;
 
 impl Admission {
     pub(super) fn new(router: Router, peer: SocketAddr, pulse: Pulse, stretch: Stretch) -> Self {
-        Self { router: TowerToHyperService::new(router), peer, pulse, stretch }
+        let router = TowerToHyperService::new(router);
+        Self { router, peer, pulse, stretch, streams: Streams::default() }
+    }
+
+    /// What runs the streams of this connection, where it has several.
+    pub(super) fn streams(&self) -> Streams {
+        self.streams.clone()
     }
 }
 
@@ -43,6 +53,11 @@ impl Service<hyper::Request<Incoming>> for Admission {
         }
         let peer = TcpConnectInfo { local_addr: None, remote_addr: Some(self.peer) };
         request.extensions_mut().insert(peer);
+        if request.version() == http::Version::HTTP_2 && request.uri().path() == discovery::PATH {
+            let inbox = Arc::default();
+            self.streams.expect_watch(&inbox);
+            request.extensions_mut().insert(inbox);
+        }
         let answer = come_in(self.stretch, self.router.call(request));
         Box::pin(async move {
             let answered = answer.await;

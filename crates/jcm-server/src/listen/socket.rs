@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::patience::Reads;
+
 /// How long a write may wait for its client to read. What is not read for so long is not wanted, and holds a
 /// descriptor and memory.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
@@ -21,11 +23,17 @@ pub(super) struct Socket {
     given: usize,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    reads: Option<Reads>,
 }
 
 impl Socket {
     pub(super) fn new(prefix: Vec<u8>, stream: TcpStream) -> Self {
-        Self { stream, prefix, given: 0, stalled: None }
+        Self { stream, prefix, given: 0, stalled: None, reads: None }
+    }
+
+    /// Counts every read from now on.
+    pub(super) fn counted(self, reads: Reads) -> Self {
+        Self { reads: Some(reads), ..self }
     }
 
     /// Passes a write's result on, unless writes have waited for too long.
@@ -54,7 +62,14 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let left = &self.prefix[self.given..];
         if left.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+            if let Some(reads) = &self.reads {
+                reads.add();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(reads) = &self.reads {
+            reads.add();
         }
         let count = left.len().min(buffer.remaining());
         buffer.put_slice(&left[..count]);

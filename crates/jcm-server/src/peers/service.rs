@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use jcm_model::{ClusterName, NodeId};
+use jcm_model::{ClusterName, NodeId, Revision};
 use jcm_proto::v1::{self, peers_server};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -107,6 +107,15 @@ impl peers_server::Peers for Service {
         let findings = findings.map(|findings| serde_json::to_vec(&findings)).transpose();
         let findings = findings.map_err(|error| Status::internal(error.to_string()))?.unwrap_or_default();
         Ok(Response::new(v1::FindingsResponse { findings }))
+    }
+
+    async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
+        let v1::CountRequest { cluster, revision } = request.into_inner();
+        let cluster =
+            ClusterName::parse(&cluster).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let count = self.stock.subscribers(&cluster, Revision(revision));
+        let count = serde_json::to_vec(&count).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(v1::CountResponse { count }))
     }
 
     async fn carry_out(

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jcm_model::{ClusterName, Judged, NodeId, ServerId, StoreId};
+use jcm_model::{ClusterName, Judged, NodeId, Revision, ServerId, StoreId};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::convergence::Count;
 use crate::views::{Verdicts, Views};
 
 /// Reads the board for the other servers.
@@ -38,6 +39,11 @@ impl Stock {
     /// The store whose definitions are on the board.
     pub(super) fn store(&self) -> StoreId {
         self.views.snapshot().store
+    }
+
+    /// How many subscribers of the cluster hold this revision, on this server.
+    pub(super) fn subscribers(&self, cluster: &ClusterName, revision: Revision) -> Count {
+        self.views.count(cluster, revision)
     }
 
     /// The digests of all that stands on the board. Two boards have the same digest of a server when they hold the same

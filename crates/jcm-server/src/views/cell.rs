@@ -2,13 +2,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use jcm_model::{Change, Effect, NodeId};
+use jcm_model::{Change, Effect, NodeId, Revision};
+use slab::Slab;
 
 use super::event::{Event, EventKind, Held, Place};
 use super::inbox::Inbox;
 use super::published::Published;
 use super::step::Step;
+use crate::convergence::Count;
 
 /// Steps that are remembered: a reader that is further behind gets the whole view, which is cheaper by then.
 const STEPS_MAX: usize = 64;
@@ -16,24 +19,41 @@ const STEPS_MAX: usize = 64;
 /// Encoded events that are kept for other readers who hold the same: they rarely hold more than a few different states.
 const EVENTS_MAX: usize = 16;
 
+/// Two locks, because telling ten thousand readers takes a while, and the first of them ask meanwhile.
 #[derive(Debug, Default)]
-pub(super) struct Cell(Mutex<Inner>);
+pub(super) struct Cell {
+    inner: Mutex<Inner>,
+    readers: Mutex<Slab<(Arc<Inbox>, u32)>>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
     /// The ways over the last publications. It may be one ahead of the board while that is being swapped.
     steps: VecDeque<Step>,
-    /// Events to one publication, by the sequence they start from (`None`: from nothing), and whether they say that the
-    /// store is out of reach.
-    events: HashMap<(EventKind, Option<u64>, bool), Event>,
+    /// Events to one publication.
+    events: HashMap<Asked, Event>,
     /// Which publication `events` lead to.
     events_to: u64,
-    readers: Vec<(Arc<Inbox>, u32)>,
+}
+
+/// What makes events to one publication differ.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Asked {
+    kind: EventKind,
+    in_doubt: bool,
+    /// The sequence they start from; `None`: from nothing.
+    from: Option<u64>,
+    /// Whether they say that the store is out of reach.
+    stale: bool,
 }
 
 impl Cell {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Slab<(Arc<Inbox>, u32)>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No way leads over what happened: it was created, deleted, or is not known.
@@ -59,14 +79,14 @@ impl Cell {
         let mut step = Step::between(before, after);
         step.header = delta.header.is_some();
         step.defined.extend(delta.put.iter().map(|node| node.id.clone()).chain(delta.removed));
-        step.judged.extend(delta.judged.into_iter().map(|(id, _)| id));
+        step.judge(before, after, delta.judged.into_iter().map(|(id, _)| id));
         self.inner().remember(step, after.state.cluster().nodes.len());
     }
 
     /// The way over new verdicts.
     pub(super) fn judge(&self, before: &Published, after: &Published, judged: Vec<NodeId>) {
         let mut step = Step::between(before, after);
-        step.judged.extend(judged);
+        step.judge(before, after, judged);
         self.inner().remember(step, after.state.cluster().nodes.len());
     }
 
@@ -75,7 +95,7 @@ impl Cell {
         let name = &published.state.cluster().name;
         let from = match held.place(&published.token) {
             Place::Same if held.is_in_doubt() => {
-                let event = Event::delta(held.kind(), published, stale, std::iter::empty());
+                let event = Event::delta(held.kind(), true, published, stale, std::iter::empty());
                 held.advance(&event);
                 return Some(event);
             }
@@ -101,14 +121,14 @@ impl Cell {
         let from = from
             .and_then(|at| inner.steps.iter().find(|step| step.from <= at && at < step.to))
             .map(|step| step.from);
-        let key = (held.kind(), from, stale);
+        let key = Asked { kind: held.kind(), in_doubt: held.is_in_doubt(), from, stale };
         // A reader that was overtaken by the next publication is told of its own; that is not worth keeping.
         let keep = inner.events_to == to;
         let event = match (inner.events.get(&key), from) {
             (Some(event), _) if keep => event.clone(),
             (_, Some(from)) => {
                 let steps = inner.steps.iter().filter(|step| step.from >= from && step.from < to);
-                Event::delta(held.kind(), published, stale, steps)
+                Event::delta(held.kind(), held.is_in_doubt(), published, stale, steps)
             }
             (_, None) => Event::view(held.kind(), published, stale),
         };
@@ -119,25 +139,30 @@ impl Cell {
         Some(event)
     }
 
-    pub(super) fn add(&self, inbox: &Arc<Inbox>, key: u32) {
-        self.inner().readers.push((Arc::clone(inbox), key));
+    /// Tells the inbox from now on, under the given key. The answer takes it out again.
+    pub(super) fn add(&self, inbox: &Arc<Inbox>, key: u32) -> usize {
+        self.readers().insert((Arc::clone(inbox), key))
     }
 
-    pub(super) fn remove(&self, inbox: &Arc<Inbox>, key: u32) {
-        let mut inner = self.inner();
-        if let Some(at) = inner.readers.iter().position(|(reader, k)| Arc::ptr_eq(reader, inbox) && *k == key)
-        {
-            inner.readers.swap_remove(at);
-        }
+    pub(super) fn remove(&self, place: usize) {
+        self.readers().remove(place);
     }
 
     pub(super) fn has_readers(&self) -> bool {
-        !self.inner().readers.is_empty()
+        !self.readers().is_empty()
+    }
+
+    /// Counts its subscribers.
+    pub(super) fn count(&self, wanted: Revision, count: &mut Count) {
+        let now = Instant::now();
+        for (_, (inbox, key)) in self.readers().iter() {
+            inbox.count(*key, wanted, now, count);
+        }
     }
 
     /// The cluster is published anew.
     pub(super) fn tell(&self) {
-        for (inbox, key) in &self.inner().readers {
+        for (_, (inbox, key)) in self.readers().iter() {
             inbox.tell(*key);
         }
     }

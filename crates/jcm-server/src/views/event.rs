@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use jcm_model::view::NodeView;
 use jcm_model::{ClusterName, Delta, NodeId, Revision, StoreId};
 use jcm_proto::token::Token;
-use jcm_proto::v1::{self, WatchResponse, watch_response};
+use jcm_proto::v1::{self, NodeVerdict, WatchResponse, watch_response};
 use prost::Message;
 use serde::Serialize;
 
@@ -19,11 +19,17 @@ use super::step::Step;
 /// by then a server that is in contact with its store has caught up many times over.
 pub(super) const BEHIND_MAX: Duration = Duration::from_secs(5);
 
+/// The protocol of the watch stream in which deltas leave out what the client holds.
+const SHORT_DELTAS_SINCE: u32 = 2;
+
+/// What stands before each message of a gRPC stream.
+pub(super) const GRPC_PREFIX_BYTES: usize = 5;
+
 /// In which clothes a reader wants its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum EventKind {
-    /// Messages of the watch stream.
-    Proto,
+    /// Messages of the watch stream, in this version of its protocol.
+    Proto(u32),
     /// Lines of JSON for server-sent events.
     Json,
 }
@@ -68,7 +74,7 @@ pub(super) enum Place {
 pub(crate) struct Event {
     /// `view`, `delta`, `removed` or `unknown`.
     pub(crate) name: &'static str,
-    /// An encoded `WatchResponse`, or a line of JSON.
+    /// An encoded `WatchResponse` with what gRPC puts before a message, or a line of JSON.
     pub(crate) body: Bytes,
     what: What,
 }
@@ -78,7 +84,7 @@ impl Held {
     pub(crate) fn new(kind: EventKind, token: Option<Token>) -> Self {
         // A subscriber of the stream shows its status, and asks by subscribing. To a reader of server-sent events what a
         // sent event held is not sent again.
-        let in_doubt = kind == EventKind::Proto;
+        let in_doubt = matches!(kind, EventKind::Proto(_));
         Self { kind, what: token.map_or(What::Nothing, What::View), in_doubt, behind_since: None }
     }
 
@@ -184,7 +190,7 @@ impl Event {
             }
         }
         let body = match held.kind {
-            EventKind::Proto => proto(watch_response::Event::Removed(watch_response::Removed {
+            EventKind::Proto(_) => proto(watch_response::Event::Removed(watch_response::Removed {
                 cluster: name.to_string(),
                 store: store.0.as_bytes().to_vec(),
                 revision: revision.0,
@@ -202,18 +208,19 @@ impl Event {
         if now < since + BEHIND_MAX {
             return None;
         }
-        held.behind_since = None;
         Self::unknown(name, held)
     }
 
     /// This server cannot tell yet, as far as the reader was not told that already.
-    pub(super) fn unknown(name: &ClusterName, held: &Held) -> Option<Self> {
+    pub(super) fn unknown(name: &ClusterName, held: &mut Held) -> Option<Self> {
+        // There is nothing to catch up with.
+        held.behind_since = None;
         if matches!(held.what, What::Unknown(_)) {
             return None;
         }
         let reason = "this server has no view of the cluster yet";
         let body = match held.kind {
-            EventKind::Proto => proto(watch_response::Event::Unknown(watch_response::Unknown {
+            EventKind::Proto(_) => proto(watch_response::Event::Unknown(watch_response::Unknown {
                 cluster: name.to_string(),
                 reason: reason.to_owned(),
             })),
@@ -225,8 +232,8 @@ impl Event {
     pub(super) fn view(kind: EventKind, published: &Arc<Published>, stale: bool) -> Self {
         let body = match kind {
             EventKind::Json => published.json(stale),
-            EventKind::Proto => {
-                let token = published.token.to_bytes();
+            EventKind::Proto(_) => {
+                let token = (published.token.to_bytes(), published.token.kept());
                 proto(watch_response::Event::View(watch_response::View::new(
                     published.token.store,
                     token,
@@ -238,9 +245,11 @@ impl Event {
         Self { name: "view", body, what: What::View(published.token) }
     }
 
-    /// The way over the given steps, which end at what is published.
+    /// The way over the given steps, which end at what is published. Who is in doubt is sent the whole token: it may have
+    /// heard of the cluster from elsewhere since it asked.
     pub(super) fn delta<'a>(
         kind: EventKind,
+        in_doubt: bool,
         published: &Arc<Published>,
         stale: bool,
         steps: impl Iterator<Item = &'a Step>,
@@ -248,11 +257,13 @@ impl Event {
         let mut from = None;
         let mut header = false;
         let (mut defined, mut judged, mut relaid) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut anew = BTreeSet::new();
         for step in steps {
             from.get_or_insert(step.from_revision);
             header |= step.header;
             defined.extend(&step.defined);
             judged.extend(&step.judged);
+            anew.extend(&step.judged_anew);
             relaid.extend(&step.relaid);
         }
         let state = &published.state;
@@ -273,24 +284,30 @@ impl Event {
             }
         }
         let body = match kind {
-            EventKind::Proto => {
+            EventKind::Proto(protocol) => {
+                let is_short = protocol >= SHORT_DELTAS_SINCE;
                 // A node that was defined anew may have its verdict already, and its old one does not count.
-                let verdicts = judged
-                    .iter()
-                    .copied()
-                    .chain(delta.put.iter().map(|node| &node.id))
-                    .collect::<BTreeSet<&NodeId>>();
-                delta.judged = verdicts
-                    .into_iter()
-                    .filter_map(|id| Some((id.clone(), state.judged(id)?.clone())))
-                    .collect();
-                let token = published.token.to_bytes();
-                proto(watch_response::Event::Delta(watch_response::Delta::new(
-                    &cluster.name,
-                    token,
-                    &delta,
-                    stale,
-                )))
+                anew.extend(delta.put.iter().map(|node| &node.id));
+                judged.extend(delta.put.iter().map(|node| &node.id));
+                let verdict = |id: &NodeId| {
+                    let judged = state.judged(id)?;
+                    let is_whole = !is_short || anew.contains(id);
+                    let new = if is_whole { NodeVerdict::new } else { NodeVerdict::of_same_judge };
+                    Some(new(id, judged))
+                };
+                let mut message = watch_response::Delta::new(&cluster.name, &delta, stale);
+                message.verdicts = judged.into_iter().filter_map(verdict).collect();
+                if !is_short {
+                    (message.to, message.check_changed) = (delta.to.0, delta.check_changed.0);
+                }
+                if is_short && !in_doubt {
+                    // The reader was told of it here, so it has the rest of the token.
+                    message.token_end = published.token.end_bytes();
+                } else {
+                    (message.token, message.token_kept) =
+                        (published.token.to_bytes(), published.token.kept());
+                }
+                proto(watch_response::Event::Delta(message))
             }
             EventKind::Json => {
                 let rows: BTreeSet<&NodeId> =
@@ -339,8 +356,15 @@ fn delta_json(published: &Published, delta: &Delta, stale: bool, rows: &BTreeSet
     })
 }
 
+/// A message of gRPC: a byte that says that it is not compressed, its length, and itself.
 fn proto(event: watch_response::Event) -> Bytes {
-    Bytes::from(WatchResponse { event: Some(event) }.encode_to_vec())
+    let message = WatchResponse { event: Some(event) };
+    let length = u32::try_from(message.encoded_len()).expect("a view is far below 4 GiB");
+    let mut bytes = BytesMut::with_capacity(GRPC_PREFIX_BYTES + message.encoded_len());
+    bytes.put_u8(0);
+    bytes.put_u32(length);
+    message.encode(&mut bytes).expect("there is room for it");
+    bytes.freeze()
 }
 
 fn json(value: &impl Serialize) -> Bytes {

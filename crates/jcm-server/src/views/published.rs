@@ -45,8 +45,8 @@ impl Published {
         Self { routing, state, token, ready_at, json: [OnceLock::new(), OnceLock::new()] }
     }
 
-    pub(crate) fn is_ready(&self, now: Instant) -> bool {
-        self.ready_at.is_none_or(|at| now >= at)
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready_at.is_none_or(|at| Instant::now() >= at)
     }
 
     /// The JSON of the view, encoded once for all who ask while the store is in reach, and once while it is not.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+#[cfg(doc)]
+use jcm_model::Judged;
 use jcm_model::verdict::same;
 use jcm_model::walk::walk;
 use jcm_model::{NodeId, Revision};
@@ -22,6 +24,8 @@ pub(super) struct Step {
     pub(super) defined: BTreeSet<NodeId>,
     /// Nodes whose verdict changed.
     pub(super) judged: BTreeSet<NodeId>,
+    /// Those of them that were judged by another judge before, or by none: see [`Judged::is_of_same_judge`].
+    pub(super) judged_anew: BTreeSet<NodeId>,
     /// Nodes that are routed to in another way than before, or lost their verdict.
     pub(super) relaid: BTreeSet<NodeId>,
 }
@@ -46,7 +50,24 @@ impl Step {
             header: false,
             defined: BTreeSet::new(),
             judged: BTreeSet::new(),
+            judged_anew: BTreeSet::new(),
             relaid,
+        }
+    }
+
+    /// Verdicts on these nodes changed as well.
+    pub(super) fn judge(
+        &mut self,
+        before: &Published,
+        after: &Published,
+        judged: impl IntoIterator<Item = NodeId>,
+    ) {
+        for id in judged {
+            let same = before.state.judged(&id).zip(after.state.judged(&id));
+            if !same.is_some_and(|(before, after)| after.is_of_same_judge(before)) {
+                self.judged_anew.insert(id.clone());
+            }
+            self.judged.insert(id);
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jcm_model::{
-    Cluster, ClusterName, ClusterState, Delta, Judged, Mutation, NodeId, Precondition, Revision, ServerId,
-    Stamp, StoreId, TargetPolicy, Timestamp, Verdict,
+    Cluster, ClusterName, ClusterState, Judged, Mutation, NodeId, Precondition, Revision, ServerId, Stamp,
+    StoreId, TargetPolicy, Timestamp, Verdict,
 };
 use jcm_proto::token::Token;
 use jcm_proto::v1::{WatchResponse, watch_response};
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::event::BEHIND_MAX;
+use super::event::{BEHIND_MAX, GRPC_PREFIX_BYTES};
 use super::{Answer, Event, EventKind, Held, Inbox, Views};
 use crate::snapshot::Snapshot;
 
@@ -135,21 +135,39 @@ impl Writers {
     }
 }
 
+/// What a reader without a place of its own is told.
+fn next_event(views: &Views, name: &ClusterName, held: &mut Held) -> Option<Event> {
+    let cell = views.cells.load().get(name).cloned().unwrap_or_default();
+    views.event(name, &cell, held)
+}
+
 /// A subscriber of the watch stream, without its caution: it applies what it is sent.
 #[derive(Default)]
-struct StreamReader(Option<ClusterState>);
+struct StreamReader {
+    state: Option<ClusterState>,
+    token: Vec<u8>,
+    token_kept: usize,
+}
 
 impl StreamReader {
     fn take(&mut self, event: &Event) {
-        match WatchResponse::decode(event.body.clone()).unwrap().event.unwrap() {
-            watch_response::Event::View(view) => self.0 = Some(view.into_state().unwrap().1),
-            watch_response::Event::Delta(delta) => {
-                let delta = Delta::try_from(delta).unwrap();
-                self.0 = Some(
-                    self.0.as_ref().unwrap().after(&delta).expect("the delta starts where the reader is"),
-                );
+        match WatchResponse::decode(event.body.slice(GRPC_PREFIX_BYTES..)).unwrap().event.unwrap() {
+            watch_response::Event::View(view) => {
+                (self.token, self.token_kept) = (view.token.clone(), view.token_kept as usize);
+                self.state = Some(view.into_state().unwrap().1);
             }
-            watch_response::Event::Removed(_) => self.0 = None,
+            watch_response::Event::Delta(delta) => {
+                if delta.token.is_empty() {
+                    self.token.truncate(self.token_kept);
+                    self.token.extend(&delta.token_end);
+                } else {
+                    (self.token, self.token_kept) = (delta.token.clone(), delta.token_kept as usize);
+                }
+                let held = self.state.as_ref().unwrap();
+                let delta = delta.into_delta(held).unwrap().expect("it counts from verdicts that are held");
+                self.state = Some(held.after(&delta).expect("the delta starts where the reader is"));
+            }
+            watch_response::Event::Removed(_) => *self = Self::default(),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -176,10 +194,14 @@ impl RowReader {
 
 proptest! {
     #[test]
-    fn readers_end_where_the_server_is(steps in prop::collection::vec((steps(), any::<bool>(), any::<bool>()), 1..40)) {
+    fn readers_end_where_the_server_is(
+        protocol in 1..=2_u32,
+        steps in prop::collection::vec((steps(), any::<bool>(), any::<bool>()), 1..40),
+    ) {
         let views = Arc::new(Views::new(7));
         let mut writers = Writers::new(Arc::clone(&views));
-        let (mut stream, mut stream_held) = (StreamReader::default(), Held::new(EventKind::Proto, None));
+        let kind = EventKind::Proto(protocol);
+        let (mut stream, mut stream_held) = (StreamReader::default(), Held::new(kind, None));
         let (mut rows, mut rows_held) = (RowReader::default(), Held::new(EventKind::Json, None));
         for (step, look, reconnect) in steps {
             writers.take(&step);
@@ -189,24 +211,30 @@ proptest! {
             if reconnect {
                 // As after a lost connection: only the token is left.
                 let token = stream_held.token().map(|token| Token::from_bytes(&token.to_bytes()).unwrap());
-                stream_held = Held::new(EventKind::Proto, token);
+                stream_held = Held::new(kind, token);
                 rows_held = Held::new(EventKind::Json, rows_held.token());
+                // Before the answer comes, another server says that what is held is right there too.
+                if let Some(token) = token {
+                    let elsewhere = Token { origin: 8, sequence: 1, ..token };
+                    (stream.token, stream.token_kept) = (elsewhere.to_bytes(), elsewhere.kept() as usize);
+                }
             }
-            if let Some(event) = views.event(&name(), &mut stream_held) {
+            if let Some(event) = next_event(&views, &name(), &mut stream_held) {
                 stream.take(&event);
             }
-            if let Some(event) = views.event(&name(), &mut rows_held) {
+            if let Some(event) = next_event(&views, &name(), &mut rows_held) {
                 rows.take(&event);
             }
-            prop_assert!(views.event(&name(), &mut stream_held).is_none(), "what was told is not told again");
+            prop_assert!(next_event(&views, &name(), &mut stream_held).is_none(), "what was told is not told again");
             match views.get(&name()) {
                 Answer::Published(published) => {
-                    prop_assert_eq!(stream.0.as_ref(), Some(&published.state));
+                    prop_assert_eq!(stream.state.as_ref(), Some(&published.state));
+                    prop_assert_eq!(Token::from_bytes(&stream.token).unwrap(), published.token);
                     let view: Value = serde_json::from_slice(&published.json(false)).unwrap();
                     let expected: Vec<&Value> = view["nodes"].as_array().unwrap().iter().collect();
                     prop_assert_eq!(rows.0.values().collect::<Vec<_>>(), expected);
                 }
-                Answer::Absent => prop_assert!(stream.0.is_none() && rows.0.is_empty()),
+                Answer::Absent => prop_assert!(stream.state.is_none() && rows.0.is_empty()),
                 Answer::NotReady => prop_assert!(false, "a cluster created while the server runs is ready at once"),
             }
         }
@@ -225,10 +253,10 @@ fn one_turn_in_a_large_cluster_is_a_small_event() {
     for n in 0..2000 {
         writers.take(&judge(n, Verdict::Healthy));
     }
-    let mut held = Held::new(EventKind::Proto, None);
-    views.event(&name(), &mut held).unwrap();
+    let mut held = Held::new(EventKind::Proto(2), None);
+    next_event(&views, &name(), &mut held).unwrap();
     writers.take(&judge(3, Verdict::Down));
-    let event = views.event(&name(), &mut held).unwrap();
+    let event = next_event(&views, &name(), &mut held).unwrap();
     assert_eq!(event.name, "delta");
     assert!(event.body.len() < 160, "{} bytes", event.body.len());
 }
@@ -240,9 +268,9 @@ fn a_reader_that_is_told_nothing_new_wakes_for_nothing() {
     let inbox = Arc::new(Inbox::default());
     let watching = views.watch(&name(), &inbox, 3).unwrap();
     let mut held = Held::new(EventKind::Json, None);
-    assert_eq!(views.event(&name(), &mut held).unwrap().name, "removed");
+    assert_eq!(next_event(&views, &name(), &mut held).unwrap().name, "removed");
     writers.take(&Step::Put { nodes: vec![1], path: 0, online: true });
-    assert_eq!(views.event(&name(), &mut held).unwrap().name, "view");
+    assert_eq!(next_event(&views, &name(), &mut held).unwrap().name, "view");
     drop(watching);
     writers.take(&Step::Delete);
     assert!(matches!(views.get(&name()), Answer::Absent));
@@ -254,13 +282,13 @@ fn a_subscriber_that_comes_back_is_told_that_nothing_has_changed() {
     let views = Arc::new(Views::new(7));
     let mut writers = Writers::new(Arc::clone(&views));
     writers.take(&Step::Put { nodes: vec![1], path: 0, online: true });
-    let mut held = Held::new(EventKind::Proto, None);
-    views.event(&name(), &mut held).unwrap();
-    for (kind, told) in [(EventKind::Proto, true), (EventKind::Json, false)] {
+    let mut held = Held::new(EventKind::Proto(2), None);
+    next_event(&views, &name(), &mut held).unwrap();
+    for (kind, told) in [(EventKind::Proto(2), true), (EventKind::Json, false)] {
         let mut back = Held::new(kind, held.token());
-        let event = views.event(&name(), &mut back);
+        let event = next_event(&views, &name(), &mut back);
         assert_eq!(event.is_some(), told, "{kind:?}");
-        assert!(views.event(&name(), &mut back).is_none(), "once is enough");
+        assert!(next_event(&views, &name(), &mut back).is_none(), "once is enough");
     }
 }
 
@@ -276,34 +304,46 @@ fn with_a_down_node() -> (Arc<Views>, Writers) {
 #[test]
 fn a_reader_that_is_ahead_of_this_server_waits_for_it() {
     let (views, mut writers) = with_a_down_node();
-    let mut held = Held::new(EventKind::Proto, None);
-    views.event(&name(), &mut held).unwrap();
+    let mut held = Held::new(EventKind::Proto(2), None);
+    next_event(&views, &name(), &mut held).unwrap();
     let token = held.token().unwrap();
-    for (weight, kind) in (7..).zip([EventKind::Proto, EventKind::Json]) {
+    for (weight, kind) in (7..).zip([EventKind::Proto(2), EventKind::Json]) {
         let ahead = Token { revision: Revision(writers.revision.0 + 1), origin: 8, ..token };
         // It catches up.
         let mut reader = Held::new(kind, Some(ahead));
-        assert!(views.event(&name(), &mut reader).is_none(), "it is not sent back to something older");
+        assert!(next_event(&views, &name(), &mut reader).is_none(), "it is not sent back to something older");
         assert!(reader.due_at().is_some_and(|at| at > Instant::now()));
         // And a step further: what it holds by then would be no news to it.
         writers.take(&Step::Patch { n: 1, weight });
         writers.take(&Step::Patch { n: 1, weight: 100 + weight });
-        let told = views.event(&name(), &mut reader).unwrap().name;
+        let told = next_event(&views, &name(), &mut reader).unwrap().name;
         assert!(told == "view" || told == "delta", "{told}");
         assert_eq!(reader.due_at(), None);
         // It does not.
         let ahead = Token { revision: Revision(1_000_000), ..ahead };
         let mut reader = Held::new(kind, Some(ahead));
-        assert!(views.event(&name(), &mut reader).is_none());
+        assert!(next_event(&views, &name(), &mut reader).is_none());
         reader.behind_since = Instant::now().checked_sub(BEHIND_MAX);
-        assert_eq!(views.event(&name(), &mut reader).unwrap().name, "unknown");
-        assert!(views.event(&name(), &mut reader).is_none(), "once is enough");
+        assert_eq!(next_event(&views, &name(), &mut reader).unwrap().name, "unknown");
+        assert!(next_event(&views, &name(), &mut reader).is_none(), "once is enough");
         assert_eq!(reader.token(), Some(ahead), "it keeps what it has");
     }
+    // Nor does who waits here ask for ever what cannot be told: a cluster that is damaged by the time has nothing to wait for.
+    let ahead = Token { revision: Revision(1_000_000), ..token };
+    let mut reader = Held::new(EventKind::Proto(2), Some(ahead));
+    reader.behind_since = Instant::now().checked_sub(BEHIND_MAX);
+    assert_eq!(next_event(&views, &name(), &mut reader).unwrap().name, "unknown");
+    assert!(next_event(&views, &name(), &mut reader).is_none() && reader.due_at().is_some());
+    let mut damaged = Snapshot::clone(&views.snapshot());
+    damaged.clusters.remove(&name());
+    damaged.quarantined.insert(name(), String::new().into());
+    views.load(Arc::new(damaged));
+    assert!(next_event(&views, &name(), &mut reader).is_none(), "it was told so");
+    assert_eq!(reader.due_at(), None);
     // A cluster that is not there at a revision before the one that is held may be there by now.
     let missing = ClusterName::parse("missing").unwrap();
-    let mut reader = Held::new(EventKind::Proto, Some(Token { revision: Revision(1_000_000), ..token }));
-    assert!(views.event(&missing, &mut reader).is_none());
+    let mut reader = Held::new(EventKind::Proto(2), Some(Token { revision: Revision(1_000_000), ..token }));
+    assert!(next_event(&views, &missing, &mut reader).is_none());
     assert!(reader.due_at().is_some());
 }
 
@@ -314,13 +354,13 @@ fn every_event_says_whether_the_store_is_out_of_reach() {
     for (weight, stale) in (2..).zip([false, true, false]) {
         views.set_stale(stale);
         let mut held = Held::new(EventKind::Json, None);
-        assert_eq!(json(&views.event(&name(), &mut held).unwrap())["stale"], stale);
+        assert_eq!(json(&next_event(&views, &name(), &mut held).unwrap())["stale"], stale);
         writers.take(&Step::Patch { n: 1, weight });
-        let delta = views.event(&name(), &mut held).unwrap();
+        let delta = next_event(&views, &name(), &mut held).unwrap();
         assert_eq!((delta.name, &json(&delta)["stale"]), ("delta", &json!(stale)));
-        let mut held = Held::new(EventKind::Proto, None);
-        let event = views.event(&name(), &mut held).unwrap();
-        match WatchResponse::decode(event.body.clone()).unwrap().event.unwrap() {
+        let mut held = Held::new(EventKind::Proto(2), None);
+        let event = next_event(&views, &name(), &mut held).unwrap();
+        match WatchResponse::decode(event.body.slice(GRPC_PREFIX_BYTES..)).unwrap().event.unwrap() {
             watch_response::Event::View(view) => assert_eq!(view.stale, stale),
             other => panic!("unexpected {other:?}"),
         }
@@ -330,20 +370,20 @@ fn every_event_says_whether_the_store_is_out_of_reach() {
 #[test]
 fn loading_again_what_is_held_wakes_nobody() {
     let (views, writers) = with_a_down_node();
-    let mut held = Held::new(EventKind::Proto, None);
-    views.event(&name(), &mut held).unwrap();
+    let mut held = Held::new(EventKind::Proto(2), None);
+    next_event(&views, &name(), &mut held).unwrap();
     let sequence = views.sequence();
     views.load(snapshot(writers.cluster.as_ref(), writers.revision));
     assert_eq!(views.sequence(), sequence, "nothing was published");
-    assert!(views.event(&name(), &mut held).is_none());
+    assert!(next_event(&views, &name(), &mut held).is_none());
 }
 
 #[test]
 fn a_restored_store_takes_the_place_of_the_old_one_in_one_step() {
     let (views, writers) = with_a_down_node();
-    let (mut stream, mut rows) = (Held::new(EventKind::Proto, None), Held::new(EventKind::Json, None));
-    views.event(&name(), &mut stream).unwrap();
-    views.event(&name(), &mut rows).unwrap();
+    let (mut stream, mut rows) = (Held::new(EventKind::Proto(2), None), Held::new(EventKind::Json, None));
+    next_event(&views, &name(), &mut stream).unwrap();
+    next_event(&views, &name(), &mut rows).unwrap();
     let settled = views.settled();
 
     // The same nodes, born anew in another store.
@@ -362,7 +402,7 @@ fn a_restored_store_takes_the_place_of_the_old_one_in_one_step() {
     assert_eq!(judged.verdict, Verdict::Down);
     assert!(judged.stale_since.is_some());
     for held in [&mut stream, &mut rows] {
-        assert_eq!(views.event(&name(), held).unwrap().name, "view");
+        assert_eq!(next_event(&views, &name(), held).unwrap().name, "view");
         assert_eq!(held.token().unwrap().store, other);
     }
 
@@ -371,10 +411,14 @@ fn a_restored_store_takes_the_place_of_the_old_one_in_one_step() {
     let empty =
         Snapshot { store: StoreId(uuid::Uuid::from_u128(3)), clusters: imbl::OrdMap::new(), ..snapshot };
     views.load(Arc::new(empty));
-    assert_eq!(views.event(&name(), &mut old).unwrap().name, "unknown");
+    assert_eq!(next_event(&views, &name(), &mut old).unwrap().name, "unknown");
     let mut resumed = Held::settled(EventKind::Json, settled);
-    assert_eq!(views.event(&name(), &mut resumed).unwrap().name, "unknown");
-    match WatchResponse::decode(views.event(&name(), &mut stream).unwrap().body).unwrap().event.unwrap() {
+    assert_eq!(next_event(&views, &name(), &mut resumed).unwrap().name, "unknown");
+    match WatchResponse::decode(&next_event(&views, &name(), &mut stream).unwrap().body[GRPC_PREFIX_BYTES..])
+        .unwrap()
+        .event
+        .unwrap()
+    {
         watch_response::Event::Removed(removed) => {
             assert_ne!(removed.store, other.0.as_bytes(), "it says of which store");
         }

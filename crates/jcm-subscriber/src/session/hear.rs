@@ -10,7 +10,7 @@ use jcm_proto::{Malformed, WATCH_PROTOCOLS};
 use tracing::{info, warn};
 
 use super::peer::Talk;
-use super::{Effect, LinkId, Session};
+use super::{ACKNOWLEDGE_AFTER, ACKNOWLEDGE_SPREAD_MS, Effect, LinkId, Session};
 use crate::held::{Held, Step};
 
 impl Session {
@@ -112,8 +112,12 @@ impl Session {
                 talk.answered();
                 followed.confirmed_by(link, stale, now);
                 let revision = followed.held.revision().unwrap_or_default();
-                let acknowledge = Acknowledge { cluster: cluster.to_string(), revision: revision.0 };
-                self.effects.push(Effect::Send { link, request: Request::Acknowledge(acknowledge) });
+                if talk.acknowledged != Some(revision) {
+                    peer.unacknowledged.insert(cluster.clone());
+                    let spread = self.random.below(ACKNOWLEDGE_SPREAD_MS);
+                    peer.acknowledge_at
+                        .get_or_insert(now + ACKNOWLEDGE_AFTER + Duration::from_millis(spread.into()));
+                }
                 if step != Step::Same {
                     self.changed.insert(cluster.clone());
                 }
@@ -134,6 +138,24 @@ impl Session {
                         peer.talk(&cluster).corrected = true;
                     }
                 }
+            }
+        }
+    }
+
+    /// Tells servers what is held, where the time for that has come.
+    pub(super) fn acknowledge(&mut self, now: Instant) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.acknowledge_at.is_some_and(|at| at <= now)) {
+            peer.acknowledge_at = None;
+            for cluster in std::mem::take(&mut peer.unacknowledged) {
+                let Some(revision) =
+                    self.clusters.get(&cluster).and_then(|followed| followed.held.revision())
+                else {
+                    continue;
+                };
+                peer.talk(&cluster).acknowledged = Some(revision);
+                let acknowledge = Acknowledge { cluster: cluster.to_string(), revision: revision.0 };
+                let request = Request::Acknowledge(acknowledge);
+                self.effects.push(Effect::Send { link: peer.link, request });
             }
         }
     }

@@ -1,9 +1,9 @@
 //! One link as the session sees it: how it stands, and what was asked on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use jcm_model::{ClusterName, StoreId};
+use jcm_model::{ClusterName, Revision, StoreId};
 
 use crate::servers::Server;
 
@@ -30,6 +30,9 @@ pub(super) struct Peer {
     pub(super) stale: bool,
     heartbeat: Duration,
     settled: bool,
+    /// Clusters of which it was not told what is held, and when it will be.
+    pub(super) unacknowledged: BTreeSet<ClusterName>,
+    pub(super) acknowledge_at: Option<Instant>,
 }
 
 /// What was asked of one server about one cluster.
@@ -43,6 +46,8 @@ pub(super) struct Talk {
     pub(super) unsure: bool,
     /// The server was behind, and was told so.
     pub(super) corrected: bool,
+    /// The revision that it was last told is held.
+    pub(super) acknowledged: Option<Revision>,
     /// When a question was asked that was not answered yet.
     asked: Option<Instant>,
 }
@@ -60,6 +65,8 @@ impl Peer {
             stale: false,
             heartbeat: HEARTBEAT_MAX,
             settled: false,
+            unacknowledged: BTreeSet::new(),
+            acknowledge_at: None,
         }
     }
 

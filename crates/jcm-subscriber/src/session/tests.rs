@@ -6,7 +6,7 @@ mod bench;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use jcm_model::{ClusterState, Revision};
+use jcm_model::{ClusterState, NodeId, Revision};
 use jcm_proto::v1::watch_response as wire;
 
 use super::*;
@@ -37,20 +37,28 @@ fn a_new_stream_resumes_from_what_is_held() {
 }
 
 #[test]
-fn what_is_applied_is_acknowledged() {
-    let states = history(2);
+fn what_is_applied_is_acknowledged_together_and_once() {
+    let states = history(4);
     let (mut bench, link) = Bench::following(1, None);
-    bench.says(link, view(store(0), &states[0]));
-    bench.says(link, delta(&states[0], &states[1]));
-    let acknowledged: Vec<u64> = bench
-        .sent
-        .iter()
-        .filter_map(|(_, request)| match request {
+    let acknowledged = |bench: &Bench| -> Vec<u64> {
+        let revision = |(_, request): &(LinkId, Request)| match request {
             Request::Acknowledge(acknowledge) => Some(acknowledge.revision),
             _ => None,
-        })
-        .collect();
-    assert_eq!(acknowledged, [1, 3]);
+        };
+        bench.sent.iter().filter_map(revision).collect()
+    };
+    bench.says(link, view(store(0), &states[0]));
+    bench.says(link, delta(&states[0], &states[1]));
+    assert!(acknowledged(&bench).is_empty(), "other programs are still being told of the same change");
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(acknowledged(&bench), [3]);
+    // What says nothing new of the definition is not acknowledged again.
+    bench.says(link, view(store(0), &states[1]));
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(acknowledged(&bench), [3]);
+    bench.says(link, delta(&states[1], &states[2]));
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(acknowledged(&bench).len(), 2);
 }
 
 #[test]
@@ -68,6 +76,42 @@ fn a_delta_that_starts_elsewhere_asks_for_a_full_view_once() {
     bench.says(link, delta(&states[3], &states[4]));
     assert_eq!(bench.held().revision(), Some(Revision(9)));
     assert!(bench.subscriptions().is_empty());
+}
+
+/// A delta of one verdict that leaves out what the client holds, and brings another end of the token.
+fn short_delta(id: &NodeId, judged: &jcm_model::Judged) -> Answer {
+    Answer::Delta(wire::Delta {
+        cluster: orders().to_string(),
+        token_end: vec![9, 9],
+        from: 1,
+        verdicts: vec![jcm_proto::v1::NodeVerdict::of_same_judge(id, judged)],
+        ..wire::Delta::default()
+    })
+}
+
+#[test]
+fn a_short_delta_is_completed_from_what_is_held() {
+    let states = history(1);
+    let id = node(1, 1).id.clone();
+    let (mut bench, link) = Bench::following(1, None);
+    let whole = wire::View::new(store(0), (vec![1, 2, 3, 4], 3), &states[0], false);
+    bench.says(link, Answer::View(whole));
+    bench.subscriptions();
+    let later = judged(Revision(1), 999);
+    bench.says(link, short_delta(&id, &later));
+    let Held::View { state, .. } = bench.held() else { panic!("a view is held") };
+    assert_eq!(state.judged(&id), Some(&later));
+    assert_eq!(state.cluster(), states[0].cluster(), "the definition is what it was");
+    assert_eq!(bench.held().to_subscribe(&orders()).token, [1, 2, 3, 9, 9]);
+    assert!(bench.subscriptions().is_empty());
+    // It counts from a verdict of somebody else: nothing of it can be taken over.
+    let mut foreign = judged(Revision(1), 1_000);
+    foreign.stamp.server = jcm_model::ServerId::parse("t").unwrap();
+    bench.says(link, short_delta(&id, &foreign));
+    let Held::View { state, .. } = bench.held() else { panic!("a view is held") };
+    assert_eq!(state.judged(&id), Some(&later));
+    let [(_, subscribe)] = &bench.subscriptions()[..] else { panic!("one subscription") };
+    assert!(subscribe.token.is_empty(), "the whole view is asked for");
 }
 
 #[test]

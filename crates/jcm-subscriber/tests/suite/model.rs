@@ -74,11 +74,11 @@ pub(crate) fn id(port: u16) -> NodeId {
 }
 
 pub(crate) fn view(state: &ClusterState) -> Event {
-    Event::View(wire::View::new(store(1), token(state), state, false))
+    Event::View(wire::View::new(store(1), (token(state), 0), state, false))
 }
 
 pub(crate) fn delta(from: &ClusterState, to: &ClusterState) -> Event {
-    Event::Delta(wire::Delta::new(&orders(), token(to), &to.since(from), false))
+    Event::Delta(wire::Delta { token: token(to), ..wire::Delta::new(&orders(), &to.since(from), false) })
 }
 
 pub(crate) fn token(state: &ClusterState) -> Vec<u8> {

@@ -110,6 +110,13 @@ impl v1::peers_server::Peers for Odd {
     ) -> Result<tonic::Response<Self::CarryOutStream>, tonic::Status> {
         Err(tonic::Status::unimplemented("odd"))
     }
+
+    async fn count(
+        &self,
+        _: tonic::Request<v1::CountRequest>,
+    ) -> Result<tonic::Response<v1::CountResponse>, tonic::Status> {
+        Ok(tonic::Response::new(v1::CountResponse { count: b"{\"odd\":".to_vec() }))
+    }
 }
 
 /// Has a server follow one that says all this, and repeats the second of it. What it is asked comes out of the channel.
@@ -229,6 +236,7 @@ proptest! {
         let verdicts: Vec<_> = names.iter().map(|name| v1::NodeVerdict {
             node: name.clone(), birth, verdict, since_ms: times[0], stale_since_ms: times[1], single_vantage: true,
             stamp: Some(v1::Stamp { ring_epoch, term, server: name.clone(), incarnation, sequence }),
+            ..v1::NodeVerdict::default()
         }).collect();
         let count = verdicts.len();
         let clusters = vec![v1::ClusterVerdicts { cluster: "orders".to_owned(), verdicts }];

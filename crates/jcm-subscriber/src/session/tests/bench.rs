@@ -93,12 +93,12 @@ pub(super) fn welcome() -> Answer {
 
 pub(super) fn view(of: StoreId, state: &ClusterState) -> Answer {
     let token = state.cluster().revision.0.to_be_bytes().to_vec();
-    Answer::View(wire::View::new(of, token, state, false))
+    Answer::View(wire::View::new(of, (token, 0), state, false))
 }
 
 pub(super) fn delta(from: &ClusterState, to: &ClusterState) -> Answer {
     let token = to.cluster().revision.0.to_be_bytes().to_vec();
-    Answer::Delta(wire::Delta::new(&orders(), token, &to.since(from), false))
+    Answer::Delta(wire::Delta { token, ..wire::Delta::new(&orders(), &to.since(from), false) })
 }
 
 pub(super) fn removed(of: StoreId, revision: u64) -> Answer {

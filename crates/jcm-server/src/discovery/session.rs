@@ -1,0 +1,400 @@
+//! One subscriber's stream: what it says next, whenever its connection has room for a message.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use http_body::Frame;
+use jcm_model::{ClusterName, Revision};
+use jcm_proto::token::Token;
+use jcm_proto::v1::{WatchRequest, watch_request, watch_response};
+use jcm_proto::{Protocols, WATCH_PROTOCOLS};
+use slab::Slab;
+use tokio::time::{Instant, Sleep};
+use tokio_stream::Stream as _;
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+
+use super::servers::Servers;
+use crate::app::App;
+use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, Counted, HEARTBEAT, LEAVE_MAX, WATCH_HEARTBEAT};
+use crate::views::{EventKind, Held, Inbox, Subscriber, Watching, general};
+
+/// One subscriber's stream.
+pub(super) struct Session {
+    app: App,
+    inbox: Arc<Inbox>,
+    _counted: Counted,
+    peer: Option<SocketAddr>,
+    requests: Streaming<WatchRequest>,
+    /// The inbox, to be woken when there are some.
+    requests_waker: Waker,
+    standing: Standing,
+    watched: Slab<Watched>,
+    /// Messages that belong to no cluster, and are sent before all others. There are five kinds of them, each of which waits
+    /// here once at most.
+    general: VecDeque<Bytes>,
+    /// Clusters that are told of now, and those that are to be told of next.
+    telling: Vec<u32>,
+    changed: Vec<u32>,
+    /// Until then what changes is gathered.
+    gathering_until: Instant,
+    /// When it was asked for a message last, and when it gave one.
+    now: Instant,
+    spoke_at: Instant,
+    leave_at: Option<Instant>,
+    /// Clusters whose reader is ahead of this server, and until when it waits.
+    waiting: BTreeMap<u32, Instant>,
+    servers: Servers,
+    /// What the client was told last.
+    stale: bool,
+    /// It wakes at the time it was set to or earlier than needed: set anew for every message, it would cost more than those.
+    timer: Pin<Box<Sleep>>,
+}
+
+struct Watched {
+    watching: Watching,
+    held: Held,
+}
+
+enum Standing {
+    /// The client has not said what it is.
+    Unknown {
+        until: Instant,
+    },
+    Open {
+        protocol: u32,
+    },
+    /// The last thing it is told.
+    Ending(Status),
+    Ended,
+}
+
+impl Session {
+    pub(super) fn new(
+        app: App,
+        inbox: Arc<Inbox>,
+        peer: Option<SocketAddr>,
+        requests: Streaming<WatchRequest>,
+    ) -> Self {
+        let now = Instant::now();
+        let until = now + HEARTBEAT;
+        // A connection that never has room for the first message is as full as one that has none for the next.
+        inbox.answered(now.into_std());
+        let requests_waker = Waker::from(Arc::clone(&inbox));
+        Self {
+            _counted: app.subscribers.enter(Some(&inbox)),
+            stale: app.views.is_stale(),
+            app,
+            inbox,
+            peer,
+            requests,
+            requests_waker,
+            standing: Standing::Unknown { until },
+            watched: Slab::new(),
+            general: VecDeque::new(),
+            telling: Vec::new(),
+            changed: Vec::new(),
+            gathering_until: now,
+            now,
+            spoke_at: now,
+            leave_at: None,
+            waiting: BTreeMap::new(),
+            servers: Servers::default(),
+            timer: Box::pin(tokio::time::sleep_until(until)),
+        }
+    }
+
+    /// The next message, or `None` when there will be no other.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            let now = self.now;
+            if matches!(self.standing, Standing::Ending(_) | Standing::Ended) {
+                return Poll::Ready(None);
+            }
+            if let Some(message) = self.general.pop_front() {
+                return Poll::Ready(Some(message));
+            }
+            if self.inbox.take_word()
+                && let Err(status) = self.hear()
+            {
+                self.end(status);
+                continue;
+            }
+            if let Poll::Ready(nudged) = self.inbox.poll_take(context, &mut self.changed) {
+                self.changed.sort_unstable();
+                self.changed.dedup();
+                if nudged {
+                    self.look(now);
+                    continue;
+                }
+            }
+            if !self.general.is_empty() {
+                continue;
+            }
+            if let Some(event) = self.tell(now) {
+                return Poll::Ready(Some(event));
+            }
+            let due = self.due_at();
+            if due <= now {
+                self.act(now);
+                continue;
+            }
+            if due < self.timer.deadline() || self.timer.is_elapsed() {
+                self.timer.as_mut().reset(due);
+            }
+            if self.timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.now = Instant::now();
+        }
+    }
+
+    /// Reads what the client says.
+    fn hear(&mut self) -> Result<(), Status> {
+        while let Poll::Ready(request) =
+            Pin::new(&mut self.requests).poll_next(&mut Context::from_waker(&self.requests_waker))
+        {
+            match request {
+                Some(Ok(request)) => self.take(request)?,
+                // What cannot be read, by what it is; anything else is a connection that broke.
+                Some(Err(status)) if status.source().is_none() => return Err(status),
+                // The client went away or closed its side.
+                Some(Err(_)) | None => return Err(Status::ok("")),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, request: WatchRequest) -> Result<(), Status> {
+        use watch_request::Request;
+        let name = |text: &str| {
+            ClusterName::parse(text).map_err(|error| Status::invalid_argument(error.to_string()))
+        };
+        let Standing::Open { protocol } = self.standing else {
+            let Some(Request::Hello(hello)) = request.request else {
+                return Err(Status::failed_precondition("the first message of a stream is `hello`"));
+            };
+            return self.greet(&hello);
+        };
+        match request.request {
+            Some(Request::Hello(_)) => Err(Status::failed_precondition("`hello` comes once, first")),
+            Some(Request::Subscribe(subscribe)) => {
+                self.subscribe(&name(&subscribe.cluster)?, &subscribe, EventKind::Proto(protocol))
+            }
+            Some(Request::Unsubscribe(unsubscribe)) => {
+                if let Some(key) = self.key(&name(&unsubscribe.cluster)?) {
+                    self.watched.remove(key);
+                    self.waiting.remove(&to_u32(key));
+                }
+                Ok(())
+            }
+            Some(Request::Acknowledge(acknowledge)) => {
+                if let Some(key) = self.key(&name(&acknowledge.cluster)?) {
+                    self.inbox.acknowledge(to_u32(key), Revision(acknowledge.revision));
+                }
+                Ok(())
+            }
+            None => Err(Status::unimplemented("a request that this server does not know")),
+        }
+    }
+
+    fn greet(&mut self, hello: &watch_request::Hello) -> Result<(), Status> {
+        let theirs = Protocols::said(hello.protocol, hello.newest_protocol);
+        let Some(protocol) = theirs.and_then(|theirs| WATCH_PROTOCOLS.highest_common(theirs)) else {
+            let text =
+                format!("protocol {} is not known, this server speaks {WATCH_PROTOCOLS}", hello.protocol);
+            return Err(Status::failed_precondition(text));
+        };
+        let client = jcm_model::invalid::quoted(&hello.client);
+        debug!(client, "subscriber connected");
+        let peer = match self.peer {
+            Some(address) => format!("{client} at {address}"),
+            None => client,
+        };
+        self.inbox.belongs_to(Subscriber { peer: peer.into(), acknowledges: hello.acknowledges });
+        let welcome = watch_response::Welcome {
+            protocol,
+            server: self.app.server.to_string(),
+            heartbeat_ms: u32::try_from(WATCH_HEARTBEAT.as_millis()).expect("a heartbeat is seconds"),
+        };
+        self.standing = Standing::Open { protocol };
+        self.gathering_until = self.app.subscribers.let_in(Instant::now().into_std()).into();
+        self.general.push_back(general(watch_response::Event::Welcome(welcome)));
+        self.look(Instant::now());
+        Ok(())
+    }
+
+    /// What holds for all streams may have changed.
+    fn look(&mut self, now: Instant) {
+        if !matches!(self.standing, Standing::Open { .. }) {
+            return;
+        }
+        if self.app.cut.is_cancelled() {
+            // Whoever does not read learns from the closed connection that this server is gone.
+            return self.end(Status::ok(""));
+        }
+        self.general.extend(self.servers.news(self.app.roster()));
+        // One small message for all clusters of the stream, when it turns: their next views and deltas say it too.
+        if std::mem::replace(&mut self.stale, self.app.views.is_stale()) != self.stale {
+            self.beat();
+        }
+        if self.leave_at.is_none() && self.app.draining.is_cancelled() {
+            self.leave_at = Some(now + LEAVE_MAX);
+            let go_away = watch_response::GoAway { reason: "the server is stopping".to_owned() };
+            self.general.push_back(general(watch_response::Event::GoAway(go_away)));
+        }
+    }
+
+    fn beat(&mut self) {
+        let heartbeat = watch_response::Heartbeat { stale: self.stale };
+        self.general.push_back(general(watch_response::Event::Heartbeat(heartbeat)));
+    }
+
+    fn key(&self, name: &ClusterName) -> Option<usize> {
+        self.watched.iter().find(|(_, watched)| watched.watching.name() == name).map(|(key, _)| key)
+    }
+
+    fn subscribe(
+        &mut self,
+        name: &ClusterName,
+        subscribe: &watch_request::Subscribe,
+        kind: EventKind,
+    ) -> Result<(), Status> {
+        // A token that cannot be read stands for nothing held: the whole view is always a right answer.
+        let token = Some(&subscribe.token)
+            .filter(|token| !token.is_empty())
+            .and_then(|token| Token::from_bytes(token).ok());
+        let held = Held::new(kind, token);
+        let key = if let Some(key) = self.key(name) {
+            self.watched[key].held = held;
+            key
+        } else {
+            if self.watched.len() == CLUSTERS_MAX {
+                let text = format!("a stream carries at most {CLUSTERS_MAX} clusters");
+                return Err(Status::resource_exhausted(text));
+            }
+            let key = self.watched.vacant_key();
+            let inbox = &self.inbox;
+            let Some(watching) = self.app.views.watch(name, inbox, to_u32(key)) else {
+                let text = "too many clusters that do not exist are being watched on this server";
+                return Err(Status::resource_exhausted(text));
+            };
+            // Somebody else's cluster may have had this key.
+            inbox.acknowledge(to_u32(key), Revision::ZERO);
+            self.watched.insert(Watched { watching, held })
+        };
+        self.changed.push(to_u32(key));
+        Ok(())
+    }
+
+    /// The next event of a cluster.
+    fn tell(&mut self, now: Instant) -> Option<Bytes> {
+        if self.telling.is_empty() && !self.changed.is_empty() && now >= self.gathering_until {
+            std::mem::swap(&mut self.telling, &mut self.changed);
+            self.gathering_until = now + COALESCE_FOR;
+        }
+        while let Some(key) = self.telling.pop() {
+            let Some(watched) = self.watched.get_mut(key as usize) else { continue };
+            let event = watched.watching.event(&mut watched.held);
+            if let Some(at) = watched.held.due_at() {
+                self.waiting.insert(key, at.into());
+            } else if !self.waiting.is_empty() {
+                self.waiting.remove(&key);
+            }
+            if let Some(event) = event {
+                if event.name == "view" {
+                    self.app.subscribers.send(event.body.len());
+                }
+                return Some(event.body);
+            }
+        }
+        None
+    }
+
+    /// When something is to be done although nothing may happen.
+    fn due_at(&self) -> Instant {
+        if let Standing::Unknown { until } = self.standing {
+            return until;
+        }
+        let mut due = self.heartbeat_at();
+        if !self.changed.is_empty() {
+            due = due.min(self.gathering_until);
+        }
+        if let Some(at) = self.leave_at {
+            due = due.min(at);
+        }
+        self.waiting.values().min().map_or(due, |at| due.min(*at))
+    }
+
+    fn heartbeat_at(&self) -> Instant {
+        self.app.subscribers.heartbeat_at(self.spoke_at.into_std()).into()
+    }
+
+    /// The time for something has come.
+    fn act(&mut self, now: Instant) {
+        if matches!(self.standing, Standing::Unknown { .. }) {
+            return self.end(Status::deadline_exceeded("no `hello` came in time"));
+        }
+        if self.leave_at.is_some_and(|at| at <= now) {
+            return self.end(Status::ok(""));
+        }
+        self.waiting.retain(|key, at| {
+            let is_due = *at <= now;
+            if is_due {
+                self.telling.push(*key);
+            }
+            !is_due
+        });
+        if self.heartbeat_at() <= now {
+            self.spoke_at = now;
+            self.beat();
+        }
+    }
+
+    fn end(&mut self, status: Status) {
+        if status.code() != tonic::Code::Ok {
+            info!(code = ?status.code(), reason = status.message(), peer = ?self.peer, "subscriber refused");
+        }
+        self.standing = Standing::Ending(status);
+    }
+}
+
+impl http_body::Body for Session {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let session = &mut *self;
+        session.now = Instant::now();
+        match session.poll_next(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(message)) => {
+                session.spoke_at = session.now;
+                session.inbox.answered(session.now.into_std());
+                Poll::Ready(Some(Ok(Frame::data(message))))
+            }
+            Poll::Ready(None) => {
+                let last = std::mem::replace(&mut session.standing, Standing::Ended);
+                let Standing::Ending(status) = last else { return Poll::Ready(None) };
+                let mut trailers = HeaderMap::new();
+                // What cannot be a header leaves the client with a stream that ended without a status: an error as well.
+                let _ = status.add_header(&mut trailers);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+        }
+    }
+}
+
+fn to_u32(key: usize) -> u32 {
+    u32::try_from(key).expect("a stream has a thousand clusters at most")
+}

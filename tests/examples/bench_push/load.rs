@@ -18,6 +18,7 @@ const EVENT_DEADLINE: Duration = Duration::from_mins(1);
 const AFTERMATH: Duration = Duration::from_millis(100);
 /// Between two changes, and after the first views.
 const SETTLE: Duration = Duration::from_millis(300);
+/// Two pauses between heartbeats.
 const IDLE: Duration = Duration::from_secs(3);
 
 pub(crate) struct Load {

@@ -10,6 +10,7 @@ pub mod events;
 pub mod group;
 pub mod history;
 pub mod loopback;
+pub mod memory;
 pub mod network;
 pub mod process;
 pub mod proxy;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::api::Client;
 use crate::process::{self, Exit};
-use crate::{binary, loopback};
+use crate::{binary, loopback, memory};
 
 /// From the start of the process to its line `listening on`: two busy cores and a debug build.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub struct Starter {
     mode: Mode,
     listen: String,
     data: Option<PathBuf>,
+    in_memory: bool,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     namespace: Option<String>,
@@ -61,6 +62,13 @@ impl Starter {
     #[must_use]
     pub fn data(mut self, directory: &Path) -> Self {
         self.data = Some(directory.to_owned());
+        self
+    }
+
+    /// Keeps what ends with the server in memory: for tests and figures whose subject is no disk.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.in_memory = true;
         self
     }
 
@@ -99,7 +107,9 @@ impl Starter {
 
     /// The same for a server that is expected to refuse: its exit is the answer.
     pub async fn try_start(mut self) -> Result<Server, Exit> {
-        let directory = TempDir::with_prefix("jcm-test-").expect("a temporary directory");
+        const PREFIX: &str = "jcm-test-";
+        let directory = if self.in_memory { memory::directory(PREFIX) } else { TempDir::with_prefix(PREFIX) };
+        let directory = directory.expect("a temporary directory");
         let (child, address, stdout) = self.spawn(directory.path()).await?;
         self.listen = address.to_string();
         Ok(Server { starter: self, child, address, stdout, directory })
@@ -203,7 +213,8 @@ impl Server {
 
     fn starter(mode: Mode) -> Starter {
         let listen = format!("{}:0", loopback::next());
-        Starter { mode, listen, data: None, arguments: Vec::new(), environment: Vec::new(), namespace: None }
+        let (arguments, environment) = (Vec::new(), Vec::new());
+        Starter { mode, listen, data: None, in_memory: false, arguments, environment, namespace: None }
     }
 
     pub fn address(&self) -> SocketAddr {

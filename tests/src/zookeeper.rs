@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::{eventually, process};
+use crate::{eventually, memory, process};
 
 /// Client ports of all ensembles of tests, below the range from which the kernel takes ports of outgoing connections.
 const FIRST_PORT: u16 = 24_000;
@@ -26,13 +26,6 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 const ELECTION_DEADLINE: Duration = Duration::from_mins(1);
 /// A member on this machine answers in milliseconds, a paused one never.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(700);
-
-/// A file system in memory, and the room that the logs of one ensemble need at most.
-///
-/// ZooKeeper acknowledges a write once a disk has it. On a machine whose disk is busy with something else that takes
-/// seconds, which is nobody's promise and no test's subject.
-const MEMORY: &str = "/dev/shm";
-const MEMORY_BYTES_MIN: u64 = 1 << 30;
 
 /// How an ensemble is to be started.
 #[derive(Debug, Clone)]
@@ -74,22 +67,12 @@ impl Starter {
     /// Starts all members and waits until they serve.
     pub async fn start(self) -> Ensemble {
         let (base, slot) = free_ports();
-        let directory = directory().expect("a temporary directory");
+        let directory = memory::directory("jcm-zookeeper-").expect("a temporary directory");
         let watchdog = watchdog(self.members, directory.path());
         let ensemble = Ensemble { starter: self, base, directory, _slot: slot, _watchdog: watchdog };
         ensemble.script(&["start"]).await;
         ensemble
     }
-}
-
-/// For the data of an ensemble: in memory where there is room, else on the disk.
-fn directory() -> std::io::Result<TempDir> {
-    const PREFIX: &str = "jcm-zookeeper-";
-    let room = rustix::fs::statvfs(MEMORY).map_or(0, |memory| memory.f_bavail * memory.f_frsize);
-    if room < MEMORY_BYTES_MIN {
-        return TempDir::with_prefix(PREFIX);
-    }
-    TempDir::with_prefix_in(PREFIX, MEMORY).or_else(|_| TempDir::with_prefix(PREFIX))
 }
 
 impl Ensemble {

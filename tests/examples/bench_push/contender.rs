@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use jcm_proto::v1::{WatchRequest, WatchResponse, watch_request, watch_response};
-use jcm_tests::{Client, Server, eventually};
+use jcm_tests::{Client, Server, eventually, memory};
 use prost::Message as _;
 use serde_json::json;
 use tempfile::TempDir;
@@ -53,7 +53,7 @@ pub(crate) enum Contender {
 impl Contender {
     /// A server with a cluster of checked nodes, all of which are healthy. `nodes` counts them.
     pub(crate) async fn jcm(nodes: usize, interval: &str) -> Self {
-        let server = Server::dev().start().await;
+        let server = Server::dev().in_memory().start().await;
         let client = server.client();
         let listeners: Vec<_> = (0..nodes).map(listener).collect();
         let addresses: Vec<_> =
@@ -87,7 +87,7 @@ impl Contender {
     }
 
     pub(crate) async fn etcd() -> Self {
-        let directory = TempDir::with_prefix("jcm-bench-etcd-").expect("a temporary directory");
+        let directory = memory::directory("jcm-bench-etcd-").expect("a temporary directory");
         let [address, peers] = [free_address(), free_address()];
         let [url, peers] = [format!("http://{address}"), format!("http://{peers}")];
         let child = Command::new("etcd")

@@ -14,6 +14,8 @@ use serde_json::json;
 use crate::wire::{self, Frame, Frames, Messages};
 
 const READ_BYTES: usize = 64 * 1024;
+/// Connections that are made before those that stand are read again: a server pings them, and cuts who is silent for long.
+const CONNECTS_A_TURN: usize = 100;
 
 /// What is read, and how its messages are told apart by their first byte.
 #[derive(Debug, Clone)]
@@ -74,7 +76,7 @@ pub(crate) fn run(plan: Plan) -> std::io::Result<()> {
     let mut said_ready = false;
     let begun = now();
     loop {
-        reader.open_more()?;
+        let pause = if reader.open_more()? { Duration::ZERO } else { Duration::from_secs(1) };
         if reader.ready.len() == total && !std::mem::replace(&mut said_ready, true) {
             let after = |at: usize| (reader.ready[at] - begun) / 1_000_000;
             println!(
@@ -82,7 +84,7 @@ pub(crate) fn run(plan: Plan) -> std::io::Result<()> {
                 json!({ "ready_ms": after(total - 1), "ready_p99_ms": after((total - 1) * 99 / 100) })
             );
         }
-        reader.poll.poll(&mut events, Some(Duration::from_secs(1)))?;
+        reader.poll.poll(&mut events, Some(pause))?;
         for event in &events {
             reader.read(event.token().0, &mut buffer)?;
         }
@@ -90,11 +92,17 @@ pub(crate) fn run(plan: Plan) -> std::io::Result<()> {
 }
 
 impl Reader {
-    fn open_more(&mut self) -> std::io::Result<()> {
+    /// Answers whether more are to be opened at once.
+    fn open_more(&mut self) -> std::io::Result<bool> {
         let plan = self.plan.clone();
-        while self.connections.len() < plan.connections
-            && self.connections.len() * plan.streams < self.ready.len() + plan.opening
-        {
+        let may_open = |reader: &Self| {
+            reader.connections.len() < plan.connections
+                && reader.connections.len() * plan.streams < reader.ready.len() + plan.opening
+        };
+        for _ in 0..CONNECTS_A_TURN {
+            if !may_open(self) {
+                return Ok(false);
+            }
             // Blocking until it stands: then what is asked fits into its empty buffer.
             let mut socket = std::net::TcpStream::connect(plan.address)?;
             socket.set_nodelay(true)?;
@@ -116,7 +124,7 @@ impl Reader {
             let streams = (0..plan.streams).map(|_| Stream::default()).collect();
             self.connections.push(Connection { socket, frames: Frames::default(), streams });
         }
-        Ok(())
+        Ok(may_open(self))
     }
 
     fn read(&mut self, at: usize, buffer: &mut [u8]) -> std::io::Result<()> {

@@ -9,7 +9,7 @@ use jcm_proto::v1::watch_request::{Hello, Request, Subscribe};
 use jcm_proto::v1::watch_response::Event;
 use jcm_proto::v1::{WatchRequest, WatchResponse};
 use jcm_subscriber::Status;
-use jcm_tests::{Client, Proxy, Server, binary, eventually};
+use jcm_tests::{Client, Proxy, Server, binary, eventually, server};
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -93,7 +93,11 @@ fn memory_mb(server: &Server, field: &str) -> u64 {
 }
 
 async fn followed(nodes: usize) -> (Server, Client) {
-    let server = Server::dev().start().await;
+    followed_on(Server::dev(), nodes).await
+}
+
+async fn followed_on(server: server::Starter, nodes: usize) -> (Server, Client) {
+    let server = server.in_memory().start().await;
     let client = server.client();
     let nodes: Vec<Value> = (0..nodes)
         .map(|n| json!({ "address": format!("127.1.{}.{}", n / 250, n % 250 + 1), "ports": { "http": 80 } }))
@@ -106,7 +110,7 @@ async fn followed(nodes: usize) -> (Server, Client) {
 async fn row_07_slow_subscribers_under_a_memory_cap() {
     const CAP_MB: u64 = 256;
     let mut row = Row::begin(
-        "7",
+        "07",
         "a server with 256 MiB, and 300 subscribers that stop reading while 200 changes come",
         "the server lives; who does not read is cut; who comes back has the latest view",
     );
@@ -209,8 +213,11 @@ async fn row_28_half_open() {
         "connections of 20 programs stay open and carry nothing any more",
         "noticed <= 15 s on both sides",
     );
-    let (server, client) = followed(3).await;
-    let proxy = Proxy::to(server.address()).await;
+    // Reached through the proxy alone: programs learn where servers are, and would go round it.
+    let proxy = Proxy::unconnected().await;
+    let (server, client) =
+        followed_on(Server::serve(&format!("advertise = '{}'\n", proxy.address())), 3).await;
+    proxy.connect(server.address());
     let programs = Programs::start(20, &[format!("http://{}", proxy.address())], "followed").await;
     eventually(PATIENCE, "all are counted", async || match subscribers(&client).await {
         20 => Ok(()),

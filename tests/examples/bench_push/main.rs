@@ -31,7 +31,7 @@ type Fault = Box<dyn Error + Send + Sync>;
 const ROUNDS: usize = 5;
 /// Rounds that would begin later are left out, and the table says of how many it is: a machine that is busy with something
 /// else must not make this take for ever. For all shapes together.
-const BUDGET: Duration = Duration::from_mins(7);
+const BUDGET: Duration = Duration::from_mins(6);
 /// Changes of each kind in a round.
 const CHANGES: usize = 5;
 /// Nodes of the cluster that is watched: enough for a turn each, since one that turns often is held.

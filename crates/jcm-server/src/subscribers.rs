@@ -47,8 +47,9 @@ const VIEW_BYTES_A_SECOND: u64 = 256 * 1024 * 1024;
 /// What may come at once after a quiet time.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Longest wait for being let in: clients take a longer silence for "nothing has changed".
-const LET_IN_MAX: Duration = Duration::from_secs(4);
+/// Longest wait for being let in. A program waits 3 s for its first view, and one that leaves another server has as long; ten
+/// thousand are let in by then.
+const LET_IN_MAX: Duration = Duration::from_millis(2_500);
 
 /// How often it is looked whether streams are read.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
@@ -74,9 +75,10 @@ impl Gate {
     /// One more comes. Answers when it may.
     fn let_in(&mut self, now: Instant) -> Instant {
         let earliest = now.checked_sub(BURST).unwrap_or(now);
-        let at = self.free_at.map_or(earliest, |free_at| free_at.max(earliest));
+        // What a herd leaves undone beyond the longest wait would only keep those waiting who come after it.
+        let at = self.free_at.map_or(earliest, |free_at| free_at.clamp(earliest, now + LET_IN_MAX));
         self.free_at = Some(at + Duration::from_secs(1) / STREAMS_A_SECOND);
-        at.clamp(now, now + LET_IN_MAX)
+        at.max(now)
     }
 
     /// One that came in is sent so much.
@@ -224,5 +226,7 @@ mod tests {
         assert!(next > Duration::from_millis(800) && next < Duration::from_millis(1100), "{next:?}");
         (0..100).for_each(|_| gate.send(256 * 1024 * 1024));
         assert_eq!(gate.let_in(now), now + LET_IN_MAX);
+        let after = now + LET_IN_MAX + BURST;
+        assert_eq!(gate.let_in(after), after, "who comes after them waits for none of it");
     }
 }

@@ -135,7 +135,7 @@ impl<'a> Attempts<'a> {
         key: Option<u64>,
         retry: Retry,
     ) -> Result<(Self, Picked), AllocError> {
-        let until = tokio::time::Instant::now().checked_add(retry.deadline);
+        let until = tokio::time::Instant::now().checked_add(retry.within());
         balancer.spent().call(balancer.world.now());
         let picked = alloc::pick_wanted(balancer, Want { key, excluded: &[] })?;
         Ok((Self { balancer, key, retry, until, tried: Vec::new() }, picked))
@@ -163,7 +163,7 @@ impl<'a> Attempts<'a> {
             Some(Ok(answer)) => return Next::Over(Ok(answer)),
             Some(Err(source)) => source,
             None => {
-                let deadline = self.retry.deadline;
+                let deadline = self.retry.within();
                 return Next::Over(Err(CallError::Deadline { node, attempts, deadline }));
             }
         };

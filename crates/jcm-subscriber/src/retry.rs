@@ -17,7 +17,7 @@ const BUDGET_PER_SECOND_DEFAULT: f64 = 10.0;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Retry {
     pub(crate) attempts: u32,
-    pub(crate) deadline: Duration,
+    deadline: Option<Duration>,
     pub(crate) repeatable: bool,
     budget_share: f64,
     budget_per_second: f64,
@@ -28,7 +28,7 @@ impl Default for Retry {
     fn default() -> Self {
         Self {
             attempts: ATTEMPTS_DEFAULT,
-            deadline: DEADLINE_DEFAULT,
+            deadline: None,
             repeatable: false,
             budget_share: BUDGET_SHARE_DEFAULT,
             budget_per_second: BUDGET_PER_SECOND_DEFAULT,
@@ -53,8 +53,17 @@ impl Retry {
     /// a failure of its node.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = Some(deadline);
         self
+    }
+
+    /// How long they may take, where whoever calls knows better than the default what nothing said stands for.
+    pub(crate) fn deadline_or(&self, otherwise: Duration) -> Duration {
+        self.deadline.unwrap_or(otherwise)
+    }
+
+    pub(crate) fn within(&self) -> Duration {
+        self.deadline_or(DEADLINE_DEFAULT)
     }
 
     /// It does no harm to carry the call out twice, so it is also made again when it broke under way.

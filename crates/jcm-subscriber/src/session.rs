@@ -34,9 +34,9 @@ pub(crate) const CLUSTERS_MAX: usize = 1000;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A link that held this long was no accident: its end begins a new round of short delays.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
-/// A server answers a subscription, or says within 5 seconds that it cannot tell; one that holds just what the client
-/// holds may say nothing. So silence for longer means that.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// A server answers a subscription, or says within 5 seconds that it cannot tell, once it has let the stream in, which a herd
+/// may make last 2.5; one that holds just what the client holds may say nothing. So silence for longer means that.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a link that asked to be left is kept for clusters that its successor has no answer for.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
 

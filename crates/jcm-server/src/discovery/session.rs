@@ -26,6 +26,9 @@ use crate::app::App;
 use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, Counted, HEARTBEAT, LEAVE_MAX, WATCH_HEARTBEAT};
 use crate::views::{EventKind, Held, Inbox, Subscriber, Watching, general};
 
+/// Requests that are read before others have a turn: a program that starts follows some tens of clusters.
+const REQUESTS_A_TURN: usize = 64;
+
 /// One subscriber's stream.
 pub(super) struct Session {
     app: App,
@@ -156,11 +159,12 @@ impl Session {
         }
     }
 
-    /// Reads what the client says.
+    /// Reads what the client says, as much as a turn has room for: who says more comes again.
     fn hear(&mut self) -> Result<(), Status> {
-        while let Poll::Ready(request) =
-            Pin::new(&mut self.requests).poll_next(&mut Context::from_waker(&self.requests_waker))
-        {
+        for _ in 0..REQUESTS_A_TURN {
+            let request =
+                Pin::new(&mut self.requests).poll_next(&mut Context::from_waker(&self.requests_waker));
+            let Poll::Ready(request) = request else { return Ok(()) };
             match request {
                 Some(Ok(request)) => self.take(request)?,
                 // What cannot be read, by what it is; anything else is a connection that broke.
@@ -169,6 +173,7 @@ impl Session {
                 Some(Err(_)) | None => return Err(Status::ok("")),
             }
         }
+        self.requests_waker.wake_by_ref();
         Ok(())
     }
 
@@ -290,7 +295,9 @@ impl Session {
             inbox.acknowledge(to_u32(key), Revision::ZERO);
             self.watched.insert(Watched { watching, held })
         };
-        self.changed.push(to_u32(key));
+        if !self.changed.contains(&to_u32(key)) {
+            self.changed.push(to_u32(key));
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The middleware that sends requests to nodes.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::reqwest::{Body, Method, Request, Response, ResponseBuilderExt as _, Url};
@@ -97,12 +98,12 @@ impl Clusters {
     }
 
     /// The URL of the same thing at a node.
-    fn at(&self, url: &Url, node: &Picked) -> Result<Url, NoSuchPort> {
+    fn at(&self, url: &Url, node: &Picked) -> Result<(Url, SocketAddr), NoSuchPort> {
         let address = node.addr(self.port.as_deref().unwrap_or(url.scheme()))?;
         let mut placed = url.clone();
         placed.set_ip_host(address.ip()).expect("a URL with a host takes another");
         placed.set_port(Some(address.port())).expect("a URL with a host takes a port");
-        Ok(placed)
+        Ok((placed, address))
     }
 }
 
@@ -125,13 +126,16 @@ impl Middleware for Clusters {
         let (url, request, extensions, next) = (&url, &request, &extensions, &next);
         let attempt = move |node: Arc<Picked>| async move {
             // A node without the port leaves the request, which may be there only once, for another.
-            let placed = self.at(url, &node).map_err(Failure::Port)?;
+            let (placed, address) = self.at(url, &node).map_err(Failure::Port)?;
             let (mut request, can_repeat) = taken(request);
             *request.url_mut() = placed;
             let mut extensions = extensions.lock().await;
             let sent = next.clone().run(request, &mut extensions).await;
-            sent.map(|response| guarded(response, node))
-                .map_err(|error| Failure::Request { error, can_repeat })
+            sent.map(|response| guarded(response, node)).map_err(|error| Failure::Request {
+                error,
+                node: address,
+                can_repeat,
+            })
         };
         call::call(cluster.balancer(), None, retry, Settled::ByHolder, attempt).await.map_err(given_up)
     }

@@ -104,7 +104,7 @@ impl Session {
                 // and ask again in a while.
                 warn!(%cluster, %server, error = &error as &dyn std::error::Error, "a server sent what this program cannot read");
                 followed.doubted_by(link, now);
-                return talk.wait(now);
+                return talk.unreadable(now);
             }
         };
         match step {

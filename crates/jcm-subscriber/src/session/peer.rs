@@ -130,6 +130,13 @@ impl Talk {
         self.full = false;
     }
 
+    /// What it said cannot be read, so that nothing that counts from it fits what is held, until a question is answered.
+    pub(super) fn unreadable(&mut self, now: Instant) {
+        self.store = None;
+        self.full = true;
+        self.wait(now);
+    }
+
     /// The question stands, and is asked again in a while.
     pub(super) fn wait(&mut self, now: Instant) {
         self.unsure = true;

@@ -115,6 +115,34 @@ fn a_short_delta_is_completed_from_what_is_held() {
 }
 
 #[test]
+fn what_follows_a_delta_that_cannot_be_read_changes_nothing_until_it_was_asked_for_again() {
+    let states = history(1);
+    let id = node(1, 1).id.clone();
+    let (mut bench, link) = Bench::following(1, None);
+    let whole = || Answer::View(wire::View::new(store(0), (vec![1, 2, 3, 4], 3), &states[0], false));
+    bench.says(link, whole());
+    bench.subscriptions();
+    let Answer::Delta(mut unreadable) = short_delta(&id, &judged(Revision(1), 998)) else { unreachable!() };
+    unreadable.verdicts[0].node = "\n".to_owned();
+    bench.says(link, Answer::Delta(unreadable));
+    // The next one counts from what that one would have led to.
+    bench.says(link, short_delta(&id, &judged(Revision(1), 999)));
+    let Held::View { state, .. } = bench.held() else { panic!("a view is held") };
+    assert_eq!(state.judged(&id), states[0].judged(&id));
+    assert_eq!(bench.held().to_subscribe(&orders()).token, [1, 2, 3, 4], "the way from here is missing");
+    assert!(matches!(bench.standing(), Standing::Stale { .. }));
+    assert!(bench.subscriptions().is_empty(), "a server that says what cannot be read is not asked at once");
+    bench.wait_with_heartbeats(link, ANSWER_TIMEOUT);
+    let [(_, subscribe)] = &bench.subscriptions()[..] else { panic!("one subscription") };
+    assert!(subscribe.token.is_empty(), "the whole view is asked for");
+    bench.says(link, whole());
+    let later = judged(Revision(1), 1_000);
+    bench.says(link, short_delta(&id, &later));
+    let Held::View { state, .. } = bench.held() else { panic!("a view is held") };
+    assert_eq!(state.judged(&id), Some(&later));
+}
+
+#[test]
 fn a_server_that_is_behind_is_told_what_is_held_and_changes_nothing() {
     let states = history(4);
     let (mut bench, link) = Bench::following(2, None);
@@ -228,7 +256,7 @@ fn silence_after_a_resume_means_that_nothing_changed() {
     let saved = Saved { held, written: SystemTime::UNIX_EPOCH };
     let (mut bench, link) = Bench::following(1, Some(saved));
     assert!(matches!(bench.standing(), Standing::Snapshot { .. }));
-    bench.wait_with_heartbeats(link, 5 * HEARTBEAT);
+    bench.wait_with_heartbeats(link, 7 * HEARTBEAT);
     assert!(matches!(bench.standing(), Standing::Snapshot { .. }));
     bench.wait_with_heartbeats(link, HEARTBEAT);
     assert!(bench.is_live());

@@ -66,7 +66,7 @@ impl Channel {
         };
         Builder {
             cluster: cluster.clone(),
-            retry: Retry::default().deadline(Duration::MAX),
+            retry: Retry::default(),
             port: "grpc".to_owned(),
             endpoint: Box::new(endpoint),
         }
@@ -154,10 +154,8 @@ impl Service<Request<Body>> for Channel {
 impl Channel {
     async fn make(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
-        let retry = match timeout::of(&head.headers) {
-            Some(timeout) => self.retry.deadline(timeout.min(self.retry.deadline)),
-            None => self.retry,
-        };
+        let within = self.retry.deadline_or(Duration::MAX);
+        let retry = self.retry.deadline(timeout::of(&head.headers).map_or(within, |said| said.min(within)));
         let (head, body) = (&head, &Replay::new(body));
         let attempt = move |node: Arc<Picked>| async move {
             let request = Request::from_parts(head.clone(), Body::new(body.copy()));

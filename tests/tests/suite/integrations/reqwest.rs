@@ -97,6 +97,22 @@ async fn what_was_not_sent_goes_elsewhere_whatever_its_method() {
 }
 
 #[tokio::test]
+async fn what_a_node_took_and_sent_on_to_where_nobody_listens_is_not_sent_to_another_one() {
+    let target = Target::start(3).await;
+    // Redirects point to the first one, which is in no cluster and gone.
+    let [gone, nodes @ ..] = target.nodes() else { panic!("three were asked for") };
+    target.behave_at(*gone, "refuse").await;
+    for node in nodes {
+        target.behave_at(*node, "redirect").await;
+    }
+    let orders = FakeCluster::new("orders", nodes.iter().copied()).subscribe(Policy::round_robin());
+    let http = client(Clusters::new([&orders]));
+    let error = http.post("http://orders.jcm/order").body("seven").send().await.expect_err("nobody is there");
+    let asked = [target.count(nodes[0]).await, target.count(nodes[1]).await];
+    assert_eq!(asked.iter().sum::<u64>(), 1, "{asked:?}: {error:?}");
+}
+
+#[tokio::test]
 async fn a_body_that_is_there_once_goes_to_a_node_with_the_port() {
     let target = Target::start(1).await;
     let node = target.nodes()[0];

@@ -1,7 +1,7 @@
 //! The watch stream: one for all clusters of a subscriber, fed with events that are encoded once for everybody.
 //!
 //! A stream has no task of its own and no queue. It is the body of its answer: the connection asks it for the next
-//! message when there is room for one, and what changes meanwhile is told from the latest view.
+//! message, one ahead of the room for it, and what changes meanwhile is told from the latest view.
 
 mod requests;
 mod servers;

@@ -1,5 +1,4 @@
-//! Clusters for a program's own unit tests: no server, no network, no runtime, and the same picks each time. Feature
-//! `testing`.
+//! Clusters for a program's own unit tests: no server, no network, no runtime, and chance that is fixed. Feature `testing`.
 //!
 //! A [`FakeCluster`] is told what a server would say, and its handles are ordinary [`Cluster`](crate::Cluster)s: whatever
 //! picks, calls or watches in the program is what is tested, by the very policies, protection and ejection that it will meet.
@@ -28,8 +27,9 @@
 //! ```
 //!
 //! What is said takes effect before the call returns. Chance is fixed: after each change every thread begins anew,
-//! round robin with the first node by its id. Nothing passes by itself either: [`FakeCluster::pass`] moves the clock,
-//! and with it slow starts, ejections and budgets for retries.
+//! round robin with the first node by its id. Time is not: [`FakeCluster::pass`] moves the clock, and with it slow starts,
+//! ejections and budgets for retries, beyond the real time that passes as well. Peak EWMA goes by how long calls really
+//! took, so its picks differ from run to run.
 //!
 //! Where a program subscribes by itself, give it a [`subscriber`] of fakes.
 //!

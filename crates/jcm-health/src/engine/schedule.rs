@@ -34,29 +34,35 @@ pub(crate) struct Next {
 pub(crate) struct Schedule {
     origin: Instant,
     interval: Duration,
-    spread: u64,
 }
 
 impl Schedule {
     /// `epoch` is the start of the engine.
     pub(crate) fn new(epoch: Instant, key: TargetKey, interval: Duration) -> Self {
-        let interval = interval.max(Duration::from_millis(1));
-        let spread = scatter(key.0);
-        Self { origin: epoch + part_of(interval, spread), interval, spread }
+        Self::from_origin(epoch + part_of(at_least(interval), scatter(key.0)), interval)
+    }
+
+    /// The same again, from where it began.
+    pub(crate) fn from_origin(origin: Instant, interval: Duration) -> Self {
+        Self { origin, interval: at_least(interval) }
+    }
+
+    pub(crate) fn origin(&self) -> Instant {
+        self.origin
     }
 
     /// The instant of the first probe of a target that is set now.
-    pub(crate) fn first(&self, now: Instant) -> Instant {
+    pub(crate) fn first(&self, key: TargetKey, now: Instant) -> Instant {
         if self.interval <= FIRST_WITHIN_MAX {
             self.after(now)
         } else {
-            now + part_of(FIRST_WITHIN_MAX, self.spread)
+            now + part_of(FIRST_WITHIN_MAX, scatter(key.0))
         }
     }
 
     /// The instant of the first probe of a target that somebody else probed until now.
-    pub(crate) fn soon(&self, now: Instant) -> Instant {
-        now + part_of(self.interval.min(FIRST_WITHIN_MAX) / TAKE_OVER_PART, self.spread)
+    pub(crate) fn soon(&self, key: TargetKey, now: Instant) -> Instant {
+        now + part_of(self.interval.min(FIRST_WITHIN_MAX) / TAKE_OVER_PART, scatter(key.0))
     }
 
     /// What follows a round that was due at `due`, was `begun` then, and is over `now`.
@@ -126,6 +132,10 @@ impl Schedule {
     }
 }
 
+fn at_least(interval: Duration) -> Duration {
+    interval.max(Duration::from_millis(1))
+}
+
 /// The part `spread / 2^64` of a duration.
 fn part_of(duration: Duration, spread: u64) -> Duration {
     let nanos = (duration.as_nanos() * u128::from(spread)) >> 64;
@@ -153,7 +163,7 @@ mod tests {
     fn slots_are_on_a_grid_that_does_not_drift() {
         let epoch = Instant::now();
         let schedule = Schedule::new(epoch, TargetKey(7), SECOND);
-        let mut slot = schedule.first(epoch);
+        let mut slot = schedule.first(TargetKey(7), epoch);
         assert!(slot <= epoch + SECOND);
         for _ in 0..1_000 {
             // However late the previous round ended within its interval, the next slot is where it was going to be.
@@ -169,7 +179,7 @@ mod tests {
     fn rounds_that_are_skipped_are_counted_and_owed() {
         let epoch = Instant::now();
         let schedule = Schedule::new(epoch, TargetKey(7), SECOND);
-        let due = schedule.first(epoch);
+        let due = schedule.first(TargetKey(7), epoch);
         let at = |millis| due + Duration::from_millis(millis);
         for (begun, now, comes, owed) in [
             // In time, and slow by itself: that is the node's affair.
@@ -213,9 +223,9 @@ mod tests {
     #[test]
     fn a_target_that_is_replaced_keeps_its_slots() {
         let epoch = Instant::now();
-        let first = Schedule::new(epoch, TargetKey(7), SECOND).first(epoch);
+        let first = Schedule::new(epoch, TargetKey(7), SECOND).first(TargetKey(7), epoch);
         for later in (0..900).map(Duration::from_millis) {
-            let again = Schedule::new(epoch, TargetKey(7), SECOND).first(epoch + later);
+            let again = Schedule::new(epoch, TargetKey(7), SECOND).first(TargetKey(7), epoch + later);
             assert!(again == first || again == first + SECOND);
         }
     }
@@ -226,7 +236,7 @@ mod tests {
         for first_key in [0, 1_000, u64::MAX - 300] {
             let mut tenths = [0; 10];
             for key in (0..600).map(|n| TargetKey(u64::wrapping_add(first_key, n))) {
-                let offset = Schedule::new(epoch, key, SECOND).first(epoch) - epoch;
+                let offset = Schedule::new(epoch, key, SECOND).first(key, epoch) - epoch;
                 tenths[usize::try_from(offset.as_millis() / 100).unwrap().min(9)] += 1;
             }
             assert!(tenths.iter().all(|count| (50..=70).contains(count)), "{tenths:?}");
@@ -241,7 +251,7 @@ mod tests {
             for interval in [SECOND, Duration::from_mins(1)] {
                 let schedule = Schedule::new(epoch, key, interval);
                 let now = epoch + Duration::from_millis(12_345);
-                let first = schedule.soon(now);
+                let first = schedule.soon(key, now);
                 assert!(first >= now && first <= now + interval.min(FIRST_WITHIN_MAX) / 4);
                 let mut due = first;
                 let mut on_grid = 0;
@@ -263,7 +273,7 @@ mod tests {
         let epoch = Instant::now();
         for key in (0..100).map(TargetKey) {
             let schedule = Schedule::new(epoch, key, Duration::from_hours(1));
-            assert!(schedule.first(epoch) <= epoch + FIRST_WITHIN_MAX);
+            assert!(schedule.first(key, epoch) <= epoch + FIRST_WITHIN_MAX);
             assert!(schedule.after(epoch + FIRST_WITHIN_MAX) > epoch);
         }
     }

@@ -1,6 +1,6 @@
 //! What becomes of results and of opinions: steps of the judges, and of them the verdicts that are published.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jcm_health::{Report, Sample, Step, TargetKey};
 use jcm_model::{ClusterName, Judged, NodeId, Stamp, Timestamp, Verdict};
@@ -26,7 +26,8 @@ impl Checker {
         let mut turned = Verdicts::new();
         for report in reports {
             let Some(record) = self.records.reported(report) else { continue };
-            record.evidence.push(Sample { at: now, latency: report.latency, outcome: report.outcome });
+            let at = before(now, moment.saturating_duration_since(report.at));
+            record.evidence.push(Sample { at, latency: report.latency, outcome: report.outcome });
             self.tally.count(record.check.kind, report);
             record.follow(report.at);
             let opinion = self.doubt.opinion(report.key, record, report.outcome, moment);
@@ -118,6 +119,12 @@ impl Checker {
 fn wall_clock() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// The moment so long before: reports may have waited for others of their time.
+fn before(now: Timestamp, elapsed: Duration) -> Timestamp {
+    let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(now.as_millisecond().saturating_sub(elapsed)).unwrap_or(now)
 }
 
 /// What the record has come to, under a stamp.

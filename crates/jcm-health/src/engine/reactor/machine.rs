@@ -51,6 +51,10 @@ const OPENING: Duration = TICK;
 /// gets hardly any processor notices it.
 const STRIDE: usize = 32;
 
+/// How long a report that can turn nothing is kept while much is going on: to wake whoever takes them for each tick's worth
+/// costs as much as a tenth of the probes.
+const KEPT_FOR: Duration = Duration::from_millis(100);
+
 /// How long to wait with a report that its receiver has no room for.
 const RETRY_REPORT: Duration = Duration::from_millis(2);
 
@@ -72,6 +76,9 @@ pub(super) struct Machine {
     lost: Lost,
     /// Reports of this turn, and those that their receiver had no room for.
     unsent: VecDeque<Report>,
+    /// Until when those may wait that nobody waits for, and whether there are others.
+    kept_until: Instant,
+    has_news: bool,
     /// It had none for the last ones: until it has, no round begins.
     is_full: bool,
     /// Targets whose round waits for that.
@@ -86,37 +93,62 @@ pub(super) struct Machine {
     request: Vec<u8>,
 }
 
-/// One target.
+/// One target. Of many thousands each is long out of the processor's caches when its turn comes, so it is what a round needs
+/// and little else, in four lines of a cache, which `fetch` fetches together.
+#[repr(C, align(64))]
 struct Slot {
-    target: Target,
-    group: Group,
-    schedule: Schedule,
+    state: State,
+    connection: Option<Connection>,
+    /// After so many more successes in a row, one more is no news.
+    restless: u32,
+    /// Where its schedule began.
+    origin: Instant,
+
     /// When the round that is awaited is to begin, or when the one under way was to.
     due: Instant,
     /// When it would have been to, had every round before it been begun and kept in time.
     owed: Instant,
+    started: Instant,
     /// For how long the round under way has waited for leave to connect.
     waited: Duration,
-    state: State,
-    connection: Option<Connection>,
-    started: Instant,
-    deadline: Instant,
-    phases: Phases,
-    exchange: Exchange,
+
+    target: Target,
     /// Asked once, by somebody who waits.
     once: Option<tokio::sync::oneshot::Sender<Once>>,
+
+    phases: Phases,
+    /// An answer that comes in pieces, as nearly none does.
+    exchange: Option<Box<Exchange>>,
 }
+
+// With debug assertions a socket is larger.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(size_of::<Option<Slot>>() == 4 * 64, "a slot is four lines of a cache");
 
 impl Slot {
     fn talk(&self) -> Option<&Talk> {
         self.connection.as_ref()?.talk.as_deref()
     }
 
+    fn schedule(&self) -> Schedule {
+        Schedule::from_origin(self.origin, self.target.check.interval)
+    }
+
+    /// When the round under way has had its time.
+    fn deadline(&self) -> Instant {
+        self.started + self.target.check.timeout
+    }
+
+    /// In whose line it waits for leave to connect: those of one policy are one cluster's.
+    fn group(&self) -> Group {
+        Arc::as_ptr(&self.target.check).addr()
+    }
+
     /// How far the answer is.
     fn phase(&self) -> Phase {
         match self.talk() {
             Some(talk) => talk.phase(),
-            None if self.exchange.is_empty() => Phase::Waiting,
+            None if self.exchange.is_none() => Phase::Waiting,
             None => Phase::Reading,
         }
     }
@@ -124,12 +156,16 @@ impl Slot {
     /// Takes a part of the answer.
     fn take(&mut self, bytes: &[u8], now: Instant) -> Step {
         let since = now.saturating_duration_since(self.started);
+        let mut fresh = Exchange::default();
+        let exchange = self.exchange.as_deref_mut().unwrap_or(&mut fresh);
         let Some(talk) = self.connection.as_mut().and_then(|connection| connection.talk.as_mut()) else {
             self.phases.answering.get_or_insert(since);
-            return self.exchange.take(bytes, &self.target.check);
+            let step = exchange.take(bytes, &self.target.check);
+            self.hold(fresh);
+            return step;
         };
         let was_securing = talk.phase() == Phase::Securing;
-        let step = talk.take(bytes, &mut self.exchange, &self.target.check);
+        let step = talk.take(bytes, exchange, &self.target.check);
         let phase = talk.phase();
         if was_securing && phase != Phase::Securing {
             self.phases.secured = Some(since);
@@ -137,14 +173,24 @@ impl Slot {
         if phase == Phase::Reading {
             self.phases.answering.get_or_insert(since);
         }
+        self.hold(fresh);
         step
+    }
+
+    /// Keeps what has come of an answer, if anything has.
+    fn hold(&mut self, fresh: Exchange) {
+        if !fresh.is_empty() {
+            self.exchange = Some(Box::new(fresh));
+        }
     }
 
     /// No more of the answer comes.
     fn end(&self, with: Outcome) -> Step {
+        let nothing = Exchange::default();
+        let exchange = self.exchange.as_deref().unwrap_or(&nothing);
         match self.talk() {
-            Some(talk) => talk.end(with, &self.exchange, &self.target.check),
-            None => self.exchange.end(with, &self.target.check),
+            Some(talk) => talk.end(with, exchange, &self.target.check),
+            None => exchange.end(with, &self.target.check),
         }
     }
 }
@@ -174,7 +220,6 @@ struct Connection {
     talk: Option<Box<Talk>>,
     /// Tells events of this connection from those of an earlier one.
     serial: u32,
-    idle_since: Instant,
 }
 
 impl Machine {
@@ -202,6 +247,8 @@ impl Machine {
             pauses: Pauses::new(Instant::now()),
             lost: Lost::default(),
             unsent: VecDeque::new(),
+            kept_until: epoch,
+            has_news: false,
             is_full: false,
             held_back: Vec::new(),
             opens_until: epoch,
@@ -272,9 +319,6 @@ impl Machine {
                 }
                 self.connect_admitted(id, now);
             }
-            if !self.send() {
-                return;
-            }
             self.shared.in_flight.store(self.in_flight, Relaxed);
             if now >= tick_ends {
                 is_busy = self.rounds_in_tick >= ROUNDS_A_TICK_MIN;
@@ -282,16 +326,20 @@ impl Machine {
                 tick_ends = now + TICK;
                 self.tell_what_is_lost(now);
             }
+            if (self.has_news || !is_busy || now >= self.kept_until) && !self.send() {
+                return;
+            }
         }
     }
 
-    /// Has the processor fetch what is about to be needed of these targets. Of many thousands each is long out of its caches
-    /// when its turn comes: to wait for one after the other costs a twentieth of a probe, and here they come all at once.
+    /// Has the processor fetch what is about to be needed of these targets: to wait for one after the other costs a twentieth
+    /// of a probe, and here they come all at once.
     fn fetch(&self, ids: impl Iterator<Item = u32>) {
         let parts = ids.filter_map(|id| self.slots.get(id as usize)?.as_ref()).map(|slot| {
-            u64::from(slot.connection.is_some())
+            u64::from(slot.restless)
+                ^ u64::from(slot.waited.is_zero())
                 ^ slot.target.generation
-                ^ u64::from(slot.phases.secured.is_some())
+                ^ u64::from(slot.exchange.is_some())
         });
         std::hint::black_box(parts.fold(0, |sum, part| sum ^ part));
     }
@@ -377,10 +425,28 @@ impl Machine {
             return false;
         }
         self.is_full = !self.unsent.is_empty();
+        self.has_news = self.is_full;
         true
     }
 
-    fn set(&mut self, target: Target, first: fn(&Schedule, Instant) -> Instant) {
+    /// Keeps a report until it is handed over. A success is news as long as it may turn a verdict.
+    fn keep_report(&mut self, id: u32, report: Report) {
+        let slot = self.slot(id);
+        let is_success = report.outcome.is_success();
+        let is_news = !is_success || slot.restless > 0;
+        slot.restless = if is_success {
+            slot.restless.saturating_sub(1)
+        } else {
+            slot.target.check.rise.max(slot.target.check.window)
+        };
+        if self.unsent.is_empty() {
+            self.kept_until = report.at + KEPT_FOR;
+        }
+        self.has_news |= is_news;
+        self.unsent.push_back(report);
+    }
+
+    fn set(&mut self, target: Target, first: fn(&Schedule, TargetKey, Instant) -> Instant) {
         if let Some(id) = self.by_key.get(&target.key).copied() {
             if self.slots[id as usize].as_ref().is_some_and(|slot| slot.target == target) {
                 return;
@@ -394,8 +460,8 @@ impl Machine {
         }
         let (key, now) = (target.key, Instant::now());
         let schedule = Schedule::new(self.epoch, key, target.check.interval);
-        let due = first(&schedule, now);
-        let id = self.add(target, schedule, due, None);
+        let due = first(&schedule, key, now);
+        let id = self.add(target, schedule.origin(), due, None);
         self.by_key.insert(key, id);
         self.arm(id, due);
     }
@@ -403,32 +469,30 @@ impl Machine {
     fn once(&mut self, address: SocketAddr, check: Arc<Check>, answer: tokio::sync::oneshot::Sender<Once>) {
         let now = Instant::now();
         let target = Target { key: TargetKey(0), address, check, generation: 0 };
-        let schedule = Schedule::new(now, target.key, target.check.interval);
-        let id = self.add(target, schedule, now, Some(answer));
+        let id = self.add(target, now, now, Some(answer));
         self.begin(id, now);
     }
 
     fn add(
         &mut self,
         target: Target,
-        schedule: Schedule,
+        origin: Instant,
         due: Instant,
         once: Option<tokio::sync::oneshot::Sender<Once>>,
     ) -> u32 {
         let slot = Slot {
-            group: Arc::as_ptr(&target.check).addr(),
-            target,
-            schedule,
-            due,
-            owed: due,
-            waited: Duration::ZERO,
             state: State::Resting,
             connection: None,
+            restless: target.check.rise,
+            origin,
+            due,
+            owed: due,
             started: due,
-            deadline: due,
-            phases: Phases::default(),
-            exchange: Exchange::default(),
+            waited: Duration::ZERO,
+            target,
             once,
+            phases: Phases::default(),
+            exchange: None,
         };
         if let Some(id) = self.free.pop() {
             self.slots[id as usize] = Some(slot);

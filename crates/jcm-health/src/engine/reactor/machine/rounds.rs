@@ -3,16 +3,18 @@
 //! It follows no redirect, unpacks no body, stores nothing that a node says, and sends no header that a user chose but
 //! a validated `Host`.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use jcm_model::CheckKind;
 use mio::net::TcpStream;
 use mio::{Interest, Token};
+use rustix::net::{RecvFlags, SendFlags};
 use tracing::warn;
 
 use super::super::Once;
+use super::super::answer::HEAD_BYTES_MAX;
 use super::super::exchange::{self, Exchange, Step};
 use super::super::talk::Talk;
 use super::super::would_block;
@@ -29,16 +31,13 @@ impl Machine {
         self.rounds_in_tick += 1;
         self.in_flight += 1;
         let slot = self.slot(id);
+        // Its last use was a little later than that.
+        let is_kept = now.saturating_duration_since(slot.started) <= IDLE_MAX;
         slot.started = now;
         slot.waited = Duration::ZERO;
         slot.phases = Phases::default();
-        slot.deadline = now + slot.target.check.timeout;
-        let is_kept = slot
-            .connection
-            .as_ref()
-            .is_some_and(|kept| now.saturating_duration_since(kept.idle_since) <= IDLE_MAX);
-        if is_kept {
-            let at = slot.deadline;
+        if slot.connection.is_some() && is_kept {
+            let at = slot.deadline();
             self.arm(id, at);
             self.ask(id, true, now);
         } else {
@@ -50,7 +49,7 @@ impl Machine {
     /// Opens a connection, as soon as there is leave.
     pub(super) fn open(&mut self, id: u32, now: Instant) {
         let slot = self.slot(id);
-        let (group, address) = (slot.group, slot.target.address);
+        let (group, address) = (slot.group(), slot.target.address);
         // The policy is asked again here, although nodes were checked when they were written: what was permitted then, on
         // another server, may be this server's own port now.
         if self.limits.targets.permit(address).is_err() {
@@ -60,7 +59,7 @@ impl Machine {
         } else {
             let slot = self.slot(id);
             slot.state = State::Queued { since: now };
-            let at = now + slot.schedule.late_max();
+            let at = now + slot.schedule().late_max();
             self.arm(id, at);
         }
     }
@@ -77,11 +76,11 @@ impl Machine {
 
     pub(super) fn connect(&mut self, id: u32, now: Instant) {
         self.slot(id).state = State::Connecting;
-        match self.dial(id, now) {
+        match self.dial(id) {
             Ok(connection) => {
                 let slot = self.slot(id);
                 slot.connection = Some(connection);
-                let at = slot.deadline;
+                let at = slot.deadline();
                 self.open += 1;
                 self.arm(id, at);
             }
@@ -89,7 +88,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn dial(&mut self, id: u32, now: Instant) -> io::Result<Connection> {
+    pub(super) fn dial(&mut self, id: u32) -> io::Result<Connection> {
         let address = self.slot(id).target.address;
         let mut stream = TcpStream::connect(address)?;
         // A checker that is done closes with a reset, as HAProxy's does. An ordinary close by the side that speaks last
@@ -102,7 +101,7 @@ impl Machine {
             token(id, self.serial),
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        Ok(Connection { stream, talk: None, serial: self.serial, idle_since: now })
+        Ok(Connection { stream, talk: None, serial: self.serial })
     }
 
     /// Something happened to a connection.
@@ -135,7 +134,7 @@ impl Machine {
     pub(super) fn connected(&mut self, id: u32, is_in_doubt: bool, now: Instant) {
         let ephemeral_from = self.ephemeral_from;
         let slot = self.slot(id);
-        let (address, group, kind) = (slot.target.address, slot.group, slot.target.check.kind);
+        let (address, group, kind) = (slot.target.address, slot.group(), slot.target.check.kind);
         let stream = &slot.connection.as_ref().expect("an event came for it").stream;
         let error = if is_in_doubt { stream.take_error().unwrap_or_else(Some) } else { None };
         // Where nobody listens on a port of this machine's own ephemeral range, the kernel may pick just that port as the
@@ -221,8 +220,8 @@ impl Machine {
         let mut request = std::mem::take(&mut self.request);
         let slot = self.slot(id);
         exchange::write_request(&mut request, slot.target.address, &slot.target.check);
-        let stream = &mut slot.connection.as_mut().expect("it was opened").stream;
-        let written = stream.write(&request[sent..]);
+        let stream = &slot.connection.as_ref().expect("it was opened").stream;
+        let written = send(stream, &request[sent..]);
         let outcome = match written {
             Ok(count) if sent + count == request.len() => {
                 slot.state = State::Reading { reused };
@@ -254,9 +253,9 @@ impl Machine {
             let connection = slot.connection.as_mut().expect("an event came for it");
             let room = match connection.talk {
                 Some(_) => buffer.len(),
-                None => slot.exchange.room().min(buffer.len()),
+                None => slot.exchange.as_deref().map_or(HEAD_BYTES_MAX + 1, Exchange::room).min(buffer.len()),
             };
-            match connection.stream.read(&mut buffer[..room]) {
+            match receive(&connection.stream, &mut buffer[..room]) {
                 Ok(0) => break slot.end(Outcome::Closed),
                 Ok(count) => {
                     let step = slot.take(&buffer[..count], now);
@@ -283,10 +282,10 @@ impl Machine {
                 self.unanswered(id, reused, outcome, now);
             }
             Step::Done { outcome, reusable } => {
-                self.slot(id).exchange = Exchange::default();
+                self.slot(id).exchange = None;
                 // The node has ended it already, and says so only once.
                 if reusable && !is_ending {
-                    self.keep(id, now);
+                    self.keep(id);
                 } else {
                     self.close(id);
                 }
@@ -302,7 +301,7 @@ impl Machine {
         if reused {
             self.close(id);
             let slot = self.slot(id);
-            slot.exchange = Exchange::default();
+            slot.exchange = None;
             slot.phases = Phases::default();
             self.open(id, now);
         } else {
@@ -311,9 +310,8 @@ impl Machine {
     }
 
     /// Keeps the connection for the next round, where there are not too many.
-    pub(super) fn keep(&mut self, id: u32, now: Instant) {
+    pub(super) fn keep(&mut self, id: u32) {
         let Some(connection) = &mut self.slot(id).connection else { return };
-        connection.idle_since = now;
         // A protocol may have a last word after the answer, without which the node would not go on.
         let is_well = connection.talk.as_mut().is_none_or(|talk| talk.flush(&mut connection.stream).is_ok());
         if !is_well {
@@ -332,7 +330,7 @@ impl Machine {
     /// A round is over, and its connection is not used again.
     pub(super) fn conclude(&mut self, id: u32, outcome: Outcome, now: Instant, is_late: bool) {
         self.close(id);
-        self.slot(id).exchange = Exchange::default();
+        self.slot(id).exchange = None;
         self.finish(id, outcome, now, is_late);
     }
 
@@ -363,7 +361,7 @@ impl Machine {
                 self.shared.local_troubles.fetch_add(1, Relaxed);
             }
             let lateness = started.saturating_duration_since(due);
-            self.unsent.push_back(Report { key, generation, at: now, latency, phases, lateness, outcome });
+            self.keep_report(id, Report { key, generation, at: now, latency, phases, lateness, outcome });
         }
         self.rest(id, is_late, now);
     }
@@ -371,7 +369,7 @@ impl Machine {
     /// Gives back what the state holds.
     pub(super) fn leave_state(&mut self, id: u32) {
         let slot = self.slot(id);
-        let (state, group) = (slot.state, slot.group);
+        let (state, group) = (slot.state, slot.group());
         slot.state = State::Resting;
         match state {
             State::Resting => return,
@@ -387,6 +385,16 @@ impl Machine {
             self.open -= 1;
         }
     }
+}
+
+/// Sends without blocking. The call itself, because what the C library puts around it, a point at which a thread may be
+/// cancelled, costs as much as all that a round does in this file.
+fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
+}
+
+fn receive(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(stream, buffer, RecvFlags::empty())?.0)
 }
 
 /// A target and which of its connections: an event may be of one that was closed since.

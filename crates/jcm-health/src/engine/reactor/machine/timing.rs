@@ -21,15 +21,15 @@ impl Machine {
         match slot.state {
             State::Resting if is_full => self.held_back.push(id),
             State::Resting => {
-                let is_overdue = slot.schedule.is_overdue(slot.due, slot.owed, now);
-                let is_late = now.saturating_duration_since(slot.due) > slot.schedule.late_max();
+                let is_overdue = slot.schedule().is_overdue(slot.due, slot.owed, now);
+                let is_late = now.saturating_duration_since(slot.due) > slot.schedule().late_max();
                 if is_overdue {
                     self.shared.overdue_rounds.fetch_add(1, Relaxed);
                 }
                 if is_late { self.give_up(id, now) } else { self.begin(id, now) }
             }
             State::Queued { since } => {
-                let late_max = slot.schedule.late_max();
+                let late_max = slot.schedule().late_max();
                 let stood = now.saturating_duration_since(since);
                 if stood >= late_max {
                     slot.stood(stood);
@@ -38,8 +38,8 @@ impl Machine {
                     self.arm(id, since + late_max);
                 }
             }
-            _ if now < slot.deadline => {
-                let at = slot.deadline;
+            _ if now < slot.deadline() => {
+                let at = slot.deadline();
                 self.arm(id, at);
             }
             State::Connecting => self.conclude(id, Outcome::TimedOut(Phase::Connecting), now, false),
@@ -59,7 +59,7 @@ impl Machine {
     /// Until the next round. `is_late`: what this one came to was thrown away.
     pub(super) fn rest(&mut self, id: u32, is_late: bool, now: Instant) {
         let slot = self.slot(id);
-        let next = slot.schedule.next(slot.due, slot.started, now);
+        let next = slot.schedule().next(slot.due, slot.started, now);
         let owed = match () {
             // It had to wait because other nodes did not answer: that says nothing of this server's own pace.
             () if !slot.waited.is_zero() => next.due,
@@ -73,7 +73,7 @@ impl Machine {
     fn give_up(&mut self, id: u32, now: Instant) {
         self.count_late(id);
         let slot = self.slot(id);
-        let next = slot.schedule.next_instead(slot.due, slot.owed, now);
+        let next = slot.schedule().next_instead(slot.due, slot.owed, now);
         self.wait_for(id, next);
     }
 
@@ -125,7 +125,6 @@ impl Slot {
     /// The clock of the probe stood still for so long.
     pub(super) fn stood(&mut self, stood: Duration) {
         self.started += stood;
-        self.deadline += stood;
         self.waited += stood;
     }
 }

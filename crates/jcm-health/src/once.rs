@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,7 +77,42 @@ impl OnceProber {
         };
         // Places are never taken away.
         let _place = place.map_err(|_| NotProbed::Busy)?;
-        match timeout_at(asked + within, self.engine.once(address, once(check))).await {
+        self.carry_out(address, check, asked + within).await
+    }
+
+    /// As `probe`, for an opinion that a node's traffic depends on. A lost packet costs a probe all its time, because the kernel
+    /// asks again for a connection after a second only. So a node that has said nothing for half of the policy's timeout
+    /// is asked once more beside that, on another connection, if there is a place: it has failed when neither brought a
+    /// sign of it.
+    pub async fn probe_twice(
+        &self,
+        address: SocketAddr,
+        check: &Arc<Check>,
+        within: Duration,
+    ) -> Result<Probed, NotProbed> {
+        let begun = Instant::now();
+        let mut first = pin!(self.probe(address, check, within));
+        if let Ok(result) = timeout_at(begun + check.timeout / 2, &mut first).await {
+            return result;
+        }
+        let Ok(_place) = self.places.try_acquire() else { return first.await };
+        let mut second = pin!(self.carry_out(address, check, begun + within));
+        tokio::select! {
+            biased;
+            result = &mut first => if says_something(&result) { result } else {
+                Some(second.await).filter(says_something).unwrap_or(result)
+            },
+            result = &mut second => if says_something(&result) { result } else { first.await },
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        address: SocketAddr,
+        check: &Arc<Check>,
+        until: Instant,
+    ) -> Result<Probed, NotProbed> {
+        match timeout_at(until, self.engine.once(address, once(check))).await {
             Err(_) => Err(NotProbed::CutShort),
             Ok(None) => Err(NotProbed::Stopped),
             Ok(Some(Once { is_late: true, .. })) => Err(NotProbed::Late),
@@ -84,6 +120,11 @@ impl OnceProber {
             Ok(Some(Once { outcome, latency, phases, .. })) => Ok(Probed { outcome, latency, phases }),
         }
     }
+}
+
+/// Whether the node gave a sign of itself, good or bad.
+fn says_something(result: &Result<Probed, NotProbed>) -> bool {
+    result.is_ok_and(|probed| probed.outcome.reached())
 }
 
 /// The same policy, for a connection that ends with its only probe.

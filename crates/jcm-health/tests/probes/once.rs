@@ -63,3 +63,44 @@ async fn probes_beyond_the_bound_wait_only_while_they_can_still_end_in_time() {
     assert_eq!(no_time, Err(NotProbed::Busy));
     assert_eq!(has_time.map(|probed| probed.outcome), Ok(timed_out));
 }
+
+#[tokio::test]
+async fn an_opinion_hears_a_node_whose_first_packets_are_lost() {
+    // A connection that is open and on which nothing comes back is what a lost packet looks like.
+    let patient = Arc::new(Check { timeout: Duration::from_secs(4), ..http() });
+    let (prober, _reports) = prober(anywhere(), 4);
+    for second in [OK, "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"] {
+        let node = Node::start(move |mut stream, number| async move {
+            read_request(&mut stream).await;
+            if number > 1 {
+                stream.write_all(second.as_bytes()).await.unwrap();
+            }
+            wait_for_end(&mut stream).await;
+        })
+        .await;
+        let probed = prober.probe_twice(node.address, &patient, DEADLINE).await.unwrap();
+        assert_eq!(probed.outcome.status(), Some(if second == OK { 200 } else { 500 }));
+        assert_eq!(node.connections(), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_opinion_of_a_node_that_says_nothing_is_that_it_failed() {
+    let silent = Swallowing::start().await;
+    let (prober, _reports) = prober(anywhere(), 4);
+    let check = Arc::new(impatient());
+    let timed_out = Outcome::TimedOut(Phase::Connecting);
+    // Whether the second probe has its whole time or only what is left of the first one's.
+    for within in [check.timeout * 3, check.timeout + Duration::from_millis(20)] {
+        let probed = prober.probe_twice(silent.address, &check, within).await;
+        assert_eq!(probed.map(|probed| probed.outcome), Ok(timed_out));
+    }
+}
+
+#[tokio::test]
+async fn an_opinion_of_a_node_that_answers_at_once_costs_one_connection() {
+    let ill = Node::answering("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").await;
+    let (prober, _reports) = prober(anywhere(), 4);
+    let probed = prober.probe_twice(ill.address, &Arc::new(http()), DEADLINE).await.unwrap();
+    assert_eq!((probed.outcome, ill.connections()), (Outcome::UnexpectedStatus(500), 1));
+}

@@ -44,7 +44,7 @@ impl Vouch {
         let Some((address, check)) = self.target(question) else {
             return Answer::nothing("this server knows no such node in this form");
         };
-        match self.prober.probe(address, &check, within).await {
+        match self.prober.probe_twice(address, &check, within).await {
             Ok(probed) => Answer {
                 said: if probed.outcome.is_success() { Said::Reached } else { Said::Failed },
                 suspended: false,

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use jcm_model::{ClusterName, Revision, ServerId};
+use jcm_model::{ClusterName, Head, Revision, ServerId, StoreId};
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
@@ -43,6 +43,8 @@ pub(crate) struct Lagging {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acknowledged {
     pub(crate) revision: Revision,
+    /// Of which store it is; `None`: of the one that this server follows.
+    pub(crate) store: Option<StoreId>,
     pub(crate) at: Instant,
 }
 
@@ -56,18 +58,17 @@ pub(crate) struct Convergence {
 
 impl Count {
     /// Counts one subscriber; `None`: it does not say what it holds.
-    pub(crate) fn add(
-        &mut self,
-        peer: &str,
-        acknowledged: Option<Acknowledged>,
-        wanted: Revision,
-        now: Instant,
-    ) {
+    pub(crate) fn add(&mut self, peer: &str, acknowledged: Option<Acknowledged>, wanted: Head, now: Instant) {
+        // Revisions of different stores do not compare: who holds another one's holds nothing of this one.
+        let acknowledged = acknowledged.map(|acknowledged| match acknowledged.store {
+            Some(store) if store != wanted.store => Acknowledged { revision: Revision::ZERO, ..acknowledged },
+            _ => acknowledged,
+        });
         self.subscribers += 1;
         match acknowledged {
             None => self.unacknowledged += 1,
-            Some(Acknowledged { revision, .. }) if revision >= wanted => self.reached += 1,
-            Some(Acknowledged { revision, at }) => {
+            Some(Acknowledged { revision, .. }) if revision >= wanted.revision => self.reached += 1,
+            Some(Acknowledged { revision, at, .. }) => {
                 let age = now.saturating_duration_since(at).as_millis();
                 let age_ms = u64::try_from(age).unwrap_or(u64::MAX);
                 self.lagging.push(Lagging { peer: peer.to_owned(), revision, age_ms });
@@ -88,7 +89,7 @@ impl Count {
 
 impl Convergence {
     /// Asks every server of the roster at once.
-    pub(crate) async fn of(app: &App, cluster: &ClusterName, wanted: Revision) -> Self {
+    pub(crate) async fn of(app: &App, cluster: &ClusterName, wanted: Head) -> Self {
         let roster = app.roster();
         let others = roster.members.iter().map(|member| &member.id).filter(|id| **id != app.server);
         let ask =
@@ -115,16 +116,36 @@ mod tests {
     #[test]
     fn those_furthest_behind_are_named_and_the_rest_is_counted() {
         let (now, mut count) = (Instant::now(), Count::default());
-        let held = |revision| Some(Acknowledged { revision: Revision(revision), at: now });
-        count.add("old", None, Revision(7), now);
-        count.add("level", held(7), Revision(7), now);
-        count.add("ahead", held(9), Revision(7), now);
+        let store = StoreId(uuid::Uuid::from_u128(1));
+        let wanted = Head { store, revision: Revision(7) };
+        let held =
+            |revision| Some(Acknowledged { revision: Revision(revision), store: Some(store), at: now });
+        count.add("old", None, wanted, now);
+        count.add("level", held(7), wanted, now);
+        count.add("ahead", held(9), wanted, now);
         for number in 0..1000 {
-            count.add(&format!("late {number}"), held(6 - number % 6), Revision(7), now);
+            count.add(&format!("late {number}"), held(6 - number % 6), wanted, now);
         }
         count.cut();
         assert_eq!((count.subscribers, count.reached, count.unacknowledged), (1003, 2, 1));
         assert_eq!(count.lagging.len(), LAGGING_MAX);
         assert!(count.lagging.iter().all(|lagging| lagging.revision == Revision(1)), "{:?}", count.lagging);
+    }
+
+    #[test]
+    fn what_was_acknowledged_of_another_store_is_nothing_of_this_one() {
+        let (now, mut count) = (Instant::now(), Count::default());
+        let store = |number| StoreId(uuid::Uuid::from_u128(number));
+        let wanted = Head { store: store(1), revision: Revision(7) };
+        for of in [Some(store(1)), Some(store(2)), None] {
+            count.add(
+                "program",
+                Some(Acknowledged { revision: Revision(9), store: of, at: now }),
+                wanted,
+                now,
+            );
+        }
+        assert_eq!((count.subscribers, count.reached), (3, 2));
+        assert_eq!(count.lagging[0].revision, Revision::ZERO);
     }
 }

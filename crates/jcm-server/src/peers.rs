@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use jcm_model::{ClusterName, NodeId, Revision, ServerId};
+use jcm_model::{ClusterName, Head, NodeId, ServerId};
 use jcm_proto::v1;
 use jcm_storage::Roster;
 use tokio::sync::{mpsc, watch};
@@ -231,10 +231,14 @@ impl Peers {
         &self,
         to: &ServerId,
         cluster: &ClusterName,
-        revision: Revision,
+        wanted: Head,
         within: Duration,
     ) -> Result<Count, PeerError> {
-        let request = v1::CountRequest { cluster: cluster.to_string(), revision: revision.0 };
+        let request = v1::CountRequest {
+            cluster: cluster.to_string(),
+            revision: wanted.revision.0,
+            store: wanted.store.0.as_bytes().to_vec(),
+        };
         let response = self.line(to)?.call(within, async |mut client| client.count(request).await).await?;
         json(to, &response.count)
     }

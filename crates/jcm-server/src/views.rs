@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use imbl::{HashMap, OrdMap};
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterState, Judged, NodeId, Revision, ServerId, Stamp, StoreId, Timestamp,
+    Change, Cluster, ClusterName, ClusterState, Head, Judged, NodeId, Revision, ServerId, Stamp, StoreId,
+    Timestamp,
 };
 use tokio::sync::watch;
 
@@ -251,7 +252,7 @@ impl Views {
     }
 
     /// How many subscribers of the cluster hold this revision, on this server.
-    pub(crate) fn count(&self, name: &ClusterName, wanted: Revision) -> Count {
+    pub(crate) fn count(&self, name: &ClusterName, wanted: Head) -> Count {
         let mut count = Count::default();
         if let Some(cell) = self.cells.load().get(name) {
             cell.count(wanted, &mut count);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use jcm_model::{ClusterName, ClusterState, Revision, StoreId};
+use jcm_model::{ClusterName, ClusterState, Head, Revision, StoreId};
 use jcm_proto::Malformed;
 use jcm_proto::v1::watch_request::Subscribe;
 use jcm_proto::v1::watch_response::{self as wire, Event};
@@ -82,6 +82,11 @@ impl Held {
             Self::Removed { revision, .. } => Some(*revision),
             Self::View { state, .. } => Some(state.cluster().revision),
         }
+    }
+
+    /// Which revision of which store.
+    pub(crate) fn head(&self) -> Option<Head> {
+        Some(Head { store: self.store()?, revision: self.revision()? })
     }
 
     pub(crate) fn content(&self) -> Content {

@@ -40,7 +40,7 @@ impl Raw {
     }
 
     async fn acknowledge(&self, revision: u64) {
-        let acknowledge = Acknowledge { cluster: "orders".to_owned(), revision };
+        let acknowledge = Acknowledge { cluster: "orders".to_owned(), revision, ..Acknowledge::default() };
         let request = WatchRequest { request: Some(Request::Acknowledge(acknowledge)) };
         self.sender.send(request).await.expect("the stream is open");
     }

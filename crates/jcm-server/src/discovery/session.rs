@@ -12,6 +12,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use http_body::Frame;
 use jcm_model::{ClusterName, Revision};
+use jcm_proto::discovery::store_id;
 use jcm_proto::token::Token;
 use jcm_proto::v1::{WatchRequest, watch_request, watch_response};
 use jcm_proto::{Protocols, WATCH_PROTOCOLS};
@@ -202,7 +203,8 @@ impl Session {
             }
             Some(Request::Acknowledge(acknowledge)) => {
                 if let Some(key) = self.key(&name(&acknowledge.cluster)?) {
-                    self.inbox.acknowledge(to_u32(key), Revision(acknowledge.revision));
+                    let store = store_id(&acknowledge.store).ok();
+                    self.inbox.acknowledge(to_u32(key), Revision(acknowledge.revision), store);
                 }
                 Ok(())
             }
@@ -292,7 +294,7 @@ impl Session {
                 return Err(Status::resource_exhausted(text));
             };
             // Somebody else's cluster may have had this key.
-            inbox.acknowledge(to_u32(key), Revision::ZERO);
+            inbox.acknowledge(to_u32(key), Revision::ZERO, None);
             self.watched.insert(Watched { watching, held })
         };
         if !self.changed.contains(&to_u32(key)) {

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Json, Response};
-use jcm_model::Revision;
+use jcm_model::{Head, Revision};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,10 +26,12 @@ pub(super) async fn get(
     // A revision that this server does not know yet may be the cluster's by now.
     let consistent = revision.is_some_and(|revision| Revision(revision) > app.catalog.get().revision);
     caught_up(&app, Freshness { min_revision: None, consistent }).await?;
-    let cluster = app.catalog.cluster(&name).ok_or_else(|| Problem::no_cluster(&name))?;
+    let snapshot = app.catalog.get();
+    let cluster = snapshot.clusters.get(&name).ok_or_else(|| Problem::no_cluster(&name))?;
     // Nobody can hold more of a cluster than there is.
     let wanted = revision.map_or(cluster.revision, |revision| Revision(revision).min(cluster.revision));
-    let Convergence { servers, missing } = Convergence::of(&app, &name, wanted).await;
+    let head = Head { store: snapshot.store, revision: wanted };
+    let Convergence { servers, missing } = Convergence::of(&app, &name, head).await;
     let sum = |of: fn(&crate::convergence::Count) -> usize| -> usize {
         servers.iter().map(|(_, count)| of(count)).sum()
     };

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use jcm_model::{ClusterName, NodeId, Revision};
+use jcm_model::{ClusterName, Head, NodeId, Revision};
+use jcm_proto::discovery::store_id;
 use jcm_proto::v1::{self, peers_server};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -110,10 +111,11 @@ impl peers_server::Peers for Service {
     }
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
-        let v1::CountRequest { cluster, revision } = request.into_inner();
+        let v1::CountRequest { cluster, revision, store } = request.into_inner();
         let cluster =
             ClusterName::parse(&cluster).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let count = self.stock.subscribers(&cluster, Revision(revision));
+        let store = store_id(&store).unwrap_or_else(|_| self.stock.store());
+        let count = self.stock.subscribers(&cluster, Head { store, revision: Revision(revision) });
         let count = serde_json::to_vec(&count).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(v1::CountResponse { count }))
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jcm_model::{ClusterName, Judged, NodeId, Revision, ServerId, StoreId};
+use jcm_model::{ClusterName, Head, Judged, NodeId, ServerId, StoreId};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::convergence::Count;
@@ -42,8 +42,8 @@ impl Stock {
     }
 
     /// How many subscribers of the cluster hold this revision, on this server.
-    pub(super) fn subscribers(&self, cluster: &ClusterName, revision: Revision) -> Count {
-        self.views.count(cluster, revision)
+    pub(super) fn subscribers(&self, cluster: &ClusterName, wanted: Head) -> Count {
+        self.views.count(cluster, wanted)
     }
 
     /// The digests of all that stands on the board. Two boards have the same digest of a server when they hold the same

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use jcm_model::{Change, Effect, NodeId, Revision};
+use jcm_model::{Change, Effect, Head, NodeId};
 use slab::Slab;
 
 use super::event::{Event, EventKind, Held, Place};
@@ -41,6 +41,7 @@ struct Inner {
 struct Asked {
     kind: EventKind,
     in_doubt: bool,
+    told_elsewhere: bool,
     /// The sequence they start from; `None`: from nothing.
     from: Option<u64>,
     /// Whether they say that the store is out of reach.
@@ -93,9 +94,11 @@ impl Cell {
     /// What leads the reader to `published`; the reader counts as told.
     pub(super) fn event(&self, published: &Arc<Published>, stale: bool, held: &mut Held) -> Option<Event> {
         let name = &published.state.cluster().name;
+        let told_elsewhere = held.note_origin(&published.token);
         let from = match held.place(&published.token) {
             Place::Same if held.is_in_doubt() => {
-                let event = Event::delta(held.kind(), true, published, stale, std::iter::empty());
+                let steps = std::iter::empty();
+                let event = Event::delta(held.kind(), true, told_elsewhere, published, stale, steps);
                 held.advance(&event);
                 return Some(event);
             }
@@ -121,16 +124,17 @@ impl Cell {
         let from = from
             .and_then(|at| inner.steps.iter().find(|step| step.from <= at && at < step.to))
             .map(|step| step.from);
-        let key = Asked { kind: held.kind(), in_doubt: held.is_in_doubt(), from, stale };
+        let (kind, in_doubt) = (held.kind(), held.is_in_doubt());
+        let key = Asked { kind, in_doubt, told_elsewhere, from, stale };
         // A reader that was overtaken by the next publication is told of its own; that is not worth keeping.
         let keep = inner.events_to == to;
         let event = match (inner.events.get(&key), from) {
             (Some(event), _) if keep => event.clone(),
             (_, Some(from)) => {
                 let steps = inner.steps.iter().filter(|step| step.from >= from && step.from < to);
-                Event::delta(held.kind(), held.is_in_doubt(), published, stale, steps)
+                Event::delta(kind, in_doubt, told_elsewhere, published, stale, steps)
             }
-            (_, None) => Event::view(held.kind(), published, stale),
+            (_, None) => Event::view(kind, published, stale),
         };
         if keep && inner.events.len() < EVENTS_MAX {
             inner.events.entry(key).or_insert_with(|| event.clone());
@@ -153,7 +157,7 @@ impl Cell {
     }
 
     /// Counts its subscribers.
-    pub(super) fn count(&self, wanted: Revision, count: &mut Count) {
+    pub(super) fn count(&self, wanted: Head, count: &mut Count) {
         let now = Instant::now();
         for (_, (inbox, key)) in self.readers().iter() {
             inbox.count(*key, wanted, now, count);

@@ -25,6 +25,9 @@ const SHORT_DELTAS_SINCE: u32 = 2;
 /// What stands before each message of a gRPC stream.
 pub(super) const GRPC_PREFIX_BYTES: usize = 5;
 
+/// The name of the event that leaves nothing of what was held before.
+const VIEW: &str = "view";
+
 /// In which clothes a reader wants its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum EventKind {
@@ -41,6 +44,9 @@ pub(crate) struct Held {
     what: What,
     /// The reader does not know whether what it holds is still right, and is told so even when nothing has changed.
     in_doubt: bool,
+    /// It was told of this cluster by another run of a server. Tokens agree on verdicts, not on who judged: what a verdict
+    /// has in common with the one before it must not be left out for this reader.
+    told_elsewhere: bool,
     /// Since when it waits for this server to catch up with it.
     pub(super) behind_since: Option<Instant>,
 }
@@ -85,7 +91,11 @@ impl Held {
         // A subscriber of the stream shows its status, and asks by subscribing. To a reader of server-sent events what a
         // sent event held is not sent again.
         let in_doubt = matches!(kind, EventKind::Proto(_));
-        Self { kind, what: token.map_or(What::Nothing, What::View), in_doubt, behind_since: None }
+        Self { in_doubt, ..Self::holding(kind, token.map_or(What::Nothing, What::View)) }
+    }
+
+    fn holding(kind: EventKind, what: What) -> Self {
+        Self { kind, what, in_doubt: false, told_elsewhere: false, behind_since: None }
     }
 
     pub(super) fn is_in_doubt(&self) -> bool {
@@ -96,14 +106,20 @@ impl Held {
         self.kind
     }
 
+    /// Notes where it was told what it holds, before it is led on from there. Answers whether it was elsewhere.
+    pub(super) fn note_origin(&mut self, published: &Token) -> bool {
+        self.told_elsewhere |= self.token().is_some_and(|token| token.origin != published.origin);
+        self.told_elsewhere
+    }
+
     /// A reader that was told of everything up to a publication of this run.
     pub(crate) fn settled(kind: EventKind, sequence: u64) -> Self {
-        Self { kind, what: What::Settled(sequence), in_doubt: false, behind_since: None }
+        Self::holding(kind, What::Settled(sequence))
     }
 
     /// A reader that was told that the cluster is not there.
     pub(crate) fn absent(kind: EventKind) -> Self {
-        Self { kind, what: What::Absent, in_doubt: false, behind_since: None }
+        Self::holding(kind, What::Absent)
     }
 
     /// Whether all it says is that it was told of everything up to a publication, and that is this one or an earlier.
@@ -152,6 +168,7 @@ impl Held {
     /// The reader is told this now.
     pub(super) fn advance(&mut self, event: &Event) {
         self.what = event.what.clone();
+        self.told_elsewhere &= event.name != VIEW;
         self.in_doubt = matches!(self.what, What::Unknown(_));
         self.behind_since = None;
     }
@@ -242,14 +259,15 @@ impl Event {
                 )))
             }
         };
-        Self { name: "view", body, what: What::View(published.token) }
+        Self { name: VIEW, body, what: What::View(published.token) }
     }
 
     /// The way over the given steps, which end at what is published. Who is in doubt is sent the whole token: it may have
-    /// heard of the cluster from elsewhere since it asked.
+    /// heard of the cluster from elsewhere since it asked. Who was told elsewhere is sent whole verdicts.
     pub(super) fn delta<'a>(
         kind: EventKind,
         in_doubt: bool,
+        told_elsewhere: bool,
         published: &Arc<Published>,
         stale: bool,
         steps: impl Iterator<Item = &'a Step>,
@@ -291,7 +309,7 @@ impl Event {
                 judged.extend(delta.put.iter().map(|node| &node.id));
                 let verdict = |id: &NodeId| {
                     let judged = state.judged(id)?;
-                    let is_whole = !is_short || anew.contains(id);
+                    let is_whole = !is_short || told_elsewhere || anew.contains(id);
                     let new = if is_whole { NodeVerdict::new } else { NodeVerdict::of_same_judge };
                     Some(new(id, judged))
                 };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use jcm_model::{ClusterName, Revision};
+use jcm_model::{ClusterName, Head, Revision, StoreId};
 
 use super::cell::Cell;
 use super::{Event, Held, Views};
@@ -66,19 +66,19 @@ impl Inbox {
     }
 
     /// Notes what the subscriber holds of the cluster under this key.
-    pub(crate) fn acknowledge(&self, key: u32, revision: Revision) {
+    pub(crate) fn acknowledge(&self, key: u32, revision: Revision, store: Option<StoreId>) {
         let key = key as usize;
         let mut inner = self.inner();
         if inner.acknowledged.len() <= key {
             inner.acknowledged.resize(key + 1, None);
         }
-        inner.acknowledged[key] = Some(Acknowledged { revision, at: Instant::now() });
+        inner.acknowledged[key] = Some(Acknowledged { revision, store, at: Instant::now() });
     }
 
     /// Counts it, if it is a subscriber's.
-    pub(super) fn count(&self, key: u32, wanted: Revision, now: Instant, count: &mut Count) {
+    pub(super) fn count(&self, key: u32, wanted: Head, now: Instant, count: &mut Count) {
         let Some(subscriber) = self.subscriber.get() else { return };
-        let nothing = Acknowledged { revision: Revision::ZERO, at: now };
+        let nothing = Acknowledged { revision: Revision::ZERO, store: None, at: now };
         let acknowledged = self.inner().acknowledged.get(key as usize).copied().flatten().unwrap_or(nothing);
         count.add(&subscriber.peer, subscriber.acknowledges.then_some(acknowledged), wanted, now);
     }

@@ -292,6 +292,32 @@ fn a_subscriber_that_comes_back_is_told_that_nothing_has_changed() {
     }
 }
 
+#[test]
+fn a_subscriber_that_was_told_elsewhere_is_told_of_verdicts_as_a_whole() {
+    let (here, mut writers) = with_a_down_node();
+    let kind = EventKind::Proto(2);
+    let mut held = Held::new(kind, None);
+    let mut stream = StreamReader::default();
+    stream.take(&next_event(&here, &name(), &mut held).unwrap());
+    // Another server says the same of the same nodes, and another one judged them there.
+    let there = Token { origin: 8, sequence: 1, ..held.token().unwrap() };
+    let state = stream.state.clone().unwrap();
+    let mut judged_by_another = ClusterState::new(Arc::clone(state.cluster()));
+    for (node, judged) in state.nodes() {
+        let mut judged = judged.unwrap().clone();
+        judged.stamp.server = ServerId::parse("s0").unwrap();
+        assert!(judged_by_another.judge(&node.id, judged));
+    }
+    stream.state = Some(judged_by_another);
+    let mut back = Held::new(kind, Some(there));
+    stream.take(&next_event(&here, &name(), &mut back).unwrap());
+    for verdict in [Verdict::Healthy, Verdict::Down] {
+        writers.take(&Step::Judge(vec![(1, verdict)]));
+        stream.take(&next_event(&here, &name(), &mut back).unwrap());
+        assert_eq!(stream.state.as_ref().unwrap().judged(&id(1)).unwrap().verdict, verdict);
+    }
+}
+
 /// A server with one cluster of two nodes, the first of them down.
 fn with_a_down_node() -> (Arc<Views>, Writers) {
     let views = Arc::new(Views::new(7));

@@ -111,8 +111,7 @@ impl Session {
             Step::Changed | Step::Same => {
                 talk.answered();
                 followed.confirmed_by(link, stale, now);
-                let revision = followed.held.revision().unwrap_or_default();
-                if talk.acknowledged != Some(revision) {
+                if talk.acknowledged != followed.held.head() {
                     peer.unacknowledged.insert(cluster.clone());
                     let spread = self.random.below(ACKNOWLEDGE_SPREAD_MS);
                     peer.acknowledge_at
@@ -147,13 +146,15 @@ impl Session {
         for peer in self.peers.iter_mut().filter(|peer| peer.acknowledge_at.is_some_and(|at| at <= now)) {
             peer.acknowledge_at = None;
             for cluster in std::mem::take(&mut peer.unacknowledged) {
-                let Some(revision) =
-                    self.clusters.get(&cluster).and_then(|followed| followed.held.revision())
-                else {
+                let Some(head) = self.clusters.get(&cluster).and_then(|followed| followed.held.head()) else {
                     continue;
                 };
-                peer.talk(&cluster).acknowledged = Some(revision);
-                let acknowledge = Acknowledge { cluster: cluster.to_string(), revision: revision.0 };
+                peer.talk(&cluster).acknowledged = Some(head);
+                let acknowledge = Acknowledge {
+                    cluster: cluster.to_string(),
+                    revision: head.revision.0,
+                    store: head.store.0.as_bytes().to_vec(),
+                };
                 let request = Request::Acknowledge(acknowledge);
                 self.effects.push(Effect::Send { link: peer.link, request });
             }

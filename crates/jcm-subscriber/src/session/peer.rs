@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use jcm_model::{ClusterName, Revision, StoreId};
+use jcm_model::{ClusterName, Head, StoreId};
 
 use crate::servers::Server;
 
@@ -46,8 +46,8 @@ pub(super) struct Talk {
     pub(super) unsure: bool,
     /// The server was behind, and was told so.
     pub(super) corrected: bool,
-    /// The revision that it was last told is held.
-    pub(super) acknowledged: Option<Revision>,
+    /// What it was last told is held: a revision of the cluster, and of which store.
+    pub(super) acknowledged: Option<Head>,
     /// When a question was asked that was not answered yet.
     asked: Option<Instant>,
 }

@@ -59,6 +59,10 @@ fn what_is_applied_is_acknowledged_together_and_once() {
     bench.says(link, delta(&states[1], &states[2]));
     bench.wait(Duration::from_secs(1));
     assert_eq!(acknowledged(&bench).len(), 2);
+    // The same revision of another store is another definition.
+    bench.says(link, view(store(1), &states[2]));
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(acknowledged(&bench).len(), 3);
 }
 
 #[test]

@@ -11,41 +11,54 @@ use crate::Outcome;
 /// How many results are kept: enough to see a default window of them, and no more.
 pub const RESULTS_MAX: usize = 10;
 
-/// One result of one probe.
+/// One result of one probe, in 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// When the probe ended, by the wall clock, to the millisecond. For people only: nothing is decided by it.
-    pub at: Timestamp,
-    /// How long the probe took, to the microsecond.
-    pub latency: Duration,
-    /// What it came to.
-    pub outcome: Outcome,
-}
-
-/// The last [`RESULTS_MAX`] results of one node.
-#[derive(Debug, Clone, Default)]
-pub struct Evidence {
-    kept: [Option<Packed>; RESULTS_MAX],
-    /// Where the next result goes, which is also where the oldest one is.
-    next: u8,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Packed {
     at_ms: i64,
     latency_us: u32,
     outcome: Outcome,
 }
 
+impl Sample {
+    /// A probe that ended at `at` by the wall clock.
+    pub fn new(at: Timestamp, latency: Duration, outcome: Outcome) -> Self {
+        Self {
+            at_ms: at.as_millisecond(),
+            // A probe lasts a minute at most, so this holds; should it not, an hour is as telling as two.
+            latency_us: u32::try_from(latency.as_micros()).unwrap_or(u32::MAX),
+            outcome,
+        }
+    }
+
+    /// When the probe ended, by the wall clock, to the millisecond. For people only: nothing is decided by it.
+    pub fn at(&self) -> Timestamp {
+        // The last second of the range has no milliseconds: only there the way back fails.
+        Timestamp::from_millisecond(self.at_ms).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How long the probe took, to the microsecond.
+    pub fn latency(&self) -> Duration {
+        Duration::from_micros(self.latency_us.into())
+    }
+
+    /// What it came to.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+}
+
+/// The last [`RESULTS_MAX`] results of one node.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    kept: [Option<Sample>; RESULTS_MAX],
+    /// Where the next result goes, which is also where the oldest one is.
+    next: u8,
+}
+
 impl Evidence {
     /// Keeps a result, and forgets the oldest one when there is no room.
     pub fn push(&mut self, sample: Sample) {
-        self.kept[usize::from(self.next)] = Some(Packed {
-            at_ms: sample.at.as_millisecond(),
-            // A probe lasts a minute at most, so this holds; should it not, an hour is as telling as two.
-            latency_us: u32::try_from(sample.latency.as_micros()).unwrap_or(u32::MAX),
-            outcome: sample.outcome,
-        });
+        self.kept[usize::from(self.next)] = Some(sample);
         let next = usize::from(self.next) + 1;
         self.next = u8::try_from(next % RESULTS_MAX).expect("the ring has fewer than 256 places");
     }
@@ -53,12 +66,7 @@ impl Evidence {
     /// The results, newest first.
     pub fn iter(&self) -> impl Iterator<Item = Sample> + '_ {
         let (newer, older) = self.kept.split_at(usize::from(self.next));
-        newer.iter().rev().chain(older.iter().rev()).flatten().map(|packed| Sample {
-            // The last second of the range has no milliseconds: only there the way back fails.
-            at: Timestamp::from_millisecond(packed.at_ms).unwrap_or(Timestamp::MAX),
-            latency: Duration::from_micros(packed.latency_us.into()),
-            outcome: packed.outcome,
-        })
+        newer.iter().rev().chain(older.iter().rev()).flatten().copied()
     }
 
     /// The newest result.
@@ -72,11 +80,8 @@ mod tests {
     use super::*;
 
     fn sample(n: i64) -> Sample {
-        Sample {
-            at: Timestamp::from_millisecond(1_700_000_000_000 + n).unwrap(),
-            latency: Duration::from_micros(n.unsigned_abs()),
-            outcome: Outcome::Answered(200),
-        }
+        let at = Timestamp::from_millisecond(1_700_000_000_000 + n).unwrap();
+        Sample::new(at, Duration::from_micros(n.unsigned_abs()), Outcome::Answered(200))
     }
 
     #[test]
@@ -100,8 +105,8 @@ mod tests {
     fn the_far_ends_of_time_do_not_panic() {
         let mut evidence = Evidence::default();
         for at in [Timestamp::MIN, Timestamp::MAX, Timestamp::UNIX_EPOCH] {
-            evidence.push(Sample { at, latency: Duration::MAX, outcome: Outcome::Refused });
+            evidence.push(Sample::new(at, Duration::MAX, Outcome::Refused));
         }
-        assert_eq!(evidence.iter().count(), 3);
+        assert_eq!(evidence.iter().filter(|sample| sample.at() <= Timestamp::MAX).count(), 3);
     }
 }

@@ -26,11 +26,17 @@ pub const HOLD_MIN: Duration = Duration::from_secs(10);
 pub const HOLD_MAX: Duration = Duration::from_mins(5);
 
 /// Turns of one node, and whether it is held because of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Hold {
     /// When the verdict last turned, newest first. With as many in the last minute as are kept, nothing but a turn to
     /// down has room, so more need not be known.
     turns: [Option<Instant>; TURNS_MAX - 1],
+    /// Of a node that has been held. Few ever are, and all of them have a judge.
+    flapping: Option<Box<Flapping>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Flapping {
     /// The length of the hold, or of the last one.
     length: Duration,
     held: Option<Held>,
@@ -62,8 +68,8 @@ impl Hold {
             Some(Verdict::Degraded) => self.turns_lately(now) <= TURNS_MAX - 2,
             _ => {
                 // A success without a wish begins a streak, perhaps after a gap that was this server's own.
-                if !success {
-                    self.fell(now);
+                if !success && let Some(flapping) = &mut self.flapping {
+                    flapping.fell(now);
                 }
                 true
             }
@@ -78,25 +84,38 @@ impl Hold {
 
     /// Until when the node is held, at the earliest. `None`: it is not.
     pub(crate) fn until(&self, now: Instant) -> Option<Instant> {
-        self.held.map(|held| held.due_since.unwrap_or(now) + self.length)
+        let flapping = self.flapping.as_ref()?;
+        flapping.held.map(|held| held.due_since.unwrap_or(now) + flapping.length)
     }
 
     fn permits_healthy(&mut self, from: Verdict, now: Instant) -> bool {
-        if let Some(held) = &mut self.held {
-            let due_since = *held.due_since.get_or_insert(now);
-            let is_over = now.saturating_duration_since(due_since) >= self.length;
-            if is_over {
-                self.end(now);
-            }
+        if let Some(is_over) = self.flapping.as_mut().and_then(|flapping| flapping.is_over(now)) {
             return is_over;
         }
         // One turn is kept for the way down, and from degraded one more for the way back to that.
         let room = if from == Verdict::Degraded { TURNS_MAX - 3 } else { TURNS_MAX - 2 };
         let is_free = self.turns_lately(now) <= room;
         if !is_free {
-            self.begin(now);
+            self.flapping.get_or_insert_default().begin(now);
         }
         is_free
+    }
+
+    fn turns_lately(&self, now: Instant) -> usize {
+        let is_late = |turn: &&Instant| now.saturating_duration_since(**turn) < TURNS_WINDOW;
+        self.turns.iter().flatten().filter(is_late).count()
+    }
+}
+
+impl Flapping {
+    /// The better verdict is due: whether the hold is over. `None`: there is none.
+    fn is_over(&mut self, now: Instant) -> Option<bool> {
+        let due_since = *self.held.as_mut()?.due_since.get_or_insert(now);
+        let is_over = now.saturating_duration_since(due_since) >= self.length;
+        if is_over {
+            self.end(now);
+        }
+        Some(is_over)
     }
 
     fn begin(&mut self, now: Instant) {
@@ -126,11 +145,6 @@ impl Hold {
     fn end(&mut self, now: Instant) {
         self.held = None;
         self.ended = Some(now);
-    }
-
-    fn turns_lately(&self, now: Instant) -> usize {
-        let is_late = |turn: &&Instant| now.saturating_duration_since(**turn) < TURNS_WINDOW;
-        self.turns.iter().flatten().filter(is_late).count()
     }
 }
 

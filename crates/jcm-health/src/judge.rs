@@ -25,7 +25,7 @@ use crate::hold::Hold;
 pub use needs::Need;
 
 /// Judges one node. Kept for every checked node, so it is small and holds no heap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Judge {
     /// The newest results, one bit each, newest lowest: set when it failed. Bits beyond `filled` are zero.
     window: u64,
@@ -144,8 +144,8 @@ impl Judge {
     /// The same after another server judged: the turns that this judge saw still count, so that a node which is passed
     /// about is held all the same.
     #[must_use]
-    pub fn overruled(self, verdict: Verdict, single_vantage: bool) -> Self {
-        Self { hold: self.hold, ..Self::resume(verdict, single_vantage) }
+    pub fn overruled(&self, verdict: Verdict, single_vantage: bool) -> Self {
+        Self { hold: self.hold.clone(), ..Self::resume(verdict, single_vantage) }
     }
 
     /// The verdict as of the last result.

@@ -290,10 +290,10 @@ fn trouble_of_this_machine_moves_nothing() {
     let check = default_policy();
     let mut judge = Judge::new();
     feed(&mut judge, "+--", Opinion::NobodyToAsk, &check);
-    let before = judge;
+    let before = judge.clone();
     for trouble in [LocalTrouble::Descriptors, LocalTrouble::Ports, LocalTrouble::Crowded] {
         let step = judge.judge(Outcome::Local(trouble), Opinion::NobodyToAsk, &check, later());
-        assert_eq!((step, judge), (Step::default(), before));
+        assert_eq!((step, &judge), (Step::default(), &before));
     }
     let step = judge.judge(Outcome::TimedOut(Phase::Connecting), Opinion::NobodyToAsk, &check, later());
     assert_eq!(step.turn.map(|turn| turn.to), Some(Verdict::Down));
@@ -339,7 +339,7 @@ proptest! {
                 let kept = since_back.len().min(check.window as usize).min(changed.window as usize);
                 since_back.drain(..since_back.len() - kept);
                 check = changed;
-                let before = judge;
+                let before = judge.clone();
                 judge.repolicy(&check);
                 prop_assert_eq!(judge.verdict(), before.verdict());
                 let failed = since_back.iter().filter(|success| !**success).count();
@@ -400,16 +400,16 @@ proptest! {
                 prop_assert_eq!(judge.window(), (failed, held));
             }
             if let Some(opinion) = decision {
-                let before = judge;
+                let before = judge.clone();
                 let decided = judge.decide(opinion, &check, later());
                 if !step.undecided {
-                    prop_assert_eq!((judge, decided), (before, Step::default()));
+                    prop_assert_eq!((&judge, decided), (&before, Step::default()));
                 } else if opinion == Opinion::Reaches {
                     *since_back.last_mut().unwrap() = true;
                     prop_assert_ne!(judge.verdict(), Verdict::Down);
                     prop_assert_eq!(judge.failures_in_a_row(), 0);
                 } else if matches!(opinion, Opinion::Pending | Opinion::Held) {
-                    prop_assert_eq!((judge, decided.turn), (before, None));
+                    prop_assert_eq!((&judge, decided.turn), (&before, None));
                 } else if opinion != Opinion::NobodyInMass {
                     prop_assert_eq!(judge.verdict(), Verdict::Down);
                     prop_assert_eq!(judge.is_single_vantage(), opinion == Opinion::NobodyToAsk);

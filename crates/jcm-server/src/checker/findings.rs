@@ -146,16 +146,16 @@ impl Held {
 impl From<Sample> for ResultRow {
     fn from(sample: Sample) -> Self {
         Self {
-            at: sample.at,
-            outcome: match sample.outcome {
+            at: sample.at(),
+            outcome: match sample.outcome() {
                 outcome if outcome.is_local_trouble() => "ignored",
                 outcome if outcome.is_success() => "success",
                 _ => "failure",
             }
             .into(),
-            latency_ms: milliseconds(sample.latency),
-            status: sample.outcome.status(),
-            error: (!sample.outcome.is_success()).then(|| sample.outcome.to_string()),
+            latency_ms: milliseconds(sample.latency()),
+            status: sample.outcome().status(),
+            error: (!sample.outcome().is_success()).then(|| sample.outcome().to_string()),
         }
     }
 }

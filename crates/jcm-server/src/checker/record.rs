@@ -101,7 +101,7 @@ impl Record {
     /// The verdict turned, and where it turned to the bad, `agreed` is who found the same.
     pub(super) fn turned(&mut self, turn: &Turn, agreed: Option<ServerId>, now: Timestamp) {
         self.unconfirmed = None;
-        let results = self.evidence.iter().filter(|sample| !sample.outcome.is_local_trouble());
+        let results = self.evidence.iter().filter(|sample| !sample.outcome().is_local_trouble());
         let results = results.take(turn.cause.results()).collect();
         self.last_turn = Some(Turned { at: now, turn: *turn, agreed, results });
     }
@@ -115,7 +115,7 @@ impl Record {
     pub(super) fn evidence_of_turn(&self) -> String {
         let results = self.last_turn.iter().flat_map(|turned| &turned.results);
         let results: Vec<_> = results
-            .map(|sample| format!("{} ({:.1} ms)", sample.outcome, milliseconds(sample.latency)))
+            .map(|sample| format!("{} ({:.1} ms)", sample.outcome(), milliseconds(sample.latency())))
             .collect();
         results.join("; ")
     }

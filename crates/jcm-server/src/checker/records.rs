@@ -16,7 +16,8 @@ use super::record::Record;
 pub(super) struct Records {
     server: ServerId,
     engine: Arc<dyn Engine>,
-    by_key: HashMap<TargetKey, Record>,
+    /// Boxed, because a table of this kind is half empty as a rule, and records are large.
+    by_key: HashMap<TargetKey, Box<Record>>,
     keys: HashMap<ClusterName, HashMap<NodeId, TargetKey>>,
     next_key: u64,
 }
@@ -35,11 +36,11 @@ impl Records {
     }
 
     pub(super) fn by_key(&self, key: TargetKey) -> Option<&Record> {
-        self.by_key.get(&key)
+        self.by_key.get(&key).map(Box::as_ref)
     }
 
     pub(super) fn by_key_mut(&mut self, key: TargetKey) -> Option<&mut Record> {
-        self.by_key.get_mut(&key)
+        self.by_key.get_mut(&key).map(Box::as_mut)
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = TargetKey> {
@@ -47,7 +48,7 @@ impl Records {
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (TargetKey, &mut Record)> {
-        self.by_key.iter_mut().map(|(key, record)| (*key, record))
+        self.by_key.iter_mut().map(|(key, record)| (*key, record.as_mut()))
     }
 
     /// Rounds that the engine began later than by their interval, since its start.
@@ -57,7 +58,7 @@ impl Records {
 
     /// The record that a report is about, unless that was of an earlier form of the target.
     pub(super) fn reported(&mut self, report: &Report) -> Option<&mut Record> {
-        self.by_key.get_mut(&report.key).filter(|record| record.generation == report.generation)
+        self.by_key_mut(report.key).filter(|record| record.generation == report.generation)
     }
 
     /// Clusters of which some node is checked here.
@@ -157,7 +158,7 @@ impl Records {
             cluster.birth(node),
             Arc::clone(&cluster.check),
         );
-        self.by_key.insert(key, record);
+        self.by_key.insert(key, Box::new(record));
         self.keys.entry(cluster.name.clone()).or_default().insert(node.id.clone(), key);
         key
     }

@@ -27,7 +27,7 @@ impl Checker {
         for report in reports {
             let Some(record) = self.records.reported(report) else { continue };
             let at = before(now, moment.saturating_duration_since(report.at));
-            record.evidence.push(Sample { at, latency: report.latency, outcome: report.outcome });
+            record.evidence.push(Sample::new(at, report.latency, report.outcome));
             self.tally.count(record.check.kind, report);
             record.follow(report.at);
             let opinion = self.doubt.opinion(report.key, record, report.outcome, moment);

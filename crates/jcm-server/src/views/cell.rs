@@ -68,7 +68,7 @@ impl Cell {
         for change in changes {
             if let Effect::Updated { header, put, removed, .. } = &change.effect {
                 step.header |= header.is_some();
-                step.defined.extend(put.iter().map(|node| node.id.clone()).chain(removed.iter().cloned()));
+                step.define(put.iter().map(|node| node.id.clone()).chain(removed.iter().cloned()));
             }
         }
         self.inner().remember(step, after.state.cluster().nodes.len());
@@ -79,7 +79,7 @@ impl Cell {
         let delta = after.state.since(&before.state);
         let mut step = Step::between(before, after);
         step.header = delta.header.is_some();
-        step.defined.extend(delta.put.iter().map(|node| node.id.clone()).chain(delta.removed));
+        step.define(delta.put.iter().map(|node| node.id.clone()).chain(delta.removed));
         step.judge(before, after, delta.judged.into_iter().map(|(id, _)| id));
         self.inner().remember(step, after.state.cluster().nodes.len());
     }
@@ -176,9 +176,9 @@ impl Inner {
     /// Keeps a step, and forgets old ones: also all of them when they name more than a whole view would.
     fn remember(&mut self, step: Step, node_count: usize) {
         self.steps.push_back(step);
-        let named = |steps: &VecDeque<Step>| steps.iter().map(Step::named_count).sum::<usize>();
+        let named = |steps: &VecDeque<Step>| steps.iter().map(|step| step.nodes().len()).sum::<usize>();
         while self.steps.len() > STEPS_MAX
-            || (self.steps.len() > 1 && named(&self.steps) > 2 * node_count + STEPS_MAX)
+            || (self.steps.len() > 1 && named(&self.steps) > node_count + STEPS_MAX)
         {
             self.steps.pop_front();
         }

@@ -279,10 +279,18 @@ impl Event {
         for step in steps {
             from.get_or_insert(step.from_revision);
             header |= step.header;
-            defined.extend(&step.defined);
-            judged.extend(&step.judged);
-            anew.extend(&step.judged_anew);
-            relaid.extend(&step.relaid);
+            for (id, happened) in step.nodes() {
+                for (did, ids) in [
+                    (happened.defined, &mut defined),
+                    (happened.judged, &mut judged),
+                    (happened.judged_anew, &mut anew),
+                    (happened.relaid, &mut relaid),
+                ] {
+                    if did {
+                        ids.insert(id);
+                    }
+                }
+            }
         }
         let state = &published.state;
         let cluster = state.cluster();

@@ -1,6 +1,6 @@
 //! What one publication changed: enough to tell a reader the way from before it to after it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 #[cfg(doc)]
 use jcm_model::Judged;
@@ -20,27 +20,35 @@ pub(super) struct Step {
     /// The cluster revision it started from.
     pub(super) from_revision: Revision,
     pub(super) header: bool,
-    /// Nodes that were defined or removed.
-    pub(super) defined: BTreeSet<NodeId>,
-    /// Nodes whose verdict changed.
-    pub(super) judged: BTreeSet<NodeId>,
-    /// Those of them that were judged by another judge before, or by none: see [`Judged::is_of_same_judge`].
-    pub(super) judged_anew: BTreeSet<NodeId>,
-    /// Nodes that are routed to in another way than before, or lost their verdict.
-    pub(super) relaid: BTreeSet<NodeId>,
+    /// Each node that something happened to. One table, because most of them turn, and a turn is routed in another way.
+    nodes: BTreeMap<NodeId, Happened>,
+}
+
+/// What happened to a node.
+#[expect(clippy::struct_excessive_bools, reason = "four facts, each true or not by itself")]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Happened {
+    /// It was defined or removed.
+    pub(super) defined: bool,
+    /// Its verdict changed.
+    pub(super) judged: bool,
+    /// It was judged by another judge before, or by none: see [`Judged::is_of_same_judge`].
+    pub(super) judged_anew: bool,
+    /// It is routed to in another way than before, or lost its verdict.
+    pub(super) relaid: bool,
 }
 
 impl Step {
     /// A step that names the nodes that look different; the rest is the caller's.
     pub(super) fn between(before: &Published, after: &Published) -> Self {
-        let mut relaid = BTreeSet::new();
+        let mut named: BTreeMap<NodeId, Happened> = BTreeMap::new();
         let nodes = &after.state.cluster().nodes;
         for pair in walk(&before.state.cluster().nodes, nodes) {
             let (Some(was), Some(is)) = (pair.before, pair.now) else { continue };
             if before.routing.nodes[was] != after.routing.nodes[is]
                 || !same(before.state.judged_at(was), after.state.judged_at(is))
             {
-                relaid.insert(nodes[is].id.clone());
+                named.entry(nodes[is].id.clone()).or_default().relaid = true;
             }
         }
         Self {
@@ -48,10 +56,14 @@ impl Step {
             to: after.token.sequence,
             from_revision: before.state.cluster().revision,
             header: false,
-            defined: BTreeSet::new(),
-            judged: BTreeSet::new(),
-            judged_anew: BTreeSet::new(),
-            relaid,
+            nodes: named,
+        }
+    }
+
+    /// These nodes were defined, or removed, as well.
+    pub(super) fn define(&mut self, defined: impl IntoIterator<Item = NodeId>) {
+        for id in defined {
+            self.nodes.entry(id).or_default().defined = true;
         }
     }
 
@@ -64,14 +76,13 @@ impl Step {
     ) {
         for id in judged {
             let same = before.state.judged(&id).zip(after.state.judged(&id));
-            if !same.is_some_and(|(before, after)| after.is_of_same_judge(before)) {
-                self.judged_anew.insert(id.clone());
-            }
-            self.judged.insert(id);
+            let happened = self.nodes.entry(id).or_default();
+            happened.judged = true;
+            happened.judged_anew |= !same.is_some_and(|(before, after)| after.is_of_same_judge(before));
         }
     }
 
-    pub(super) fn named_count(&self) -> usize {
-        self.defined.len() + self.judged.len() + self.relaid.len()
+    pub(super) fn nodes(&self) -> &BTreeMap<NodeId, Happened> {
+        &self.nodes
     }
 }

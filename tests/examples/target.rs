@@ -70,9 +70,15 @@ enum Behaviour {
     EndlessHeaders,
     /// A packed body without an end, whose first bytes would unpack to a thousand times as many.
     Compressed,
+    /// TLS that never comes to an end: a message of 16 MiB before anything is agreed on.
+    TlsFlood,
+    /// HTTP/2 that never comes to an end: headers, pings that want an answer, frames that nobody knows.
+    Http2Headers,
+    Http2Pings,
+    Http2Unknown,
 }
 
-const BEHAVIOURS: [(&str, Behaviour); 20] = [
+const BEHAVIOURS: [(&str, Behaviour); 24] = [
     ("ok", Behaviour::Ok),
     ("error500", Behaviour::Error500),
     ("flaky", Behaviour::Flaky),
@@ -93,7 +99,26 @@ const BEHAVIOURS: [(&str, Behaviour); 20] = [
     ("endless-headers", Behaviour::EndlessHeaders),
     ("redirect-to-metadata", Behaviour::RedirectToMetadata),
     ("compressed", Behaviour::Compressed),
+    ("tls-flood", Behaviour::TlsFlood),
+    ("http2-headers", Behaviour::Http2Headers),
+    ("http2-pings", Behaviour::Http2Pings),
+    ("http2-unknown", Behaviour::Http2Unknown),
 ];
+
+impl Behaviour {
+    /// What comes whatever the other side says: first, and then again and again.
+    fn unasked(self) -> Option<(&'static [u8], &'static [u8])> {
+        match self {
+            Self::TlsFlood => Some(TLS_FLOOD),
+            Self::Http2Headers => Some(HTTP2_HEADERS),
+            Self::Http2Pings => Some((HTTP2_SETTINGS, b"\0\0\x08\x06\0\0\0\0\0pingping")),
+            Self::Http2Unknown => {
+                Some((HTTP2_SETTINGS, b"\0\0\x20\xee\0\0\0\0\0abcdefghijklmnopqrstuvwxyz012345"))
+            }
+            _ => None,
+        }
+    }
+}
 
 /// One listening address.
 struct Place {
@@ -275,6 +300,11 @@ async fn serve(stream: TcpStream, place: Arc<Place>) {
 
 async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> {
     let _ = stream.set_nodelay(true);
+    let unasked = place.behaviour.borrow().unasked();
+    if let Some(flood) = unasked {
+        place.requests.fetch_add(1, Ordering::Relaxed);
+        return write_without_end(&mut stream, flood).await;
+    }
     let mut answered = 0_u64;
     while let Some(head) = read_head(&mut stream).await? {
         *place.last.lock().unwrap_or_else(PoisonError::into_inner) = head;
@@ -290,7 +320,13 @@ async fn serve_requests(mut stream: TcpStream, place: &Place) -> io::Result<()> 
             Behaviour::Flaky | Behaviour::Error500 => stream.write_all(ERROR).await?,
             Behaviour::Hang => std::future::pending::<()>().await,
             Behaviour::SlowBytes => return write_slowly(&mut stream).await,
-            Behaviour::Refuse | Behaviour::Close => return Ok(()),
+            // What speaks something else begins with the next connection.
+            Behaviour::Refuse
+            | Behaviour::Close
+            | Behaviour::TlsFlood
+            | Behaviour::Http2Headers
+            | Behaviour::Http2Pings
+            | Behaviour::Http2Unknown => return Ok(()),
             Behaviour::Garbage => return stream.write_all(b"\x00\x01SSH-2.0-nothing HTTP\n\n").await,
             Behaviour::Redirect => {
                 let location = format!("Location: http://{}/elsewhere\r\n", place.elsewhere);
@@ -332,6 +368,16 @@ const METADATA: &[u8] =
 const ENDLESS_BODY: (&[u8], &[u8]) =
     (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"20\r\nabcdefghijklmnopqrstuvwxyz012345\r\n");
 const ENDLESS_HEADERS: (&[u8], &[u8]) = (b"HTTP/1.1 200 OK\r\n", b"X-Filler: abcdefghijklmnopqrstuvwxyz\r\n");
+
+/// A handshake message that says that it has 16 MiB, in records of 32 bytes.
+const TLS_FLOOD: (&[u8], &[u8]) =
+    (b"\x16\x03\x03\0\x04\x02\xff\xff\xff", b"\x16\x03\x03\0\x20abcdefghijklmnopqrstuvwxyz012345");
+const HTTP2_SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+/// The beginning of an answer (status 200), and headers of 35 bytes each that go on without an end.
+const HTTP2_HEADERS: (&[u8], &[u8]) = (
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\0\0\0\0\x01\x88",
+    b"\0\0\x23\x09\0\0\0\0\x01\0\x01x\x1fabcdefghijklmnopqrstuvwxyz01234\0",
+);
 
 /// Blocks of zeros as deflate packs them; a reader that unpacks gets a thousand bytes for each.
 const COMPRESSED: (&[u8], &[u8]) = (

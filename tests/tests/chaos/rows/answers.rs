@@ -122,6 +122,64 @@ async fn row_35_huge_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_35_huge_answers_of_tls_and_grpc() {
+    let mut row = Row::begin(
+        "35 (TLS, gRPC)",
+        "1,000 nodes speak TLS and HTTP/2 without an end: handshakes, headers, pings, frames that nobody knows",
+        "all are down, with the reason; RSS <= +10 MiB; no other node is touched",
+    );
+    let server = Server::dev().start().await;
+    let client = server.client();
+    let well = Target::start(100).await;
+    let check = json!({ "kind": "http", "path": "/status", "interval": "2s", "timeout": "1500ms" });
+    client.put_cluster("well", &json!({ "check": check, "nodes": well.definitions() })).await.ok();
+    lookout::all_healthy(&[server.client()], "well").await;
+    let floods = [
+        ("https", "tls-flood"),
+        ("grpc", "http2-headers"),
+        ("grpc", "http2-pings"),
+        ("grpc", "http2-unknown"),
+    ];
+    let mut targets = Vec::new();
+    for (kind, flood) in floods {
+        let target = Target::start(250).await;
+        // First they say nothing at all: what a node costs that is only checked is no growth.
+        target.behave("hang").await;
+        let check = json!({ "kind": kind, "interval": "5s", "timeout": "2s", "fall": 2 });
+        client.put_cluster(flood, &json!({ "check": check, "nodes": target.definitions() })).await.ok();
+        targets.push(target);
+    }
+    for (_, flood) in floods {
+        all(&client, flood, "down").await;
+    }
+    let rss = || process::status_kib(server.pid(), "VmRSS");
+    let (before, turns) = (rss(), Turns::follow(server.client(), "well").await);
+    for (target, (_, flood)) in targets.iter().zip(floods) {
+        target.behave(flood).await;
+    }
+    let (begun, mut peak) = (Instant::now(), before);
+    while begun.elapsed() < INTERVAL * if is_short() { 15 } else { 60 } {
+        peak = peak.max(rss());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    row.figure("rss_kib_before", before);
+    row.figure("rss_kib_growth", peak - before);
+    row.require("rss", peak - before <= GROWTH_MAX_KIB, format!("{} KiB more", peak - before));
+    row.none("wrong_downs", turns.ever(well.nodes(), "down"));
+    turns.stop().await;
+    for (target, (_, flood)) in targets.iter().zip(floods) {
+        all(&client, flood, "down").await;
+        let node = target.nodes()[0];
+        let asked = usize::try_from(target.count(node).await).unwrap_or_default();
+        row.traffic(&format!("{flood}, of one node"), asked, 2);
+        let why = client.why(flood, &node.to_string()).await;
+        let latest = &why.body["vantages"][0]["results"][0];
+        row.figure(&format!("{flood}, error"), latest["error"].as_str().unwrap_or("none"));
+    }
+    row.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_36_redirect_to_metadata() {
     if !isolated("rows::answers::row_36_redirect_to_metadata").await {
         return;

@@ -158,7 +158,7 @@ fn a_target(kib: u64, targets: usize) -> f64 {
 fn serve(way: Way, addresses: &[SocketAddr]) -> (Running, u64) {
     let runtime = Runtime::new().unwrap();
     let (server, kib) = runtime.block_on(async {
-        let server = Server::dev().start().await;
+        let server = Server::dev().in_memory().start().await;
         let client = server.client();
         let check = match way {
             Way::Tcp => json!({ "kind": "tcp" }),
@@ -190,6 +190,9 @@ fn haproxy(way: Way, addresses: &[SocketAddr]) -> (Child, TempDir) {
     for (n, address) in addresses.iter().enumerate() {
         writeln!(config, "  server n{n} {address}").unwrap();
     }
+    // Without anything to listen on it does not begin.
+    let socket = directory.path().join("unused");
+    writeln!(config, "frontend unused\n  bind unix@{}\n  default_backend nodes", socket.display()).unwrap();
     let file = directory.path().join("haproxy.cfg");
     std::fs::write(&file, config).unwrap();
     let program = if Path::new(HAPROXY).exists() { HAPROXY } else { "haproxy" };

@@ -4,13 +4,15 @@
 //! a validated `Host`.
 
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use jcm_model::CheckKind;
 use mio::net::TcpStream;
 use mio::{Interest, Token};
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use tracing::warn;
 
 use super::super::Once;
@@ -19,7 +21,7 @@ use super::super::exchange::{self, Exchange, Step};
 use super::super::talk::Talk;
 use super::super::would_block;
 use super::{Connection, Machine, Slot, State};
-use crate::engine::Report;
+use crate::engine::{Report, Target};
 use crate::outcome::{Outcome, Phase, Phases};
 
 /// A connection that was idle for longer is not used again: firewalls forget such connections without a word, and the
@@ -89,12 +91,8 @@ impl Machine {
     }
 
     pub(super) fn dial(&mut self, id: u32) -> io::Result<Connection> {
-        let address = self.slot(id).target.address;
-        let mut stream = TcpStream::connect(address)?;
-        // A checker that is done closes with a reset, as HAProxy's does. An ordinary close by the side that speaks last
-        // leaves a minute of TIME_WAIT for every probe, here or on the node, and on a hung node a connection that nobody
-        // ever takes down. Nothing is lost: whatever is unsent or unread by then is not wanted.
-        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+        let Target { address, ref check, .. } = self.slot(id).target;
+        let mut stream = connect(address, check.kind != CheckKind::Tcp)?;
         self.serial = self.serial.wrapping_add(1);
         self.poll.registry().register(
             &mut stream,
@@ -384,6 +382,25 @@ impl Machine {
         if self.slot(id).connection.take().is_some() {
             self.open -= 1;
         }
+    }
+}
+
+/// Begins to connect. `speaks`: whatever is asked comes as soon as it is open.
+fn connect(address: SocketAddr, speaks: bool) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // A checker that is done closes with a reset, as HAProxy's does. An ordinary close by the side that speaks last
+    // leaves a minute of TIME_WAIT for every probe, here or on the node, and on a hung node a connection that nobody
+    // ever takes down. Nothing is lost: whatever is unsent or unread by then is not wanted.
+    sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+    if speaks {
+        // The question acknowledges the connection as well, which spares both sides a packet.
+        sockopt::set_tcp_quickack(&socket, false)?;
+    }
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from_std(socket.into())),
+        Err(error) => Err(error.into()),
     }
 }
 

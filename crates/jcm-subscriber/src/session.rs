@@ -26,7 +26,7 @@ use crate::servers::{Server, Servers};
 use crate::snapshot::Saved;
 use crate::status::Standing;
 use followed::Followed;
-use peer::Peer;
+use peer::{Awaits, Peer};
 
 /// Most clusters of one subscriber: what a server accepts on one stream.
 pub(crate) const CLUSTERS_MAX: usize = 1000;
@@ -134,7 +134,7 @@ impl Session {
             Event::Message { link, answer } => self.hear(link, *answer, now),
             Event::Closed { link, reason } => self.lose(link, &reason, now),
             Event::Tick => {}
-            Event::Stop => self.stop(),
+            Event::Stop => self.stop(now),
         }
         if !self.stopped {
             self.pass_time(now);
@@ -215,12 +215,12 @@ impl Session {
                 |link| self.clusters.values().filter(|followed| followed.confirmed == Some(link)).count();
             let spare = if carries(newer) >= carries(older) { older } else { newer };
             self.effects.push(Effect::Close { link: spare });
-            self.forget(spare);
+            self.forget(spare, now);
         }
     }
 
     fn lose(&mut self, link: LinkId, reason: &str, now: Instant) {
-        let Some(peer) = self.forget(link) else { return };
+        let Some(peer) = self.forget(link, now) else { return };
         if !self.has_fresh_peer() {
             let delay = self.servers.delay(&mut self.random);
             self.retry_at = now + delay;
@@ -235,20 +235,33 @@ impl Session {
         }
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, now: Instant) {
         self.stopped = true;
         for link in self.peers.iter().map(|peer| peer.link).collect::<Vec<_>>() {
             self.effects.push(Effect::Close { link });
-            self.forget(link);
+            self.forget(link, now);
         }
     }
 
-    /// Takes a link out. What it kept up to date is as old as its last message.
-    fn forget(&mut self, link: LinkId) -> Option<Peer> {
+    /// Takes a link out. What it kept up to date is as old as its last message; an older link that is still there takes that
+    /// up again, beginning with what is held, for what it said meanwhile did not count.
+    fn forget(&mut self, link: LinkId, now: Instant) -> Option<Peer> {
         let at = self.peers.iter().position(|peer| peer.link == link)?;
         let peer = self.peers.remove(at);
-        for followed in self.clusters.values_mut() {
+        let older: Vec<LinkId> =
+            self.peers.iter().map(|peer| peer.link).filter(|other| *other < link).collect();
+        let mut taken_up = Vec::new();
+        for (cluster, followed) in &mut self.clusters {
+            if followed.source == Some(link) {
+                taken_up.extend(older.iter().map(|older| (*older, cluster.clone())));
+            }
             followed.lost(link, peer.heard);
+        }
+        for (older, cluster) in taken_up {
+            if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == older) {
+                peer.talk(&cluster).awaits = Awaits::Answer;
+            }
+            self.ask(older, &cluster, false, now);
         }
         Some(peer)
     }
@@ -305,7 +318,7 @@ impl Session {
         };
         for link in self.peers.iter().filter(done).map(|peer| peer.link).collect::<Vec<_>>() {
             self.effects.push(Effect::Close { link });
-            self.forget(link);
+            self.forget(link, now);
         }
     }
 
@@ -323,8 +336,11 @@ impl Session {
                 if followed.source.is_some_and(|source| source > peer.link) {
                     // A newer link answered meanwhile.
                     talk.answered();
-                } else if talk.unsure || talk.full || !matches!(followed.held, Held::View { .. }) {
-                    again.push((peer.link, cluster.clone(), talk.full));
+                } else if talk.unsure
+                    || talk.awaits == Awaits::View
+                    || !matches!(followed.held, Held::View { .. })
+                {
+                    again.push((peer.link, cluster.clone(), talk.awaits == Awaits::View));
                 } else {
                     talk.answered();
                     followed.confirmed_by(peer.link, peer.stale, now);

@@ -9,7 +9,7 @@ use jcm_proto::v1::watch_response::{self as wire, Event as Answer};
 use jcm_proto::{Malformed, WATCH_PROTOCOLS};
 use tracing::{info, warn};
 
-use super::peer::Talk;
+use super::peer::{Awaits, Talk};
 use super::{ACKNOWLEDGE_AFTER, ACKNOWLEDGE_SPREAD_MS, Effect, LinkId, Session};
 use crate::held::{Held, Step};
 
@@ -33,6 +33,11 @@ impl Session {
             }
             Answer::Delta(delta) => {
                 let (name, stale) = (delta.cluster.clone(), delta.stale);
+                // The first delta after a question has the whole token; others were on their way when it was asked.
+                let on_its_way = |talk: &Talk| talk.awaits == Awaits::Answer && delta.token.is_empty();
+                if ClusterName::parse(&name).is_ok_and(|name| peer.talks.get(&name).is_some_and(on_its_way)) {
+                    return;
+                }
                 self.answered(link, &name, stale, now, |held, talk| {
                     // A delta counts from what this link was told or sent; another link may have swapped the store since.
                     if talk.store == held.store() { held.apply_delta(delta) } else { Ok(Step::Misfit) }
@@ -122,7 +127,7 @@ impl Session {
                     self.changed.insert(cluster.clone());
                 }
             }
-            Step::Misfit if talk.full => {}
+            Step::Misfit if talk.awaits == Awaits::View => {}
             Step::Misfit => self.ask(link, &cluster, true, now),
             Step::Foreign => {
                 followed.doubted_by(link, now);

@@ -16,7 +16,9 @@ use crate::cluster::{NODES_MAX, refuse_twins};
 use crate::edit::Place;
 use crate::invalid::{Invalid, quoted};
 use crate::node::Node;
-use crate::{Cluster, ClusterName, ClusterSpec, Edit, Header, NodeId, NodeSpec, Revision, TargetPolicy};
+use crate::{
+    Cluster, ClusterName, ClusterSpec, Edit, Header, Lease, LeaseId, NodeId, NodeSpec, Revision, TargetPolicy,
+};
 
 /// One wish. Every kind names its cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct Precondition {
     pub revision: Option<Revision>,
     /// The cluster is not there.
     pub absent: bool,
+    /// Every node that is named has this lease. One that is put may also not be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
 }
 
 /// Why a mutation was not carried out. Nothing was changed.
@@ -71,6 +76,16 @@ pub enum Refusal {
         cluster: ClusterName,
         /// The revision it has; `None` when it is not there.
         found: Option<Revision>,
+    },
+    /// The node does not have the lease that the mutation is about.
+    #[error("node `{node}` of cluster `{cluster}` {}", match found { Some(lease) => format!("has another lease: {lease}"), None => "has no lease any more".to_owned() })]
+    Lease {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeId,
+        /// The lease it has.
+        found: Option<LeaseId>,
     },
     /// Another node of the cluster already has that place.
     #[error("node `{node}` of cluster `{cluster}` would share {address} port {port} with node `{other}`")]
@@ -143,8 +158,11 @@ impl Mutation {
         {
             return Err(Refusal::Condition { cluster: name.clone(), found });
         }
+        if precondition.lease.is_some() && !self.names_nodes() {
+            return Err(Invalid::new("a condition on a lease belongs to a write that names nodes").into());
+        }
         let patched;
-        let wanted = match self {
+        let mut wanted = match self {
             Self::DeleteCluster => {
                 return Ok(Some(Change { cluster: name.clone(), revision, effect: Effect::Deleted }));
             }
@@ -153,7 +171,7 @@ impl Mutation {
                 nodes: &spec.nodes,
                 nodes_left_out: spec.nodes_left_out,
                 replace_all: true,
-                removed: &[],
+                ..Wanted::default()
             },
             Self::PutNodes(nodes) => Wanted { nodes, ..Wanted::default() },
             Self::DeleteNodes(ids) => Wanted { removed: ids, ..Wanted::default() },
@@ -168,7 +186,7 @@ impl Mutation {
                     nodes: &spec.nodes,
                     nodes_left_out: names_nodes && spec.nodes_left_out,
                     replace_all: names_nodes,
-                    removed: &[],
+                    ..Wanted::default()
                 })
             }
             Self::PatchNode(id, patch) => {
@@ -176,13 +194,19 @@ impl Mutation {
                 return Self::PutNodes(vec![spec]).change_in(
                     before,
                     name,
-                    Precondition::default(),
+                    Precondition { lease: precondition.lease, ..Precondition::default() },
                     revision,
                     targets,
                 );
             }
         };
+        wanted.lease = precondition.lease;
         wanted.difference(before, name, revision, targets)
+    }
+
+    /// Whether it is about single nodes.
+    fn names_nodes(&self) -> bool {
+        matches!(self, Self::PutNodes(_) | Self::PatchNode(..) | Self::DeleteNodes(_))
     }
 }
 
@@ -195,6 +219,8 @@ struct Wanted<'a> {
     /// Whether nodes that are not named are gone.
     replace_all: bool,
     removed: &'a [NodeId],
+    /// What every node that is named and there must have.
+    lease: Option<LeaseId>,
 }
 
 impl Wanted<'_> {
@@ -216,6 +242,10 @@ impl Wanted<'_> {
         let ids = self.resolve_ids(before);
         if let Some(id) = self.removed.iter().find(|id| before.node(id).is_none()) {
             return Err(Refusal::NoNode { cluster: name.clone(), node: id.clone() });
+        }
+        if let Some(lease) = self.lease {
+            let named = ids.iter().chain(self.removed).filter_map(|id| before.node(id));
+            refuse_unless_leased(name, lease, named)?;
         }
         let mut removed = self.removed.to_vec();
         let mut put = Vec::new();
@@ -289,6 +319,21 @@ impl Wanted<'_> {
             .iter()
             .map(|spec| spec.id.clone().or_else(|| held_at(spec)).unwrap_or_else(|| spec.default_id()))
             .collect()
+    }
+}
+
+/// Every one of these nodes has this lease.
+fn refuse_unless_leased<'a>(
+    cluster: &ClusterName,
+    lease: LeaseId,
+    mut nodes: impl Iterator<Item = &'a Arc<Node>>,
+) -> Result<(), Refusal> {
+    let found = |node: &Node| node.attributes.lease().map(Lease::id);
+    match nodes.find(|node| found(node) != Some(lease)) {
+        Some(node) => {
+            Err(Refusal::Lease { cluster: cluster.clone(), node: node.id.clone(), found: found(node) })
+        }
+        None => Ok(()),
     }
 }
 

@@ -206,6 +206,7 @@ impl Session {
                 }
                 Ok(())
             }
+            Some(Request::Keep(_)) => Ok(()),
             None => Err(Status::unimplemented("a request that this server does not know")),
         }
     }

@@ -282,7 +282,7 @@ impl Listening<'_> {
             }
             Some(Event::Welcome(_)) => Err(End::Unreadable("`welcome` comes once, first".to_owned())),
             // Something that only a later version says.
-            None => self.word(Word::Heard(server)).await,
+            Some(Event::Renewals(_)) | None => self.word(Word::Heard(server)).await,
         }
     }
 

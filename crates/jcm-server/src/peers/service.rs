@@ -94,6 +94,10 @@ impl peers_server::Peers for Service {
         Ok(Response::new(v1::ProbeResponse { answers, suspended }))
     }
 
+    async fn holds(&self, _: Request<v1::HoldsRequest>) -> Result<Response<v1::HoldsResponse>, Status> {
+        Err(Status::unimplemented("leases are not asked for yet"))
+    }
+
     async fn findings(
         &self,
         request: Request<v1::FindingsRequest>,

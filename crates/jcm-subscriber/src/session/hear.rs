@@ -61,6 +61,8 @@ impl Session {
                     followed.server_says(link, heartbeat.stale, now);
                 }
             }
+            // Only said of leases, and this program keeps none.
+            Answer::Lost(_) => {}
             Answer::GoAway(go_away) => self.leave(link, &go_away.reason, now),
         }
     }

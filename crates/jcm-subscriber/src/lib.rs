@@ -36,9 +36,11 @@ mod call;
 mod change;
 mod cluster;
 mod fault;
+mod me;
 mod outlier;
 mod picked;
 mod policy;
+mod registration;
 mod retry;
 mod status;
 
@@ -55,6 +57,7 @@ mod world;
 mod driver;
 mod held;
 mod link;
+mod registry;
 mod servers;
 mod session;
 
@@ -86,12 +89,17 @@ pub use call::{CallError, Ended};
 pub use change::{Change, Changes, Turn};
 pub use cluster::{Cluster, Counts, Ejected, NodeStatus, Properties};
 pub use fault::{Failed, Fault, Faulty};
+pub use me::Me;
 pub use outlier::{Cause, Outliers};
 pub use picked::{NoSuchPort, Picked};
 pub use policy::Policy;
+pub use registration::{
+    LeaveError, RegisterError, Registration, RegistrationBuilder, RegistrationEnd, RegistrationOver,
+    RegistrationStatus,
+};
 pub use retry::Retry;
 pub use status::Status;
 pub use subscriber::{BuildError, Builder, ClusterBuilder, SubscribeError, Subscriber};
 
 pub use jcm_model::routing::Reason;
-pub use jcm_model::{ClusterName, Node, NodeId, Revision, Verdict};
+pub use jcm_model::{ClusterName, LeaseId, Node, NodeId, Revision, Verdict};

@@ -6,6 +6,7 @@
 
 mod followed;
 mod hear;
+pub(crate) mod leases;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -13,8 +14,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use jcm_model::ClusterName;
 use jcm_model::invalid::quoted;
+use jcm_model::{ClusterName, LeaseId};
 use jcm_proto::WATCH_PROTOCOLS;
 use jcm_proto::v1::watch_request::{self, Hello, Request, Unsubscribe};
 use jcm_proto::v1::watch_response::Event as Answer;
@@ -22,10 +23,13 @@ use tracing::{debug, info, warn};
 
 use crate::held::Held;
 use crate::random::Random;
+use crate::registration::RegistrationStatus;
+use crate::registry::Write;
 use crate::servers::{Server, Servers};
 use crate::snapshot::Saved;
 use crate::status::Standing;
 use followed::Followed;
+use leases::{LeaseEvent, Leases};
 use peer::{Awaits, Peer};
 
 /// Most clusters of one subscriber: what a server accepts on one stream.
@@ -58,6 +62,8 @@ pub(crate) enum Event {
     Unsubscribe { cluster: ClusterName },
     /// A server sent a message.
     Message { link: LinkId, answer: Box<Answer> },
+    /// Something about the nodes that this program registers.
+    Lease(LeaseEvent),
     /// A link ended, or never came about.
     Closed { link: LinkId, reason: String },
     /// Time passed.
@@ -77,6 +83,12 @@ pub(crate) enum Effect {
     Close { link: LinkId },
     /// Show programs what is held, or how far it can be relied on.
     Publish { cluster: ClusterName, changed: bool },
+    /// Carry a write out over a link. What comes of it is told, whatever it is.
+    Write { link: LinkId, lease: LeaseId, write: Box<Write> },
+    /// Find out from which address this machine reaches the server of a link.
+    FindAddress { link: LinkId },
+    /// Tell the program how a registration stands.
+    Tell { lease: LeaseId, status: RegistrationStatus },
 }
 
 /// The whole state.
@@ -88,6 +100,7 @@ pub(crate) struct Session {
     clusters: BTreeMap<ClusterName, Followed>,
     /// Oldest first.
     peers: Vec<Peer>,
+    leases: Leases,
     last_link: u64,
     /// When the next link may be opened.
     retry_at: Instant,
@@ -107,6 +120,7 @@ impl Session {
             random,
             clusters: BTreeMap::new(),
             peers: Vec::new(),
+            leases: Leases::new(now),
             last_link: 0,
             retry_at: now,
             changed: BTreeSet::new(),
@@ -132,12 +146,15 @@ impl Session {
             Event::Subscribe { cluster, saved } => self.follow(&cluster, saved, now),
             Event::Unsubscribe { cluster } => self.unfollow(&cluster),
             Event::Message { link, answer } => self.hear(link, *answer, now),
+            Event::Lease(event) => self.leases.apply(event, now, &mut self.random, &mut self.effects),
             Event::Closed { link, reason } => self.lose(link, &reason, now),
             Event::Tick => {}
             Event::Stop => self.stop(now),
         }
         if !self.stopped {
             self.pass_time(now);
+            let link = self.link_in_use();
+            self.leases.advance(link, now, &mut self.random, &mut self.effects);
         }
         self.publish();
         std::mem::take(&mut self.effects)
@@ -155,7 +172,7 @@ impl Session {
             .iter()
             .flat_map(|peer| [Some(peer.silent_at()), peer.answer_due_at(), peer.acknowledge_at]);
         let peers = peers.flatten();
-        peers.chain(retry).chain(leave).min()
+        peers.chain(retry).chain(leave).chain(self.leases.deadline()).min()
     }
 
     fn follow(&mut self, cluster: &ClusterName, saved: Option<Saved>, now: Instant) {
@@ -264,6 +281,12 @@ impl Session {
             self.ask(older, &cluster, false, now);
         }
         Some(peer)
+    }
+
+    /// The link that leases are kept on: the newest that is not being left, else the newest, of those whose servers know leases.
+    fn link_in_use(&self) -> Option<LinkId> {
+        let knowing = self.peers.iter().filter(|peer| peer.protocol >= jcm_proto::LEASES_SINCE);
+        knowing.max_by_key(|peer| (peer.leaving.is_none(), peer.link)).map(|peer| peer.link)
     }
 
     fn has_fresh_peer(&self) -> bool {

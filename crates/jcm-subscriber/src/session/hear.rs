@@ -61,8 +61,7 @@ impl Session {
                     followed.server_says(link, heartbeat.stale, now);
                 }
             }
-            // Only said of leases, and this program keeps none.
-            Answer::Lost(_) => {}
+            Answer::Lost(lost) => self.leases.lost(&lost, now, &mut self.random, &mut self.effects),
             Answer::GoAway(go_away) => self.leave(link, &go_away.reason, now),
         }
     }
@@ -74,7 +73,7 @@ impl Session {
             return self.lose(link, &reason, now);
         }
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
-            peer.welcome(Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
+            peer.welcome(welcome.protocol, Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
             info!(server = %peer.server, id = %quoted(&welcome.server), "connected");
             self.unreachable = false;
         }

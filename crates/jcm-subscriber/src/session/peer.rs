@@ -23,6 +23,8 @@ pub(super) struct Peer {
     /// When the last message came; before the first, when the link was begun.
     pub(super) heard: Instant,
     pub(super) welcomed: Option<Instant>,
+    /// The version of the protocol that is spoken; 0 before it is welcomed.
+    pub(super) protocol: u32,
     /// Since when it asks to be left.
     pub(super) leaving: Option<Instant>,
     pub(super) talks: BTreeMap<ClusterName, Talk>,
@@ -72,6 +74,7 @@ impl Peer {
             begun: now,
             heard: now,
             welcomed: None,
+            protocol: 0,
             leaving: None,
             talks: BTreeMap::new(),
             stale: false,
@@ -92,7 +95,8 @@ impl Peer {
         proved
     }
 
-    pub(super) fn welcome(&mut self, heartbeat: Duration, now: Instant) {
+    pub(super) fn welcome(&mut self, protocol: u32, heartbeat: Duration, now: Instant) {
+        self.protocol = protocol;
         self.welcomed = Some(now);
         self.heartbeat = heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
         // The server could not answer before it was there.

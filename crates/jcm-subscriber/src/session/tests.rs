@@ -1,7 +1,7 @@
 //! The session against scripted servers.
 
 mod anything;
-mod bench;
+pub(super) mod bench;
 mod leaving;
 
 use std::time::SystemTime;

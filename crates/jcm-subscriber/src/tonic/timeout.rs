@@ -77,7 +77,7 @@ mod tests {
             (Duration::from_nanos(99_999_999), "99999999n"),
             (Duration::from_nanos(100_000_999), "100000u"),
             (Duration::from_millis(250), "250000u"),
-            (Duration::from_secs(120), "120000m"),
+            (Duration::from_mins(2), "120000m"),
             (Duration::from_secs(100_000), "100000S"),
             (Duration::from_secs(100_000_000), "1666666M"),
             (Duration::MAX, "99999999H"),

@@ -21,6 +21,7 @@ mod discovery;
 mod doors;
 mod grpc;
 mod http;
+mod leases;
 mod listen;
 mod measure;
 mod pause;

@@ -174,6 +174,7 @@ async fn life(settings: &Settings) -> Result<()> {
         registry: registry.clone(),
         views,
         asker,
+        leases: peers.leases(),
         peers: peers.clone(),
         store,
         membership: Arc::clone(&membership),

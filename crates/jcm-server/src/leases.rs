@@ -25,7 +25,7 @@ use jcm_proto::v1;
 use tokio::sync::broadcast;
 
 use crate::snapshot::Snapshot;
-pub(crate) use contact::Holders;
+pub(crate) use contact::{Around, Holders};
 pub(crate) use lapse::{Look, Watch};
 pub(crate) use standing::Kept;
 use standing::standing;

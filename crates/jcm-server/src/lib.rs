@@ -9,6 +9,7 @@ mod app;
 mod catalog;
 mod checker;
 mod classic;
+mod clearing;
 mod cli;
 mod config;
 mod convergence;

@@ -44,6 +44,14 @@ pub(crate) struct Around {
     pub(crate) is_cut: bool,
 }
 
+impl Around {
+    /// Whether somebody who is out of contact may hold a lease that was renewed last at that time. A renewal from before he
+    /// fell silent may have been followed by others, through just him.
+    pub(crate) fn may_be_held_unheard(&self, renewed: Option<Instant>) -> bool {
+        self.is_cut || self.unheard_since.is_some_and(|since| renewed.is_none_or(|at| at <= since))
+    }
+}
+
 impl Holders {
     /// `others` are the servers that the store names; `is_live` tells whether anybody hears a server.
     pub(crate) fn look(

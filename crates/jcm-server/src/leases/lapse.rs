@@ -43,14 +43,12 @@ impl Watch {
     }
 
     pub(crate) fn look(&mut self, lease: &Lease, renewal: Option<&Renewal>, around: &Around) -> Look {
-        let Around { now, heard_until, unheard_since, is_cut } = *around;
+        let Around { now, heard_until, .. } = *around;
         let renewed = renewal.filter(|renewal| renewal.lease == lease.id()).map(|renewal| renewal.at);
         if renewed.is_some_and(|at| now.saturating_duration_since(at) < lease.ttl()) {
             return Look::Renewed;
         }
-        // A renewal from before somebody fell silent may have been followed by others, through just that one.
-        let may_be_elsewhere = unheard_since.is_some_and(|since| renewed.is_none_or(|at| at <= since));
-        if is_cut || may_be_elsewhere {
+        if around.may_be_held_unheard(renewed) {
             self.counted_from = now;
             return Look::CannotTell;
         }

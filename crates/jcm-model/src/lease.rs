@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::invalid::{Invalid, quoted};
-use crate::{duration, object};
+use crate::{Node, NodeId, Revision, duration, object};
 
 /// Shortest time that a renewal may last. Renewals travel in batches and are judged a few times a second: in less time than
 /// this there would be no room for one that is lost.
@@ -125,6 +125,25 @@ impl<'de> Deserialize<'de> for Lease {
 impl From<Lease> for RawLease {
     fn from(lease: Lease) -> Self {
         Self { id: lease.id, ttl: duration::format(lease.ttl) }
+    }
+}
+
+/// A node whose lease nobody renews any more, as it was when that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lapsed {
+    /// The node.
+    pub node: NodeId,
+    /// The revision at which it was added or moved last.
+    pub birth: Revision,
+    /// Its lease.
+    pub lease: LeaseId,
+}
+
+impl Lapsed {
+    /// Whether the node is still that.
+    pub fn is_of(&self, node: &Node) -> bool {
+        node.birth == self.birth && node.attributes.lease().map(Lease::id) == Some(self.lease)
     }
 }
 

@@ -34,7 +34,7 @@ pub use edit::Edit;
 pub use invalid::Invalid;
 /// A point on the wall clock, for people: nothing is decided by it.
 pub use jiff::Timestamp;
-pub use lease::{Lease, LeaseId};
+pub use lease::{Lapsed, Lease, LeaseId};
 pub use mutation::{Mutation, Precondition, Refusal};
 pub use name::{ClusterName, NodeId, ServerId};
 pub use node::{Admin, Node, NodeSpec};

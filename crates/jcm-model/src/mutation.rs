@@ -17,7 +17,8 @@ use crate::edit::Place;
 use crate::invalid::{Invalid, quoted};
 use crate::node::Node;
 use crate::{
-    Cluster, ClusterName, ClusterSpec, Edit, Header, Lease, LeaseId, NodeId, NodeSpec, Revision, TargetPolicy,
+    Cluster, ClusterName, ClusterSpec, Edit, Header, Lapsed, Lease, LeaseId, NodeId, NodeSpec, Revision,
+    TargetPolicy,
 };
 
 /// One wish. Every kind names its cluster.
@@ -36,6 +37,9 @@ pub enum Mutation {
     PatchNode(NodeId, Value),
     /// These nodes shall be gone.
     DeleteNodes(Vec<NodeId>),
+    /// Those of these nodes that are as they were shall be gone. One that was registered again, moved, or was taken away
+    /// meanwhile is left alone.
+    ClearAway(Vec<Lapsed>),
 }
 
 /// What must hold for a mutation to be carried out.
@@ -161,7 +165,7 @@ impl Mutation {
         if precondition.lease.is_some() && !self.names_nodes() {
             return Err(Invalid::new("a condition on a lease belongs to a write that names nodes").into());
         }
-        let patched;
+        let (patched, cleared);
         let mut wanted = match self {
             Self::DeleteCluster => {
                 return Ok(Some(Change { cluster: name.clone(), revision, effect: Effect::Deleted }));
@@ -175,6 +179,16 @@ impl Mutation {
             },
             Self::PutNodes(nodes) => Wanted { nodes, ..Wanted::default() },
             Self::DeleteNodes(ids) => Wanted { removed: ids, ..Wanted::default() },
+            Self::ClearAway(lapsed) => {
+                let stands =
+                    |lapsed: &&Lapsed| before.node(&lapsed.node).is_some_and(|node| lapsed.is_of(node));
+                let mut nodes: Vec<NodeId> =
+                    lapsed.iter().filter(stands).map(|lapsed| lapsed.node.clone()).collect();
+                nodes.sort_unstable();
+                nodes.dedup();
+                cleared = nodes;
+                Wanted { removed: &cleared, ..Wanted::default() }
+            }
             Self::PatchCluster(patch) => {
                 // What says nothing of nodes leaves them as they are, and is not tried on them.
                 let names_nodes = patch.get("nodes").is_some();
@@ -351,7 +365,7 @@ fn refuse_unless_few(name: &ClusterName, node_count: usize) -> Result<(), Invali
     Err(Invalid::at("nodes", reason))
 }
 
-/// Every node has the port that is to be checked. Where the check stays as it is, those that stay are known to have it.
+/// Every node has the port that is to be checked, or the lease that is its check. Where the check stays as it is, those that stay are known to have it.
 fn refuse_unless_checkable(
     before: &Edit,
     header: Option<&Header>,
@@ -363,17 +377,31 @@ fn refuse_unless_checkable(
     let Some(check) = new.as_ref().or(held).filter(|check| check.kind != CheckKind::None) else {
         return Ok(());
     };
-    let Some(port) = &check.port else { return Ok(()) };
-    let lacks = |node: &&Arc<Node>| node.port(Some(port)).is_none();
+    let is_leased = check.kind == CheckKind::Lease;
+    if !is_leased && check.port.is_none() {
+        return Ok(());
+    }
+    let port = check.port.as_deref();
+    let lacks = |node: &&Arc<Node>| {
+        if is_leased { node.attributes.lease().is_none() } else { node.port(port).is_none() }
+    };
     let touched: HashSet<&NodeId> = match new {
         Some(_) => put.iter().map(|node| &node.id).chain(removed).collect(),
         None => HashSet::new(),
     };
     let stay = before.nodes().filter(|node| new.is_some() && !touched.contains(&node.id));
     match stay.chain(put).filter(lacks).min_by_key(|node| &node.id) {
+        Some(node) if is_leased => {
+            let reason = format!(
+                "node `{}` has none, and where `check.kind` is `lease` nothing else would tell whether it works: let its \
+                 program register itself, or choose another `check.kind`",
+                node.id
+            );
+            Err(Invalid::at("lease", reason))
+        }
         Some(node) => {
-            let reason =
-                format!("{} is to be checked, and node `{}` has no port of that name", quoted(port), node.id);
+            let port = quoted(port.unwrap_or_default());
+            let reason = format!("{port} is to be checked, and node `{}` has no port of that name", node.id);
             Err(Invalid::at("check.port", reason))
         }
         None => Ok(()),

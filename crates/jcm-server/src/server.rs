@@ -35,7 +35,7 @@ use crate::peers::{Heard, Keeper, Peers, Token};
 use crate::registry::{self, Registry};
 use crate::staleness::{self, Staleness};
 use crate::views::Views;
-use crate::{demo, doors, http, listen, saved, subscribers, verdicts};
+use crate::{clearing, demo, doors, http, listen, saved, subscribers, verdicts};
 use backend::Backend;
 use ground::Ground;
 use settings::Settings;
@@ -174,6 +174,7 @@ async fn life(settings: &Settings) -> Result<()> {
         registry: registry.clone(),
         views,
         asker,
+        leases: peers.leases(),
         peers: peers.clone(),
         store,
         membership: Arc::clone(&membership),
@@ -186,6 +187,7 @@ async fn life(settings: &Settings) -> Result<()> {
         cut: CancellationToken::new(),
     };
     tasks.spawn(subscribers::keep(app.clone(), checking.clone()));
+    tasks.spawn(clearing::run(clearing_parts(&app, config.lease.grace), checking.clone()));
     let closing = CancellationToken::new();
     let stop = Stop::new(&app, peers, closing.clone());
     let serving = tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing));
@@ -332,6 +334,18 @@ fn introduce(
     let (peers, keeper, heard) =
         Peers::new(server.clone(), token, Arc::clone(views), membership.roster(), pulse.clone());
     Ok((peers, Some(keeper), heard))
+}
+
+fn clearing_parts(app: &App, grace: Duration) -> clearing::Parts {
+    clearing::Parts {
+        server: app.server.clone(),
+        views: Arc::clone(&app.views),
+        leases: app.leases.clone(),
+        peers: app.peers.clone(),
+        membership: Arc::clone(&app.membership),
+        registry: app.registry.clone(),
+        grace,
+    }
 }
 
 /// Wakes readers of clusters whose nodes have had their time to be judged.

@@ -191,6 +191,11 @@ impl RegistrationBuilder {
         Self { shared, cluster, me, ttl: TTL_DEFAULT, online: false, patient: false }
     }
 
+    #[cfg(feature = "blocking")]
+    pub(crate) fn cluster(&self) -> Result<ClusterName, Invalid> {
+        ClusterName::parse(&self.cluster)
+    }
+
     /// For how long the node is kept without a word of this program, from 2 s to 1 h: 10 s unless set. The program speaks about
     /// every third of it. A dead program is cleared away after about twice as long.
     pub fn ttl(mut self, ttl: Duration) -> Self {

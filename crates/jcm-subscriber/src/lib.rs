@@ -24,6 +24,8 @@
 //! says so on purpose empties it. With no server reachable a program keeps what it holds, and starts from what it wrote
 //! to disk the last time.
 //!
+//! A program can be a node itself while it lives: [`Subscriber::register`].
+//!
 //! Cargo features put it into what programs use, each a module of its name: `testing` (clusters for unit tests),
 //! `blocking` (threads without a runtime), `tower`, `tonic` and `reqwest`. None is on unless asked for.
 //!

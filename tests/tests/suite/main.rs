@@ -21,6 +21,7 @@ mod integrations;
 mod long_poll;
 mod pick;
 mod push;
+mod registration;
 
 mod classic;
 mod classic_calls;

@@ -75,6 +75,9 @@ impl Session {
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
             peer.welcome(welcome.protocol, Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
             info!(server = %peer.server, id = %quoted(&welcome.server), "connected");
+            if welcome.protocol < jcm_proto::LEASES_SINCE && !self.leases.is_empty() {
+                warn!(server = %peer.server, "this server knows no leases: registrations wait for one that does");
+            }
             self.unreachable = false;
         }
     }

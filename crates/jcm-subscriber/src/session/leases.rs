@@ -268,10 +268,8 @@ impl Leases {
         [due, look, self.keep_at, self.keep_fresh_at].into_iter().flatten().min()
     }
 
-    /// How many there are.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 }
 

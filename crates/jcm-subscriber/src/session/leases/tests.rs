@@ -430,6 +430,6 @@ fn what_nobody_holds_any_more_is_kept_no_more() {
     bench.lease(LeaseEvent::Abandon { lease });
     bench.answers(done(1));
     bench.wait_with_heartbeats(link, TTL);
-    assert!(bench.keeps().is_empty() && bench.session.leases.len() == 0);
+    assert!(bench.keeps().is_empty() && bench.session.leases.is_empty());
     bench.registers(wanted(2));
 }

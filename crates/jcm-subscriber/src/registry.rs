@@ -11,6 +11,8 @@ use tonic::{Code, Status};
 
 /// A server answers a write within 2 s, or says that it cannot tell.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
+/// What is shown of a server's text: its own are shorter.
+const REASON_CHARS_MAX: usize = 500;
 
 /// A write that is about one node.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,7 +119,7 @@ fn to_node(spec: NodeSpec, id: NodeId) -> Node {
 /// What a status says. Its trailers have the stable code and the facts: docs/grpc.md.
 fn outcome(status: &Status) -> Outcome {
     let fact = |name| status.metadata().get(name).and_then(|value| value.to_str().ok());
-    let reason = jcm_model::invalid::quoted(status.message());
+    let reason = said(status.message());
     match (status.code(), fact("jcm-code")) {
         (Code::NotFound, Some("NO_CLUSTER")) => Outcome::NoCluster,
         (Code::NotFound, Some("NO_NODE")) => Outcome::NoNode,
@@ -136,12 +138,17 @@ fn outcome(status: &Status) -> Outcome {
     }
 }
 
+/// A server's text as it may appear in a message: bounded, and without what could forge a log line.
+fn said(text: &str) -> String {
+    text.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn status(code: Code, trailers: &[(&'static str, &str)]) -> Status {
-        let mut status = Status::new(code, "so it is");
+        let mut status = Status::new(code, "so\nit is");
         for (name, value) in trailers {
             status.metadata_mut().insert(*name, value.parse().unwrap());
         }
@@ -151,10 +158,10 @@ mod tests {
     #[test]
     fn what_a_status_means_is_told_by_its_stable_code() {
         let found = "00112233445566778899aabbccddeeff";
-        let refused = || Outcome::Refused { reason: "`so it is`".to_owned() };
+        let refused = || Outcome::Refused { reason: "so it is".to_owned() };
         let again = |ms, code| Outcome::Again {
             after: Duration::from_millis(ms),
-            reason: format!("{code}: `so it is`"),
+            reason: format!("{code}: so it is"),
         };
         for (code, trailers, wanted) in [
             (Code::NotFound, &[("jcm-code", "NO_CLUSTER")][..], Outcome::NoCluster),

@@ -116,17 +116,18 @@ impl Shared {
         &self,
         wanted: Wanted,
     ) -> Result<watch::Receiver<RegistrationStatus>, RegisterError> {
-        let stopped = RegisterError::Stopped { cluster: wanted.cluster.clone() };
-        let commands = match &self.source {
-            Source::Driver(commands) => commands,
+        match &self.source {
+            Source::Driver(commands) => {
+                let stopped = RegisterError::Stopped { cluster: wanted.cluster.clone() };
+                let (reply, answer) = oneshot::channel();
+                if commands.send(Command::Register { wanted, reply }).await.is_err() {
+                    return Err(stopped);
+                }
+                answer.await.unwrap_or(Err(stopped))
+            }
             #[cfg(feature = "testing")]
-            Source::Fakes { registrations, .. } => return Ok(registrations.register(&wanted)),
-        };
-        let (reply, answer) = oneshot::channel();
-        if commands.send(Command::Register { wanted, reply }).await.is_err() {
-            return Err(stopped);
+            Source::Fakes { registrations, .. } => Ok(registrations.register(&wanted)),
         }
-        answer.await.unwrap_or(Err(stopped))
     }
 
     /// Says something of a registration. Whoever waits for what comes of it learns that everything has stopped.

@@ -5,6 +5,8 @@
 mod harness;
 
 mod bare;
+#[path = "../suite/keeper.rs"]
+mod keeper;
 mod load;
 mod lookout;
 mod programs;
@@ -16,6 +18,7 @@ mod rows {
     mod answers;
     mod disk;
     mod flapping;
+    mod leases;
     mod network;
     mod nodes;
     mod push;

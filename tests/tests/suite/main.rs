@@ -11,6 +11,7 @@ mod grpc;
 mod nodes;
 
 mod fleet;
+mod leases;
 mod probes;
 mod protocols;
 mod routing;
@@ -38,4 +39,5 @@ mod streams;
 mod check_run;
 mod checked;
 mod fixtures;
+mod keeper;
 mod refusal;

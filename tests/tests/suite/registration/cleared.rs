@@ -4,10 +4,12 @@ use std::process::Stdio;
 
 use jcm_subscriber::{RegistrationEnd, RegistrationStatus};
 use jcm_tests::server::start;
-use jcm_tests::{Server, binary, eventually};
+use jcm_tests::{Server, binary, eventually, process};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+
+use crate::checked::quick_check;
 
 use super::{DEADLINE, TTL, id, lease_of, me, of_leases, program, until_healthy, until_node, view};
 
@@ -49,11 +51,6 @@ impl Program {
         let line = self.says("registered ").await;
         line.split(' ').nth(1).expect("the node").to_owned()
     }
-
-    fn pid(&self) -> rustix::process::Pid {
-        let pid = self.child.id().expect("it runs");
-        rustix::process::Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid")
-    }
 }
 
 #[tokio::test]
@@ -73,10 +70,48 @@ async fn a_killed_program_becomes_down_and_is_cleared_away_and_the_others_stay()
     .await;
     until_node(&client, &kept, "verdict", json!("healthy")).await;
     // It leaves when it is asked to end.
-    rustix::process::kill_process(other.pid(), rustix::process::Signal::INT).expect("it runs");
+    process::signal(other.child.id().expect("it runs"), "INT").await;
     other.says("left").await;
     assert!(other.child.wait().await.expect("it ends").success());
     assert!(client.get_cluster("orders").await.node_ids().is_empty());
+}
+
+#[tokio::test]
+async fn a_program_in_a_checked_cluster_is_judged_by_the_check_and_cleared_away_when_it_is_dead() {
+    let (server, client) = start().await;
+    client.put_cluster("orders", &json!({ "check": quick_check(), "nodes": [] })).await.ok();
+    let mut program = Program::start(&server);
+    let node = program.registered().await;
+    until_node(&client, &node, "routable", json!(true)).await;
+    until_node(&client, &node, "verdict", json!("healthy")).await;
+    program.child.start_kill().expect("kill a process that this test started");
+    program.child.wait().await.expect("a killed process ends");
+    until_node(&client, &node, "verdict", json!("down")).await;
+    eventually(DEADLINE, "it is cleared away", async || {
+        let view = view(&client).await?;
+        if view.node_ids().is_empty() { Ok(()) } else { Err(view) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_program_that_stood_still_until_it_was_cleared_away_comes_back() {
+    let (server, client) = start().await;
+    client.put_cluster("orders", &of_leases()).await.ok();
+    let mut program = Program::start(&server);
+    let node = program.registered().await;
+    until_node(&client, &node, "routable", json!(true)).await;
+    let lease = lease_of(&client, &node).await;
+    process::signal(program.child.id().expect("it runs"), "STOP").await;
+    eventually(DEADLINE, "it is cleared away", async || {
+        let view = view(&client).await?;
+        if view.node_ids().is_empty() { Ok(()) } else { Err(view) }
+    })
+    .await;
+    process::signal(program.child.id().expect("it runs"), "CONT").await;
+    until_node(&client, &node, "routable", json!(true)).await;
+    until_node(&client, &node, "verdict", json!("healthy")).await;
+    assert_eq!(lease_of(&client, &node).await, lease);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ struct History {
 }
 
 fn name() -> ClusterName {
-    ClusterName::parse("orders").unwrap()
+    ClusterName::parse("orders").expect("a name")
 }
 
 fn lease(n: u8) -> LeaseId {
@@ -23,7 +23,7 @@ fn lease(n: u8) -> LeaseId {
 }
 
 fn id(n: u16) -> NodeId {
-    NodeId::parse(&format!("n{n}")).unwrap()
+    NodeId::parse(&format!("n{n}")).expect("an id")
 }
 
 fn node(n: u16, held: Option<u8>) -> Value {
@@ -35,13 +35,16 @@ fn node(n: u16, held: Option<u8>) -> Value {
 }
 
 fn put_nodes(nodes: Value) -> Mutation {
-    Mutation::PutNodes(serde_json::from_value(nodes).unwrap())
+    Mutation::PutNodes(serde_json::from_value(nodes).expect("nodes"))
 }
 
 impl History {
     fn new(spec: Value) -> Self {
         let mut history = Self { cluster: None, revision: Revision::ZERO };
-        history.done(&Mutation::PutCluster(serde_json::from_value(spec).unwrap()), Precondition::default());
+        history.done(
+            &Mutation::PutCluster(serde_json::from_value(spec).expect("a cluster")),
+            Precondition::default(),
+        );
         history
     }
 
@@ -58,15 +61,19 @@ impl History {
     }
 
     fn done(&mut self, mutation: &Mutation, precondition: Precondition) -> bool {
-        self.try_on(mutation, precondition).unwrap()
+        self.try_on(mutation, precondition).expect("it is not refused")
+    }
+
+    fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().expect("it is there")
     }
 
     fn ids(&self) -> Vec<&str> {
-        self.cluster.as_ref().unwrap().nodes.iter().map(|node| node.id.as_str()).collect()
+        self.cluster().nodes.iter().map(|node| node.id.as_str()).collect()
     }
 
     fn birth(&self, n: u16) -> Revision {
-        self.cluster.as_ref().unwrap().node(&id(n)).unwrap().birth
+        self.cluster().node(&id(n)).expect("it is there").birth
     }
 }
 

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::checker::Asker;
-use crate::leases::Leases;
 use crate::measure::Metrics;
 use crate::peers::Peers;
 use crate::registry::Registry;
@@ -26,7 +25,6 @@ pub(crate) struct App {
     pub(crate) views: Arc<Views>,
     pub(crate) asker: Asker,
     pub(crate) peers: Peers,
-    pub(crate) leases: Leases,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) membership: Arc<dyn Membership>,
     pub(crate) staleness: Staleness,

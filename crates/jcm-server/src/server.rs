@@ -174,7 +174,6 @@ async fn life(settings: &Settings) -> Result<()> {
         registry: registry.clone(),
         views,
         asker,
-        leases: peers.leases(),
         peers: peers.clone(),
         store,
         membership: Arc::clone(&membership),
@@ -186,8 +185,7 @@ async fn life(settings: &Settings) -> Result<()> {
         draining: CancellationToken::new(),
         cut: CancellationToken::new(),
     };
-    tasks.spawn(subscribers::keep(app.clone(), checking.clone()));
-    tasks.spawn(clearing::run(clearing_parts(&app, config.lease.grace), checking.clone()));
+    look_after(&app, config.lease.grace, &checking, &mut tasks);
     let closing = CancellationToken::new();
     let stop = Stop::new(&app, peers, closing.clone());
     let serving = tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing));
@@ -336,16 +334,19 @@ fn introduce(
     Ok((peers, Some(keeper), heard))
 }
 
-fn clearing_parts(app: &App, grace: Duration) -> clearing::Parts {
-    clearing::Parts {
+/// What goes on for as long as there are clients: who reads slowly is cut, and nodes that nobody keeps are cleared away.
+fn look_after(app: &App, grace: Duration, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
+    tasks.spawn(subscribers::keep(app.clone(), stop.clone()));
+    let parts = clearing::Parts {
         server: app.server.clone(),
         views: Arc::clone(&app.views),
-        leases: app.leases.clone(),
+        leases: app.peers.leases(),
         peers: app.peers.clone(),
         membership: Arc::clone(&app.membership),
         registry: app.registry.clone(),
         grace,
-    }
+    };
+    tasks.spawn(clearing::run(parts, stop.clone()));
 }
 
 /// Wakes readers of clusters whose nodes have had their time to be judged.

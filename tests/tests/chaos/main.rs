@@ -6,6 +6,7 @@ mod harness;
 
 mod bare;
 #[path = "../suite/keeper.rs"]
+#[expect(dead_code, reason = "the suite does more with it")]
 mod keeper;
 mod load;
 mod lookout;

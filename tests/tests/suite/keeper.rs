@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jcm_proto::v1::discovery_client::DiscoveryClient;
+use jcm_proto::v1::registry_client::RegistryClient;
 use jcm_proto::v1::watch_request::{Hello, Keep, Request};
 use jcm_proto::v1::watch_response::{Event, LostLease};
-use jcm_proto::v1::{WatchRequest, WatchResponse, watch_request};
+use jcm_proto::v1::{self, WatchRequest, WatchResponse, watch_request};
 use jcm_tests::Client;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -56,6 +57,33 @@ pub(crate) fn held(cluster: &str, number: u16) -> watch_request::Held {
     }
 }
 
+/// Where a registration was acknowledged; empty: nobody knows.
+#[derive(Debug, Default)]
+pub(crate) struct Registered {
+    store: Vec<u8>,
+    revision: u64,
+}
+
+/// Registers these nodes as their program would.
+pub(crate) async fn register(
+    server: &str,
+    cluster: &str,
+    numbers: impl IntoIterator<Item = u16>,
+) -> Registered {
+    let node = |number: u16| v1::Node {
+        id: format!("n{number}"),
+        address: vec![127, 0, 0, 9],
+        ports: [("http".to_owned(), u32::from(10_000 + number))].into(),
+        lease: Some(v1::Lease { id: held(cluster, number).lease, ttl_ms: 3_000 }),
+        ..v1::Node::default()
+    };
+    let nodes = numbers.into_iter().map(node).collect();
+    let request = v1::PutNodesRequest { cluster: cluster.to_owned(), nodes, options: None };
+    let mut client = RegistryClient::connect(server.to_owned()).await.expect("the server is there");
+    let written = client.put_nodes(request).await.expect("the nodes are registered").into_inner();
+    Registered { store: written.store, revision: written.revision }
+}
+
 /// One process with any number of nodes: it keeps all of them over one stream, to one server at a time.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -77,9 +105,22 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Keeper {
     /// Keeps these nodes of the cluster, at the first of these servers that answers.
     pub(crate) fn start(servers: Vec<String>, cluster: &str, numbers: impl IntoIterator<Item = u16>) -> Self {
+        Self::start_registered(servers, cluster, numbers, &Registered::default())
+    }
+
+    /// The same for who knows where the registration was acknowledged.
+    pub(crate) fn start_registered(
+        servers: Vec<String>,
+        cluster: &str,
+        numbers: impl IntoIterator<Item = u16>,
+        registered: &Registered,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
+        let Registered { store, revision } = registered;
         for number in numbers {
-            lock(&shared.held).insert(format!("n{number}"), held(cluster, number));
+            let held =
+                watch_request::Held { store: store.clone(), revision: *revision, ..held(cluster, number) };
+            lock(&shared.held).insert(format!("n{number}"), held);
         }
         let (servers, known) = watch::channel(servers);
         let task = tokio::spawn(run(Arc::clone(&shared), known));

@@ -15,7 +15,7 @@ use jcm_tests::server::start;
 use jcm_tests::{Client, Ensemble, Group, Server, Target, binary, eventually, process, target};
 use serde_json::{Value, json};
 
-use crate::keeper::{Guard, Keeper, held, lease, node, nodes, open, verdicts};
+use crate::keeper::{Guard, Keeper, held, lease, node, nodes, open, register, verdicts};
 
 /// A lapse, a clearing after it, and what a busy machine adds to both.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -276,9 +276,11 @@ async fn whichever_server_takes_the_renewals_all_know_and_the_owner_judges() {
     let zookeeper = Ensemble::start(1).await;
     let group = Group::start(&zookeeper, 3).await;
     let clients = group.clients();
-    define(&clients[0], "orders", 1..=12).await;
+    define(&clients[0], "orders", []).await;
     let urls = group.urls();
-    let keeper = Keeper::start(vec![urls[0].clone()], "orders", 1..=12);
+    // Registered through one server and kept through another, which may hear of it later.
+    let registered = register(&urls[2], "orders", 1..=12).await;
+    let keeper = Keeper::start_registered(vec![urls[0].clone()], "orders", 1..=12, &registered);
     for client in &clients {
         shows(client, "orders", &all(1..=12, "healthy")).await;
     }

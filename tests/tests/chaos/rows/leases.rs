@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jcm_tests::eventually;
 use serde_json::json;
 
-use crate::keeper::{Guard, Keeper, nodes, verdicts};
+use crate::keeper::{Guard, Keeper, register, verdicts};
 use crate::row::Row;
 use crate::scene::{self, PATIENCE, SESSION_TIMEOUT, is_short};
 
@@ -25,17 +25,18 @@ async fn leases_outlive_servers() {
         "wrong downs and removals 0; transactions of ZooKeeper for renewals 0; the dead one goes",
     );
     let (zookeeper, mut group) = scene::three().await;
-    let cluster = json!({ "check": { "kind": "lease" }, "nodes": nodes(1..=ALL) });
-    group.client(0).put_cluster(CLUSTER, &cluster).await.ok();
+    group.client(0).put_cluster(CLUSTER, &json!({ "check": { "kind": "lease" } })).await.ok();
     let urls = group.urls();
-    let programs: Vec<Keeper> = (0..PROGRAMS)
-        .map(|program| {
-            let mut known = urls.clone();
-            known.rotate_left(usize::from(program) % urls.len());
-            let first = program * NODES_EACH + 1;
-            Keeper::start(known, CLUSTER, first..first + NODES_EACH)
-        })
-        .collect();
+    let mut programs = Vec::new();
+    for program in 0..PROGRAMS {
+        let mut known = urls.clone();
+        known.rotate_left(usize::from(program) % urls.len());
+        let first = program * NODES_EACH + 1;
+        let nodes = first..first + NODES_EACH;
+        // Registered through one server and kept through another, which may hear of it later.
+        let registered = register(&urls[0], CLUSTER, nodes.clone()).await;
+        programs.push(Keeper::start_registered(known, CLUSTER, nodes, &registered));
+    }
     for client in group.clients() {
         eventually(PATIENCE, "all are healthy", async || {
             let found = verdicts(&client, CLUSTER).await;
@@ -47,6 +48,17 @@ async fn leases_outlive_servers() {
     // Program 0 keeps the first ten, of which one will die.
     let guards: Vec<Guard> =
         group.clients().into_iter().map(|client| Guard::start(client, CLUSTER, 2..=ALL)).collect();
+    // Servers take their share a little after their start, which is a transaction each.
+    let client = group.client(0);
+    eventually(PATIENCE, "all three share the checks", async || {
+        let ring = client.get("/v1/ring").await;
+        if ring.body["servers"].as_array().is_some_and(|servers| servers.len() == 3) {
+            Ok(())
+        } else {
+            Err(ring)
+        }
+    })
+    .await;
     let before = zookeeper.transactions().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let after = zookeeper.transactions().await;

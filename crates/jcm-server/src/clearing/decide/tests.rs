@@ -91,16 +91,15 @@ fn whoever_may_hold_it_for_one_round_begins_its_time_anew() {
 
 #[test]
 fn another_epoch_a_pause_and_a_loss_of_the_lead_begin_all_anew() {
-    let breaks: [(&str, fn(&mut World)); 3] = [
-        ("another epoch", |world| world.epoch += 1),
-        ("a pause", |world| world.now += 4 * SECOND),
-        ("not leading", |world| world.clearing.interrupt()),
-    ];
-    for (case, break_it) in breaks {
+    for case in ["another epoch", "a pause", "not leading"] {
         let mut world = World::of(100);
         world.lapse([0]);
         assert_eq!(world.run(9), None, "{case}");
-        break_it(&mut world);
+        match case {
+            "another epoch" => world.epoch += 1,
+            "a pause" => world.now += 4 * SECOND,
+            _ => world.clearing.interrupt(),
+        }
         assert_eq!(world.run(9), None, "{case}");
         assert!(world.run(2).is_some(), "{case}");
     }

@@ -80,12 +80,6 @@ impl CheckKind {
             Self::Lease => "lease",
         }
     }
-
-    /// Whether servers of this version can probe it. A kind that cannot be probed yet is refused at write, because
-    /// a policy that nobody carries out would look like protection.
-    pub fn is_supported(self) -> bool {
-        self != Self::Lease
-    }
 }
 
 /// What an HTTP check asks with.
@@ -196,15 +190,6 @@ impl TryFrom<Raw> for CheckSpec {
             }
             _ => Ok(()),
         };
-        if !raw.kind.is_supported() {
-            return Err(Invalid::at(
-                "kind",
-                format!(
-                    "`{}` checks cannot be carried out by this version: use `http`, `https`, `grpc`, `tcp` or `none`",
-                    raw.kind.as_str()
-                ),
-            ));
-        }
         refuse_misplaced(&raw)?;
         span("interval", raw.interval, INTERVAL_MIN, INTERVAL_MAX)?;
         span("timeout", raw.timeout, TIMEOUT_MIN, TIMEOUT_MAX)?;

@@ -14,7 +14,7 @@ use crate::invalid::{Invalid, quoted};
 use crate::node::{Labels, Node, NodeSpec, Ports};
 use crate::pairs::Pairs;
 use crate::text::{refuse_unless_key, refuse_unless_text};
-use crate::{ClusterName, NodeId, Revision, object};
+use crate::{ClusterName, Lease, NodeId, Revision, object};
 
 /// Most nodes of one cluster. Larger sets are several clusters: a view is one message.
 pub const NODES_MAX: usize = 20_000;
@@ -325,6 +325,9 @@ struct FilledNode<'a> {
     online: bool,
     draining: bool,
     labels: &'a Labels,
+    /// What has no default is left out where nobody wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<&'a Lease>,
 }
 
 impl<'a> FilledNode<'a> {
@@ -340,6 +343,7 @@ impl<'a> FilledNode<'a> {
             online: attributes.online(),
             draining: attributes.draining(),
             labels: attributes.labels(),
+            lease: attributes.lease(),
         }
     }
 }

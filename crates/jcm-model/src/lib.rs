@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod duration;
 pub mod edit;
 pub mod invalid;
+pub mod lease;
 pub mod mutation;
 pub mod name;
 pub mod node;
@@ -33,6 +34,7 @@ pub use edit::Edit;
 pub use invalid::Invalid;
 /// A point on the wall clock, for people: nothing is decided by it.
 pub use jiff::Timestamp;
+pub use lease::{Lapsed, Lease, LeaseId};
 pub use mutation::{Mutation, Precondition, Refusal};
 pub use name::{ClusterName, NodeId, ServerId};
 pub use node::{Admin, Node, NodeSpec};

@@ -16,7 +16,10 @@ use crate::cluster::{NODES_MAX, refuse_twins};
 use crate::edit::Place;
 use crate::invalid::{Invalid, quoted};
 use crate::node::Node;
-use crate::{Cluster, ClusterName, ClusterSpec, Edit, Header, NodeId, NodeSpec, Revision, TargetPolicy};
+use crate::{
+    Cluster, ClusterName, ClusterSpec, Edit, Header, Lapsed, Lease, LeaseId, NodeId, NodeSpec, Revision,
+    TargetPolicy,
+};
 
 /// One wish. Every kind names its cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +37,9 @@ pub enum Mutation {
     PatchNode(NodeId, Value),
     /// These nodes shall be gone.
     DeleteNodes(Vec<NodeId>),
+    /// Those of these nodes that are as they were shall be gone. One that was registered again, moved, or was taken away
+    /// meanwhile is left alone.
+    ClearAway(Vec<Lapsed>),
 }
 
 /// What must hold for a mutation to be carried out.
@@ -44,6 +50,9 @@ pub struct Precondition {
     pub revision: Option<Revision>,
     /// The cluster is not there.
     pub absent: bool,
+    /// Every node that is named has this lease. One that is put may also not be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
 }
 
 /// Why a mutation was not carried out. Nothing was changed.
@@ -71,6 +80,16 @@ pub enum Refusal {
         cluster: ClusterName,
         /// The revision it has; `None` when it is not there.
         found: Option<Revision>,
+    },
+    /// The node does not have the lease that the mutation is about.
+    #[error("node `{node}` of cluster `{cluster}` {}", match found { Some(lease) => format!("has another lease: {lease}"), None => "has no lease any more".to_owned() })]
+    Lease {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeId,
+        /// The lease it has.
+        found: Option<LeaseId>,
     },
     /// Another node of the cluster already has that place.
     #[error("node `{node}` of cluster `{cluster}` would share {address} port {port} with node `{other}`")]
@@ -143,8 +162,11 @@ impl Mutation {
         {
             return Err(Refusal::Condition { cluster: name.clone(), found });
         }
-        let patched;
-        let wanted = match self {
+        if precondition.lease.is_some() && !self.names_nodes() {
+            return Err(Invalid::new("a condition on a lease belongs to a write that names nodes").into());
+        }
+        let (patched, cleared);
+        let mut wanted = match self {
             Self::DeleteCluster => {
                 return Ok(Some(Change { cluster: name.clone(), revision, effect: Effect::Deleted }));
             }
@@ -153,10 +175,20 @@ impl Mutation {
                 nodes: &spec.nodes,
                 nodes_left_out: spec.nodes_left_out,
                 replace_all: true,
-                removed: &[],
+                ..Wanted::default()
             },
             Self::PutNodes(nodes) => Wanted { nodes, ..Wanted::default() },
             Self::DeleteNodes(ids) => Wanted { removed: ids, ..Wanted::default() },
+            Self::ClearAway(lapsed) => {
+                let stands =
+                    |lapsed: &&Lapsed| before.node(&lapsed.node).is_some_and(|node| lapsed.is_of(node));
+                let mut nodes: Vec<NodeId> =
+                    lapsed.iter().filter(stands).map(|lapsed| lapsed.node.clone()).collect();
+                nodes.sort_unstable();
+                nodes.dedup();
+                cleared = nodes;
+                Wanted { removed: &cleared, ..Wanted::default() }
+            }
             Self::PatchCluster(patch) => {
                 // What says nothing of nodes leaves them as they are, and is not tried on them.
                 let names_nodes = patch.get("nodes").is_some();
@@ -168,7 +200,7 @@ impl Mutation {
                     nodes: &spec.nodes,
                     nodes_left_out: names_nodes && spec.nodes_left_out,
                     replace_all: names_nodes,
-                    removed: &[],
+                    ..Wanted::default()
                 })
             }
             Self::PatchNode(id, patch) => {
@@ -176,13 +208,19 @@ impl Mutation {
                 return Self::PutNodes(vec![spec]).change_in(
                     before,
                     name,
-                    Precondition::default(),
+                    Precondition { lease: precondition.lease, ..Precondition::default() },
                     revision,
                     targets,
                 );
             }
         };
+        wanted.lease = precondition.lease;
         wanted.difference(before, name, revision, targets)
+    }
+
+    /// Whether it is about single nodes.
+    fn names_nodes(&self) -> bool {
+        matches!(self, Self::PutNodes(_) | Self::PatchNode(..) | Self::DeleteNodes(_))
     }
 }
 
@@ -195,6 +233,8 @@ struct Wanted<'a> {
     /// Whether nodes that are not named are gone.
     replace_all: bool,
     removed: &'a [NodeId],
+    /// What every node that is named and there must have.
+    lease: Option<LeaseId>,
 }
 
 impl Wanted<'_> {
@@ -216,6 +256,10 @@ impl Wanted<'_> {
         let ids = self.resolve_ids(before);
         if let Some(id) = self.removed.iter().find(|id| before.node(id).is_none()) {
             return Err(Refusal::NoNode { cluster: name.clone(), node: id.clone() });
+        }
+        if let Some(lease) = self.lease {
+            let named = ids.iter().chain(self.removed).filter_map(|id| before.node(id));
+            refuse_unless_leased(name, lease, named)?;
         }
         let mut removed = self.removed.to_vec();
         let mut put = Vec::new();
@@ -292,6 +336,21 @@ impl Wanted<'_> {
     }
 }
 
+/// Every one of these nodes has this lease.
+fn refuse_unless_leased<'a>(
+    cluster: &ClusterName,
+    lease: LeaseId,
+    mut nodes: impl Iterator<Item = &'a Arc<Node>>,
+) -> Result<(), Refusal> {
+    let found = |node: &Node| node.attributes.lease().map(Lease::id);
+    match nodes.find(|node| found(node) != Some(lease)) {
+        Some(node) => {
+            Err(Refusal::Lease { cluster: cluster.clone(), node: node.id.clone(), found: found(node) })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Whether a node is written with the address and some port of one that is there.
 fn shares_place(held: &Node, spec: &NodeSpec) -> bool {
     let has = |port| held.ports.iter().any(|(_, held)| *held == port);
@@ -306,7 +365,7 @@ fn refuse_unless_few(name: &ClusterName, node_count: usize) -> Result<(), Invali
     Err(Invalid::at("nodes", reason))
 }
 
-/// Every node has the port that is to be checked. Where the check stays as it is, those that stay are known to have it.
+/// Every node has the port that is to be checked, or the lease that is its check. Where the check stays as it is, those that stay are known to have it.
 fn refuse_unless_checkable(
     before: &Edit,
     header: Option<&Header>,
@@ -318,17 +377,31 @@ fn refuse_unless_checkable(
     let Some(check) = new.as_ref().or(held).filter(|check| check.kind != CheckKind::None) else {
         return Ok(());
     };
-    let Some(port) = &check.port else { return Ok(()) };
-    let lacks = |node: &&Arc<Node>| node.port(Some(port)).is_none();
+    let is_leased = check.kind == CheckKind::Lease;
+    if !is_leased && check.port.is_none() {
+        return Ok(());
+    }
+    let port = check.port.as_deref();
+    let lacks = |node: &&Arc<Node>| {
+        if is_leased { node.attributes.lease().is_none() } else { node.port(port).is_none() }
+    };
     let touched: HashSet<&NodeId> = match new {
         Some(_) => put.iter().map(|node| &node.id).chain(removed).collect(),
         None => HashSet::new(),
     };
     let stay = before.nodes().filter(|node| new.is_some() && !touched.contains(&node.id));
     match stay.chain(put).filter(lacks).min_by_key(|node| &node.id) {
+        Some(node) if is_leased => {
+            let reason = format!(
+                "node `{}` has none, and where `check.kind` is `lease` nothing else would tell whether it works: let its \
+                 program register itself, or choose another `check.kind`",
+                node.id
+            );
+            Err(Invalid::at("lease", reason))
+        }
         Some(node) => {
-            let reason =
-                format!("{} is to be checked, and node `{}` has no port of that name", quoted(port), node.id);
+            let port = quoted(port.unwrap_or_default());
+            let reason = format!("{port} is to be checked, and node `{}` has no port of that name", node.id);
             Err(Invalid::at("check.port", reason))
         }
         None => Ok(()),

@@ -9,7 +9,7 @@ use crate::invalid::Invalid;
 use crate::name::refuse_unless_port_name;
 use crate::pairs::Pairs;
 use crate::text::{refuse_unless_key, refuse_unless_text};
-use crate::{NodeId, Revision, address, object};
+use crate::{Lease, NodeId, Revision, address, object};
 
 /// Largest weight; the smallest is 1.
 pub const WEIGHT_MAX: u16 = 1000;
@@ -60,6 +60,7 @@ pub struct Attributes {
     online: Option<bool>,
     draining: Option<bool>,
     labels: Labels,
+    lease: Option<Lease>,
 }
 
 /// Attributes as they were written, without labels: what was left out is left out.
@@ -106,6 +107,9 @@ pub struct RawNode {
     /// Free labels.
     #[serde(default, skip_serializing_if = "Pairs::is_empty")]
     pub labels: Pairs<String>,
+    /// For how long it is there; left out: until somebody takes it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 impl<'de> Deserialize<'de> for NodeSpec {
@@ -189,6 +193,7 @@ impl TryFrom<&RawNode> for Attributes {
             online: raw.online,
             draining: raw.draining,
             labels: Pairs::new(labels).map_err(|e| e.within("labels"))?,
+            lease: raw.lease,
         })
     }
 }
@@ -208,6 +213,7 @@ impl From<NodeSpec> for RawNode {
             online: a.online,
             draining: a.draining,
             labels: Pairs::new(labels).expect("the keys of a map stay unique"),
+            lease: a.lease,
         }
     }
 }
@@ -317,16 +323,17 @@ impl Attributes {
         &self.labels
     }
 
+    /// What keeps it there, where a program registered it; `None`: it is there until somebody takes it away.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
     fn same_meaning(&self, other: &Self) -> bool {
-        (self.weight(), self.priority(), self.zone(), self.online(), self.draining(), &self.labels)
-            == (
-                other.weight(),
-                other.priority(),
-                other.zone(),
-                other.online(),
-                other.draining(),
-                &other.labels,
-            )
+        let meaning = |a: &Self| (a.weight(), a.priority(), a.online(), a.draining());
+        meaning(self) == meaning(other)
+            && self.zone() == other.zone()
+            && self.labels == other.labels
+            && self.lease == other.lease
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::node::{Admin, Labels, Node, Ports};
 use crate::routing::{Route, Routing};
-use crate::{ClusterName, ClusterState, Judged, NodeId, Revision, Verdict};
+use crate::{ClusterName, ClusterState, Judged, Lease, NodeId, Revision, Verdict};
 
 /// A cluster as its users see it.
 #[derive(Debug, Serialize)]
@@ -47,6 +47,9 @@ pub struct NodeView<'a> {
     pub zone: &'a str,
     /// Free labels.
     pub labels: &'a Labels,
+    /// What keeps it there, where a program registered it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<&'a Lease>,
     /// What people decided.
     pub admin: Admin,
     /// What checks found.
@@ -97,6 +100,7 @@ impl<'a> NodeView<'a> {
             priority: attributes.priority(),
             zone: attributes.zone(),
             labels: attributes.labels(),
+            lease: attributes.lease(),
             admin: node.admin(),
             verdict: judged.map_or(Verdict::Unknown, |judged| judged.verdict),
             effective_weight: route.effective_weight,

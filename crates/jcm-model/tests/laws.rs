@@ -299,14 +299,14 @@ proptest! {
 fn a_stale_condition_reports_the_found_revision() {
     let mut history = History::default();
     history.put(json!({ "nodes": [node(0, None)] }));
-    let at = |revision| Precondition { revision: Some(Revision(revision)), absent: false };
+    let at = |revision| Precondition { revision: Some(Revision(revision)), ..Precondition::default() };
     let mutation = Mutation::PatchNode(id(0), json!({ "weight": 5 }));
     assert_eq!(
         history.try_on(&mutation, at(7)),
         Err(Refusal::Condition { cluster: name(), found: Some(Revision(1)) })
     );
     assert!(history.try_on(&mutation, at(1)).unwrap().is_some());
-    let create = Precondition { revision: None, absent: true };
+    let create = Precondition { absent: true, ..Precondition::default() };
     let put = Mutation::PutCluster(spec(json!({})));
     assert_eq!(
         history.try_on(&put, create),

@@ -9,7 +9,8 @@ use jcm_model::cluster::{PanicBelow, RawCluster, RawProtection};
 use jcm_model::node::{Node, RawNode};
 use jcm_model::pairs::Pairs;
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterSpec, Effect, Header, Invalid, NodeId, NodeSpec, Revision,
+    Change, Cluster, ClusterName, ClusterSpec, Effect, Header, Invalid, Lease, LeaseId, NodeId, NodeSpec,
+    Revision,
 };
 
 use crate::{Malformed, v1};
@@ -201,7 +202,23 @@ impl From<&Node> for v1::Node {
             draining: written.draining,
             labels: node.attributes.labels().iter().map(|(k, v)| (k.to_owned(), v.to_string())).collect(),
             birth: node.birth.0,
+            lease: node.attributes.lease().map(Into::into),
         }
+    }
+}
+
+impl From<&Lease> for v1::Lease {
+    fn from(lease: &Lease) -> Self {
+        Self { id: lease.id().as_bytes().to_vec(), ttl_ms: millis(lease.ttl()) }
+    }
+}
+
+impl TryFrom<v1::Lease> for Lease {
+    type Error = Malformed;
+
+    fn try_from(message: v1::Lease) -> Result<Self, Malformed> {
+        let id = LeaseId::try_from(message.id.as_slice()).map_err(|e| e.within("id"))?;
+        Ok(Self::new(id, Duration::from_millis(message.ttl_ms))?)
     }
 }
 
@@ -239,6 +256,7 @@ impl TryFrom<v1::Node> for NodeSpec {
             online: message.online,
             draining: message.draining,
             labels: Pairs::new(message.labels)?,
+            lease: message.lease.map(Lease::try_from).transpose().map_err(|e| e.within("lease"))?,
         };
         Ok(Self::try_from(raw)?)
     }

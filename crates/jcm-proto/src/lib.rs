@@ -23,7 +23,10 @@ pub use snapshot::SavedDefinitions;
 pub use store::{Entry, Transaction, encoded_bytes};
 
 /// The versions of the watch protocol that this crate speaks.
-pub const WATCH_PROTOCOLS: Protocols = Protocols::new(1, 2);
+pub const WATCH_PROTOCOLS: Protocols = Protocols::new(1, 3);
+
+/// The first version of the watch protocol in which clients keep leases.
+pub const LEASES_SINCE: u32 = 3;
 
 /// The versions of the protocol between servers that this crate speaks.
 pub const PEER_PROTOCOLS: Protocols = Protocols::new(1, 1);

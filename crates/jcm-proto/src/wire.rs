@@ -41,6 +41,12 @@ pub fn put_node(out: &mut Vec<u8>, field: u8, node: &Node) {
             });
         }
         put_number(out, 10, node.birth.0);
+        if let Some(lease) = node.attributes.lease() {
+            put_message(out, 11, |out| {
+                put_bytes(out, 1, lease.id().as_bytes());
+                put_number(out, 2, u64::try_from(lease.ttl().as_millis()).unwrap_or(u64::MAX));
+            });
+        }
     });
 }
 
@@ -122,6 +128,13 @@ mod tests {
             (
                 json!({ "address": "10.0.0.1", "ports": { "a": 1 }, "draining": true, "labels": labels }),
                 u64::MAX,
+            ),
+            (
+                json!({
+                    "address": "10.0.0.1", "ports": { "a": 1 }, "online": false,
+                    "lease": { "id": "0123456789abcdef".repeat(2), "ttl": "10s" },
+                }),
+                9,
             ),
             (json!({ "id": "i".repeat(128), "address": "10.0.0.1", "ports": { "a": 1 }, "online": true }), 7),
         ] {

@@ -12,6 +12,7 @@ mod duty;
 mod findings;
 mod heard;
 mod held;
+mod leased;
 mod opinions;
 mod record;
 mod records;
@@ -30,8 +31,10 @@ use jcm_health::{Engine, ReactorEngine, Reports};
 use jcm_model::{Change, Cluster, ClusterName, Effect, NodeId, ServerId, Stamp};
 use jcm_storage::{Membership, Roster, Store};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::leases::Leases;
 use crate::peers::{Heard, Liveness, Peers, Turned};
 use crate::verdicts::Remembered;
 use crate::views::Views;
@@ -45,7 +48,7 @@ use duty::Signature;
 pub(crate) use findings::{Findings, milliseconds};
 use heard::Early;
 use held::Held;
-use record::Record;
+use leased::Leased;
 use records::Records;
 use tally::Tally;
 use vouch::Vouch;
@@ -111,6 +114,9 @@ pub(crate) struct Checker {
     heard: mpsc::Receiver<Heard>,
     turned: Turned,
     records: Records,
+    /// The nodes whose check is their lease, and all that is known of leases.
+    leased: Leased,
+    leases: Leases,
     stamps: Stamps,
     doubt: Doubt,
     held: Held,
@@ -166,6 +172,8 @@ impl Checker {
             heard,
             turned: around.peers.turned(),
             records: Records::new(judging.server.clone(), engine),
+            leased: Leased::new(Instant::now()),
+            leases: around.peers.leases(),
             stamps: Stamps { incarnation: judging.incarnation, sequence: 0 },
             server: judging.server,
             doubt,
@@ -198,6 +206,8 @@ impl Checker {
     /// Judges until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut reports = Vec::with_capacity(REPORTS_BATCH_MAX);
+        let mut looks = tokio::time::interval(leased::LOOK_PAUSE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.look();
         loop {
             tokio::select! {
@@ -211,6 +221,7 @@ impl Checker {
                     // Whoever asked may have gone away.
                     let _ = question.answer.send(self.findings(&question.cluster, &question.node));
                 }
+                _ = looks.tick() => self.look_at_leases(),
                 Some(heard) = self.heard.recv() => self.learn(heard),
                 event = self.doubt.next() => self.settle(event),
                 count = self.reports.recv_many(&mut reports, REPORTS_BATCH_MAX) => {
@@ -232,9 +243,10 @@ impl Checker {
                     self.latest_epoch = 0;
                 }
                 let is_gone = |name: &&ClusterName| !snapshot.clusters.contains_key(*name);
-                let gone: Vec<ClusterName> = self.records.clusters().filter(is_gone).cloned().collect();
+                let clusters = self.records.clusters().chain(self.leased.clusters());
+                let gone: Vec<ClusterName> = clusters.filter(is_gone).cloned().collect();
                 for name in gone {
-                    self.records.forget_cluster(&name);
+                    self.forget_cluster(&name);
                 }
                 self.defined = snapshot.clusters.clone();
                 for cluster in snapshot.clusters.values() {
@@ -256,14 +268,14 @@ impl Checker {
     fn change(&mut self, change: Change, after: Option<Arc<Cluster>>) {
         let Some(cluster) = after else {
             self.defined.remove(&change.cluster);
-            self.records.forget_cluster(&change.cluster);
+            self.forget_cluster(&change.cluster);
             return;
         };
         self.defined.insert(cluster.name.clone(), Arc::clone(&cluster));
         self.intervals.insert(cluster.check.interval);
         if let Effect::Updated { header: None, put, removed, created: false } = change.effect {
             for id in removed {
-                self.records.forget(&cluster.name, &id);
+                self.forget(&cluster.name, &id);
             }
             for node in put.iter().filter_map(|node| cluster.node(&node.id)) {
                 self.assess(&cluster, node);
@@ -278,10 +290,21 @@ impl Checker {
 
     fn forget_gone_nodes(&mut self, cluster: &Cluster) {
         let is_gone = |id: &&NodeId| cluster.node(id).is_none();
-        let gone: Vec<NodeId> = self.records.nodes(&cluster.name).filter(is_gone).cloned().collect();
+        let nodes = self.records.nodes(&cluster.name).chain(self.leased.nodes(&cluster.name));
+        let gone: Vec<NodeId> = nodes.filter(is_gone).cloned().collect();
         for id in gone {
-            self.records.forget(&cluster.name, &id);
+            self.forget(&cluster.name, &id);
         }
+    }
+
+    fn forget(&mut self, cluster: &ClusterName, node: &NodeId) {
+        self.records.forget(cluster, node);
+        self.leased.forget(cluster, node);
+    }
+
+    fn forget_cluster(&mut self, cluster: &ClusterName) {
+        self.records.forget_cluster(cluster);
+        self.leased.forget_cluster(cluster);
     }
 }
 
@@ -294,9 +317,9 @@ struct Stamps {
 
 impl Stamps {
     /// The next stamp for this node: later than that of the verdict that stands on the board.
-    fn next(&mut self, duty: &Duty, views: &Views, record: &Record) -> Stamp {
+    fn next(&mut self, duty: &Duty, views: &Views, (cluster, node): (&ClusterName, &NodeId)) -> Stamp {
         self.sequence += 1;
-        let held = views.judged(&record.cluster, &record.node);
+        let held = views.judged(cluster, node);
         duty.stamp(held.as_ref().map(|held| &held.stamp), self.incarnation, self.sequence)
     }
 }

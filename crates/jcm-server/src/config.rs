@@ -18,6 +18,14 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) store: Store,
     pub(crate) health: Health,
+    pub(crate) lease: Lease,
+}
+
+/// How carefully the leader clears away nodes that nobody keeps any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// How long many nodes that lapse together are left where they are.
+    pub(crate) grace: Duration,
 }
 
 /// Limits of the engine that carries out checks, and whose certificates it believes.
@@ -108,6 +116,7 @@ impl Default for Config {
                 },
             },
             health: Health { threads: 1, ca_file: None },
+            lease: Lease { grace: Duration::from_mins(10) },
         }
     }
 }
@@ -254,6 +263,16 @@ const KEYS: &[Key] = &[
         default: "none",
         set: |config, text| (!text.is_empty()).then(|| config.health.ca_file = Some(PathBuf::from(text))),
     },
+    Key {
+        name: "lease.grace",
+        allowed: "a duration up to \"1h\": how long nodes whose leases lapse together are left where they are",
+        default: "\"10m\"",
+        set: |config, text| {
+            let grace = duration::parse(text).ok().filter(|grace| *grace <= Duration::from_hours(1))?;
+            config.lease.grace = grace;
+            Some(())
+        },
+    },
 ];
 
 /// A value with where it came from.
@@ -329,8 +348,9 @@ fn flatten(prefix: &str, value: &Value, source: &str, settings: &mut Vec<Setting
             let is_section =
                 prefix.is_empty() || KEYS.iter().any(|key| key.name.starts_with(&format!("{prefix}.")));
             if !is_section {
-                let reason = "there is no such section; there are server, store, store.zookeeper and health"
-                    .to_owned();
+                let reason =
+                    "there is no such section; there are server, store, store.zookeeper, health and lease"
+                        .to_owned();
                 return Err(Refused { key: prefix.to_owned(), source_name: source.to_owned(), reason });
             }
             for (name, value) in table {

@@ -7,7 +7,9 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use jcm_model::{ClusterName, ClusterSpec, Mutation, NodeId, NodeSpec, OperationId, Precondition, Revision};
+use jcm_model::{
+    ClusterName, ClusterSpec, LeaseId, Mutation, NodeId, NodeSpec, OperationId, Precondition, Revision,
+};
 use jcm_proto::v1;
 use jcm_proto::v1::registry_server::{Registry, RegistryServer};
 use tonic::{Response, Status};
@@ -87,7 +89,7 @@ impl Registry for Door {
         let name = spec.name.clone().ok_or_else(|| {
             refused(Problem::invalid("cluster.name: is missing").with("field", "cluster.name"))
         })?;
-        done(definitions::put(&self.0, &name, spec, terms(request.options)).await)
+        self.done(definitions::put(&self.0, &name, spec, terms(request.options)?).await)
     }
 
     async fn patch_cluster(
@@ -114,7 +116,7 @@ impl Registry for Door {
         };
         let nodes = request.nodes.into_iter().enumerate().map(node).collect::<Result<_, _>>()?;
         let cluster = name(&request.cluster)?;
-        done(definitions::put_nodes(&self.0, &cluster, nodes, terms(request.options)).await)
+        self.done(definitions::put_nodes(&self.0, &cluster, nodes, terms(request.options)?).await)
     }
 
     async fn patch_node(&self, request: tonic::Request<v1::PatchNodeRequest>) -> Answer<v1::WriteResponse> {
@@ -131,7 +133,7 @@ impl Registry for Door {
 
     async fn apply(&self, request: tonic::Request<v1::ApplyRequest>) -> Answer<v1::WriteResponse> {
         let request = request.into_inner();
-        let terms = terms(request.options);
+        let terms = terms(request.options)?;
         if terms.precondition != Precondition::default() {
             let detail = "options.condition is a condition on one cluster, and this names many";
             return Err(refused(Problem::invalid(detail)));
@@ -141,7 +143,7 @@ impl Registry for Door {
                 .map_err(|error| malformed(error.within(&format!("clusters[{at}]"))))
         };
         let clusters = request.clusters.into_iter().enumerate().map(cluster).collect::<Result<_, _>>()?;
-        done(definitions::apply(&self.0, clusters, request.prune, terms).await)
+        self.done(definitions::apply(&self.0, clusters, request.prune, terms).await)
     }
 
     async fn get_operation(
@@ -164,13 +166,17 @@ impl Registry for Door {
 }
 
 impl Door {
+    fn done(&self, done: Result<Done, Problem>) -> Answer<v1::WriteResponse> {
+        answer(&self.0, done)
+    }
+
     async fn change(
         &self,
         cluster: &str,
         mutation: Mutation,
         options: Option<v1::WriteOptions>,
     ) -> Answer<v1::WriteResponse> {
-        done(definitions::change(&self.0, &name(cluster)?, mutation, terms(options)).await)
+        self.done(definitions::change(&self.0, &name(cluster)?, mutation, terms(options)?).await)
     }
 }
 
@@ -195,20 +201,25 @@ fn freshness(message: Option<v1::Freshness>) -> Freshness {
     Freshness { min_revision: Some(message.min_revision), consistent: message.consistent }
 }
 
-fn terms(options: Option<v1::WriteOptions>) -> Terms {
+fn terms(options: Option<v1::WriteOptions>) -> Result<Terms, Status> {
     use v1::write_options::Condition;
     let options = options.unwrap_or_default();
     let mut precondition = Precondition::default();
     match options.condition {
         Some(Condition::Revision(revision)) => precondition.revision = Some(Revision(revision)),
         Some(Condition::Absent(absent)) => precondition.absent = absent,
+        Some(Condition::Lease(lease)) => {
+            let lease =
+                LeaseId::try_from(lease.as_slice()).map_err(|e| refused(e.within("options.lease").into()))?;
+            precondition.lease = Some(lease);
+        }
         None => {}
     }
     let key = Some(options.idempotency_key).filter(|key| !key.is_empty());
-    Terms { precondition, key, dry_run: options.dry_run }
+    Ok(Terms { precondition, key, dry_run: options.dry_run })
 }
 
-fn done(done: Result<Done, Problem>) -> Answer<v1::WriteResponse> {
+fn answer(app: &App, done: Result<Done, Problem>) -> Answer<v1::WriteResponse> {
     let answer = match done.map_err(refused)? {
         Done::Tried(outcomes) => {
             v1::WriteResponse { results: outcomes.iter().map(result).collect(), ..Default::default() }
@@ -218,6 +229,7 @@ fn done(done: Result<Done, Problem>) -> Answer<v1::WriteResponse> {
             operation: operation.to_string(),
             created,
             results: outcomes.iter().map(result).collect(),
+            store: app.catalog.get().store.0.as_bytes().to_vec(),
         },
     };
     Ok(Response::new(answer))

@@ -19,6 +19,7 @@ mod liveness;
 mod parcel;
 mod question;
 mod relay;
+mod renewed;
 mod service;
 mod stock;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use jcm_model::{ClusterName, Head, NodeId, ServerId};
+use jcm_model::{ClusterName, Head, Lease, NodeId, ServerId};
 use jcm_proto::v1;
 use jcm_storage::Roster;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::checker::Findings;
 use crate::convergence::Count;
+use crate::leases::Leases;
 use crate::pause::Pulse;
 use crate::registry::{Patience, Write, WriteError, Written};
 use crate::views::Views;
@@ -86,6 +88,7 @@ struct Shared {
     /// Where calls go: one line for each server that is connected.
     lines: ArcSwap<BTreeMap<ServerId, Line>>,
     turned: Turned,
+    leases: Leases,
     digests_pause: Duration,
     /// Cancelled when the streams of those who follow shall end.
     hanging_up: CancellationToken,
@@ -153,6 +156,11 @@ impl Peers {
     /// Where the checker publishes every batch of verdicts that it took over, for all who follow.
     pub(crate) fn turned(&self) -> Turned {
         self.0.turned.clone()
+    }
+
+    /// What this server and its peers were told of leases.
+    pub(crate) fn leases(&self) -> Leases {
+        self.0.leases.clone()
     }
 
     /// Tells all who follow, at once, whether this server suspects itself.
@@ -243,6 +251,28 @@ impl Peers {
         json(to, &response.count)
     }
 
+    /// Which of these leases clients of the server keep: one answer for each, in their order.
+    pub(crate) async fn holds(
+        &self,
+        to: &ServerId,
+        leases: &[(ClusterName, NodeId, Lease)],
+        within: Duration,
+    ) -> Result<Vec<bool>, PeerError> {
+        let asked = |(cluster, node, lease): &(ClusterName, NodeId, Lease)| v1::holds_request::Asked {
+            cluster: cluster.to_string(),
+            node: node.to_string(),
+            lease: lease.id().as_bytes().to_vec(),
+            ttl_ms: millis(lease.ttl()),
+        };
+        let request = v1::HoldsRequest { leases: leases.iter().map(asked).collect() };
+        let held = self.line(to)?.call(within, async |mut client| client.holds(request).await).await?.held;
+        if held.len() != leases.len() {
+            let reason = format!("{} answers to {} questions", held.len(), leases.len());
+            return Err(PeerError::Malformed { server: to.clone(), reason });
+        }
+        Ok(held)
+    }
+
     /// Lets the server carry the write out by itself. Unless the error says that nothing was sent, it may have been
     /// carried out: the same operation elsewhere, or again, is then the safe way on.
     pub(crate) async fn forward(
@@ -265,13 +295,16 @@ impl Peers {
 
 impl Shared {
     fn new(server: ServerId, digests_pause: Duration, door: Option<Door>) -> Self {
-        let liveness = Liveness::new(server.clone(), Instant::now());
+        let now = Instant::now();
+        let liveness = Liveness::new(server.clone(), now);
+        let leases = Leases::new(server.clone(), now);
         Self {
             server,
             standing: watch::Sender::default(),
             liveness: watch::Sender::new(Arc::new(liveness)),
             lines: ArcSwap::default(),
             turned: Turned::new(),
+            leases,
             digests_pause,
             hanging_up: CancellationToken::new(),
             sessions: TaskTracker::new(),

@@ -35,7 +35,7 @@ use crate::peers::{Heard, Keeper, Peers, Token};
 use crate::registry::{self, Registry};
 use crate::staleness::{self, Staleness};
 use crate::views::Views;
-use crate::{demo, doors, http, listen, saved, subscribers, verdicts};
+use crate::{clearing, demo, doors, http, listen, saved, subscribers, verdicts};
 use backend::Backend;
 use ground::Ground;
 use settings::Settings;
@@ -185,7 +185,7 @@ async fn life(settings: &Settings) -> Result<()> {
         draining: CancellationToken::new(),
         cut: CancellationToken::new(),
     };
-    tasks.spawn(subscribers::keep(app.clone(), checking.clone()));
+    look_after(&app, config.lease.grace, &checking, &mut tasks);
     let closing = CancellationToken::new();
     let stop = Stop::new(&app, peers, closing.clone());
     let serving = tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing));
@@ -332,6 +332,21 @@ fn introduce(
     let (peers, keeper, heard) =
         Peers::new(server.clone(), token, Arc::clone(views), membership.roster(), pulse.clone());
     Ok((peers, Some(keeper), heard))
+}
+
+/// What goes on for as long as there are clients: who reads slowly is cut, and nodes that nobody keeps are cleared away.
+fn look_after(app: &App, grace: Duration, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
+    tasks.spawn(subscribers::keep(app.clone(), stop.clone()));
+    let parts = clearing::Parts {
+        server: app.server.clone(),
+        views: Arc::clone(&app.views),
+        leases: app.peers.leases(),
+        peers: app.peers.clone(),
+        membership: Arc::clone(&app.membership),
+        registry: app.registry.clone(),
+        grace,
+    };
+    tasks.spawn(clearing::run(parts, stop.clone()));
 }
 
 /// Wakes readers of clusters whose nodes have had their time to be judged.

@@ -98,6 +98,11 @@ pub trait Membership: Send + Sync + std::fmt::Debug {
     /// Whether this server leads, by what it can be sure of: a leader that lost the store for longer than its
     /// successor needs to take over is none.
     fn leads(&self) -> bool;
+
+    /// The epoch in which this server leads, by what it can be sure of.
+    fn leads_in(&self) -> Option<u64> {
+        self.leads().then(|| self.roster().borrow().epoch)
+    }
 }
 
 /// Why a server could not be made known.

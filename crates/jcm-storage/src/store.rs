@@ -88,6 +88,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// may enter a server's memory.
     async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError>;
 
+    /// The same for what only the leader of this epoch may do: refused, in the same step, once another has begun a later
+    /// one. A store that one server has alone knows no other.
+    async fn commit_as_leader(
+        &self,
+        transaction: Arc<Transaction>,
+        expected: Head,
+        _epoch: u64,
+    ) -> Result<(), CommitError> {
+        self.commit(transaction, expected).await
+    }
+
     /// Makes sure that what was submitted on this head and is not there will never be: after it the log up to the head
     /// tells what became of every commit that was handed over before, by whichever server. No revision is taken.
     ///
@@ -181,6 +192,12 @@ pub enum CommitError {
         expected: StoreId,
         /// The store that is there.
         found: StoreId,
+    },
+    /// Another server leads, and this was for the leader alone. Nothing was changed.
+    #[error("another server leads: epoch {epoch} is over")]
+    Fenced {
+        /// The epoch that the commit was made in.
+        epoch: u64,
     },
     /// The transaction is not one that this store can take: misnumbered, or about a cluster that it cannot read.
     /// Nothing was changed.

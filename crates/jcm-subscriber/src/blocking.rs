@@ -28,7 +28,9 @@
 
 mod cluster;
 mod park;
+mod registration;
 mod subscriber;
 
 pub use cluster::{Changes, Cluster};
+pub use registration::{Registration, RegistrationBuilder};
 pub use subscriber::{BuildError, Builder, ClusterBuilder, Subscriber};

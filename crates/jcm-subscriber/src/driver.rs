@@ -4,17 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use jcm_model::ClusterName;
-use tokio::sync::{Notify, mpsc, oneshot};
+use jcm_model::{ClusterName, LeaseId};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::core::Core;
 use crate::disk::Disk;
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::random::Random;
+use crate::registration::{RegisterError, RegistrationStatus};
+use crate::registry::{self, Outcome, Write};
 use crate::servers::Servers;
+use crate::session::leases::{LeaseEvent, REGISTRATIONS_MAX, Wanted};
 use crate::session::{CLUSTERS_MAX, Effect, Event, LinkId, Session};
 use crate::snapshot::Saved;
 use crate::status::Standing;
@@ -36,6 +40,13 @@ pub(crate) enum Command {
         saved: Option<Saved>,
         reply: oneshot::Sender<Result<Arc<Core>, SubscribeError>>,
     },
+    /// Keep the program registered while somebody looks at how that stands.
+    Register {
+        wanted: Wanted,
+        reply: oneshot::Sender<Result<watch::Receiver<RegistrationStatus>, RegisterError>>,
+    },
+    /// Something about a registration.
+    Lease(LeaseEvent),
 }
 
 #[derive(Debug)]
@@ -43,6 +54,8 @@ pub(crate) struct Driver {
     session: Session,
     cores: HashMap<ClusterName, Arc<Core>>,
     links: HashMap<LinkId, Link>,
+    /// How registrations stand, for those who hold them.
+    registrations: HashMap<LeaseId, watch::Sender<RegistrationStatus>>,
     /// What links hear comes in here.
     inbox: mpsc::Receiver<Event>,
     inbox_sender: mpsc::Sender<Event>,
@@ -69,6 +82,7 @@ impl Driver {
             session: Session::new(client, servers, Random::from_entropy(), now()),
             cores: HashMap::new(),
             links: HashMap::new(),
+            registrations: HashMap::new(),
             inbox,
             inbox_sender,
             disk,
@@ -104,21 +118,39 @@ impl Driver {
     }
 
     fn carry_out(&mut self, command: Command) {
-        let Command::Subscribe { cluster, saved, reply } = command;
-        let core = match self.cores.get(&cluster) {
-            Some(core) => Ok(Arc::clone(core)),
-            None if self.cores.len() >= CLUSTERS_MAX => {
-                Err(SubscribeError::TooMany { cluster: cluster.clone(), limit: CLUSTERS_MAX })
+        match command {
+            Command::Subscribe { cluster, saved, reply } => {
+                // A caller that is gone leaves a cluster without handles behind: the sweep finds it.
+                let _ = reply.send(self.subscribe(cluster, saved));
             }
-            None => {
-                let core = Arc::new(Core::new(cluster.clone(), Arc::clone(&self.judge), World::default()));
-                self.cores.insert(cluster.clone(), Arc::clone(&core));
-                self.apply(Event::Subscribe { cluster, saved });
-                Ok(core)
+            Command::Register { wanted, reply } => {
+                let _ = reply.send(self.register(wanted));
             }
-        };
-        // A caller that is gone leaves a cluster without handles behind: the sweep finds it.
-        let _ = reply.send(core);
+            Command::Lease(event) => self.apply(Event::Lease(event)),
+        }
+    }
+
+    fn subscribe(&mut self, cluster: ClusterName, saved: Option<Saved>) -> Result<Arc<Core>, SubscribeError> {
+        if let Some(core) = self.cores.get(&cluster) {
+            return Ok(Arc::clone(core));
+        }
+        if self.cores.len() >= CLUSTERS_MAX {
+            return Err(SubscribeError::TooMany { cluster, limit: CLUSTERS_MAX });
+        }
+        let core = Arc::new(Core::new(cluster.clone(), Arc::clone(&self.judge), World::default()));
+        self.cores.insert(cluster.clone(), Arc::clone(&core));
+        self.apply(Event::Subscribe { cluster, saved });
+        Ok(core)
+    }
+
+    fn register(&mut self, wanted: Wanted) -> Result<watch::Receiver<RegistrationStatus>, RegisterError> {
+        if self.registrations.len() >= REGISTRATIONS_MAX {
+            return Err(RegisterError::TooMany { cluster: wanted.cluster, limit: REGISTRATIONS_MAX });
+        }
+        let (sender, status) = watch::channel(RegistrationStatus::Trying { reason: None });
+        self.registrations.insert(wanted.lease.id(), sender);
+        self.apply(Event::Lease(LeaseEvent::Register(wanted)));
+        Ok(status)
     }
 
     fn apply(&mut self, event: Event) {
@@ -158,6 +190,9 @@ impl Driver {
                 self.links.remove(&link);
             }
             Effect::Publish { cluster, changed } => self.publish(&cluster, changed),
+            Effect::Write { link, lease, write } => self.write(link, lease, *write),
+            Effect::FindAddress { link } => self.find_address(link),
+            Effect::Tell { lease, status } => self.tell(lease, status),
         }
         None
     }
@@ -177,6 +212,56 @@ impl Driver {
         }
     }
 
+    /// A write in a task of its own, of which this one is told.
+    fn write(&self, link: LinkId, lease: LeaseId, write: Write) {
+        let channel = self.links.get(&link).and_then(Link::channel);
+        self.report(async move {
+            let outcome = match channel {
+                Some(channel) => {
+                    let (cluster, node) = (&write.cluster, &write.node);
+                    let span = tracing::debug_span!("register", %cluster, %node);
+                    registry::carry_out(channel, write.clone()).instrument(span).await
+                }
+                None => Outcome::Again { after: Duration::ZERO, reason: "the connection is gone".to_owned() },
+            };
+            Event::Lease(LeaseEvent::Written { lease, outcome })
+        });
+    }
+
+    fn find_address(&self, link: LinkId) {
+        let server = self.links.get(&link).map(|link| link.server().clone());
+        self.report(async move {
+            let found = match server {
+                Some(server) => link::own_address(server).await,
+                None => Err("the connection is gone".to_owned()),
+            };
+            Event::Lease(LeaseEvent::Address { link, found })
+        });
+    }
+
+    /// Does something beside this task, and has it told what came of it. It is dropped when everything stops.
+    fn report(&self, work: impl Future<Output = Event> + Send + 'static) {
+        let inbox = self.inbox_sender.clone();
+        let work = async move {
+            let event = work.await;
+            let _ = inbox.send(event).await;
+        };
+        let until_stopped = self.stopped.clone().run_until_cancelled_owned(work);
+        self.tasks.spawn(async move {
+            until_stopped.await;
+        });
+    }
+
+    fn tell(&mut self, lease: LeaseId, status: RegistrationStatus) {
+        let over = matches!(status, RegistrationStatus::Ended(_));
+        if let Some(sender) = self.registrations.get(&lease) {
+            sender.send_replace(status);
+        }
+        if over {
+            self.registrations.remove(&lease);
+        }
+    }
+
     fn tend(&self) {
         let now = now();
         self.cores.values().for_each(|core| core.tend(now));
@@ -190,6 +275,10 @@ impl Driver {
         for cluster in self.cores.iter().filter_map(unheld).collect::<Vec<_>>() {
             self.cores.remove(&cluster);
             self.apply(Event::Unsubscribe { cluster });
+        }
+        let abandoned = self.registrations.extract_if(|_, sender| sender.is_closed());
+        for lease in abandoned.map(|(lease, _)| lease).collect::<Vec<_>>() {
+            self.apply(Event::Lease(LeaseEvent::Abandon { lease }));
         }
     }
 }

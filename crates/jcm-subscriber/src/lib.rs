@@ -24,6 +24,8 @@
 //! says so on purpose empties it. With no server reachable a program keeps what it holds, and starts from what it wrote
 //! to disk the last time.
 //!
+//! A program can be a node itself while it lives: [`Subscriber::register`].
+//!
 //! Cargo features put it into what programs use, each a module of its name: `testing` (clusters for unit tests),
 //! `blocking` (threads without a runtime), `tower`, `tonic` and `reqwest`. None is on unless asked for.
 //!
@@ -36,9 +38,11 @@ mod call;
 mod change;
 mod cluster;
 mod fault;
+mod me;
 mod outlier;
 mod picked;
 mod policy;
+mod registration;
 mod retry;
 mod status;
 
@@ -55,6 +59,7 @@ mod world;
 mod driver;
 mod held;
 mod link;
+mod registry;
 mod servers;
 mod session;
 
@@ -86,12 +91,17 @@ pub use call::{CallError, Ended};
 pub use change::{Change, Changes, Turn};
 pub use cluster::{Cluster, Counts, Ejected, NodeStatus, Properties};
 pub use fault::{Failed, Fault, Faulty};
+pub use me::Me;
 pub use outlier::{Cause, Outliers};
 pub use picked::{NoSuchPort, Picked};
 pub use policy::Policy;
+pub use registration::{
+    LeaveError, RegisterError, Registration, RegistrationBuilder, RegistrationEnd, RegistrationOver,
+    RegistrationStatus,
+};
 pub use retry::Retry;
 pub use status::Status;
 pub use subscriber::{BuildError, Builder, ClusterBuilder, SubscribeError, Subscriber};
 
 pub use jcm_model::routing::Reason;
-pub use jcm_model::{ClusterName, Node, NodeId, Revision, Verdict};
+pub use jcm_model::{ClusterName, LeaseId, Node, NodeId, Revision, Verdict};

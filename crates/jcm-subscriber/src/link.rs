@@ -1,23 +1,27 @@
 //! One stream to one server: opens it, hands its messages on, says once that it ended. It decides nothing.
 
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jcm_proto::v1::discovery_client::DiscoveryClient;
 use jcm_proto::v1::watch_request::Request;
 use jcm_proto::v1::{WatchRequest, WatchResponse};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::servers::Server;
+use crate::session::leases::KEEPS_MAX;
 use crate::session::{CLUSTERS_MAX, CONNECT_TIMEOUT, Event, LinkId};
 
-/// Requests that wait to be sent: a hello and a subscription of every cluster twice over. A server that does not take
-/// them is not reading.
-const REQUESTS_MAX: usize = 2 * CLUSTERS_MAX + 8;
+/// Requests that wait to be sent: a hello, and a subscription of every cluster and what keeps every lease twice over. A
+/// server that does not take them is not reading.
+const REQUESTS_MAX: usize = 2 * (CLUSTERS_MAX + KEEPS_MAX) + 8;
 /// Largest message: a full view of the largest cluster, with long labels.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Not the deadline, which the session keeps: only what ends an attempt that nobody waits for any more.
@@ -26,7 +30,10 @@ const OPEN_TIMEOUT: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 /// The handle of a link: dropped, the link ends.
 #[derive(Debug)]
 pub(crate) struct Link {
+    server: Server,
     requests: mpsc::Sender<WatchRequest>,
+    /// The connection, once there is one.
+    channel: Arc<OnceLock<Channel>>,
     stop: CancellationToken,
 }
 
@@ -43,10 +50,22 @@ impl Link {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let stop = CancellationToken::new();
-        let run = stop.clone().run_until_cancelled_owned(run(id, server, queue, inbox));
-        (Self { requests, stop }, async move {
+        let channel = Arc::new(OnceLock::new());
+        let work = run(id, server.clone(), Arc::clone(&channel), queue, inbox);
+        let run = stop.clone().run_until_cancelled_owned(work);
+        (Self { server, requests, channel, stop }, async move {
             run.await;
         })
+    }
+
+    /// The connection, for calls beside the stream; `None` before it is there.
+    pub(crate) fn channel(&self) -> Option<Channel> {
+        self.channel.get().cloned()
+    }
+
+    /// The server at its other end.
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
     }
 
     /// Queues a request.
@@ -67,8 +86,38 @@ impl Drop for Link {
     }
 }
 
-async fn run(id: LinkId, server: Server, queue: mpsc::Receiver<WatchRequest>, inbox: mpsc::Sender<Event>) {
-    let reason = match open(&server, queue).await {
+/// From which address this machine reaches a server: what the system chooses for datagrams to it, of which none is sent.
+pub(crate) async fn own_address(server: Server) -> Result<IpAddr, String> {
+    let authority = server.to_string();
+    let look_up = async {
+        let mut last = None;
+        for remote in tokio::net::lookup_host(&authority).await? {
+            let any = if remote.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let chosen = async {
+                let socket = UdpSocket::bind(any).await?;
+                socket.connect(remote).await?;
+                socket.local_addr()
+            };
+            match chosen.await {
+                Ok(local) => return Ok(local.ip()),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| std::io::Error::other("its name has no address")))
+    };
+    let found = tokio::time::timeout(OPEN_TIMEOUT, look_up).await;
+    let found = found.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    found.map_err(|error: std::io::Error| format!("towards server {authority}: {error}"))
+}
+
+async fn run(
+    id: LinkId,
+    server: Server,
+    channel: Arc<OnceLock<Channel>>,
+    queue: mpsc::Receiver<WatchRequest>,
+    inbox: mpsc::Sender<Event>,
+) {
+    let reason = match open(&server, &channel, queue).await {
         Err(reason) => reason,
         Ok(messages) => forward(id, messages, &inbox).await,
     };
@@ -78,11 +127,13 @@ async fn run(id: LinkId, server: Server, queue: mpsc::Receiver<WatchRequest>, in
 
 async fn open(
     server: &Server,
+    connection: &OnceLock<Channel>,
     queue: mpsc::Receiver<WatchRequest>,
 ) -> Result<Streaming<WatchResponse>, String> {
     let attempt = async {
         let endpoint = Endpoint::from(server.uri().clone()).connect_timeout(OPEN_TIMEOUT).tcp_nodelay(true);
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+        let channel = connection.get_or_init(|| channel).clone();
         let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let response = client.watch(ReceiverStream::new(queue)).await.map_err(|status| said(&status))?;
         Ok(response.into_inner())

@@ -6,6 +6,7 @@
 
 mod followed;
 mod hear;
+pub(crate) mod leases;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -13,8 +14,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use jcm_model::ClusterName;
 use jcm_model::invalid::quoted;
+use jcm_model::{ClusterName, LeaseId};
 use jcm_proto::WATCH_PROTOCOLS;
 use jcm_proto::v1::watch_request::{self, Hello, Request, Unsubscribe};
 use jcm_proto::v1::watch_response::Event as Answer;
@@ -22,11 +23,14 @@ use tracing::{debug, info, warn};
 
 use crate::held::Held;
 use crate::random::Random;
+use crate::registration::RegistrationStatus;
+use crate::registry::Write;
 use crate::servers::{Server, Servers};
 use crate::snapshot::Saved;
 use crate::status::Standing;
 use followed::Followed;
-use peer::Peer;
+use leases::{LeaseEvent, Leases};
+use peer::{Awaits, Peer};
 
 /// Most clusters of one subscriber: what a server accepts on one stream.
 pub(crate) const CLUSTERS_MAX: usize = 1000;
@@ -58,6 +62,8 @@ pub(crate) enum Event {
     Unsubscribe { cluster: ClusterName },
     /// A server sent a message.
     Message { link: LinkId, answer: Box<Answer> },
+    /// Something about the nodes that this program registers.
+    Lease(LeaseEvent),
     /// A link ended, or never came about.
     Closed { link: LinkId, reason: String },
     /// Time passed.
@@ -77,6 +83,12 @@ pub(crate) enum Effect {
     Close { link: LinkId },
     /// Show programs what is held, or how far it can be relied on.
     Publish { cluster: ClusterName, changed: bool },
+    /// Carry a write out over a link. What comes of it is told, whatever it is.
+    Write { link: LinkId, lease: LeaseId, write: Box<Write> },
+    /// Find out from which address this machine reaches the server of a link.
+    FindAddress { link: LinkId },
+    /// Tell the program how a registration stands.
+    Tell { lease: LeaseId, status: RegistrationStatus },
 }
 
 /// The whole state.
@@ -88,6 +100,7 @@ pub(crate) struct Session {
     clusters: BTreeMap<ClusterName, Followed>,
     /// Oldest first.
     peers: Vec<Peer>,
+    leases: Leases,
     last_link: u64,
     /// When the next link may be opened.
     retry_at: Instant,
@@ -107,6 +120,7 @@ impl Session {
             random,
             clusters: BTreeMap::new(),
             peers: Vec::new(),
+            leases: Leases::new(now),
             last_link: 0,
             retry_at: now,
             changed: BTreeSet::new(),
@@ -132,12 +146,15 @@ impl Session {
             Event::Subscribe { cluster, saved } => self.follow(&cluster, saved, now),
             Event::Unsubscribe { cluster } => self.unfollow(&cluster),
             Event::Message { link, answer } => self.hear(link, *answer, now),
+            Event::Lease(event) => self.leases.apply(event, now, &mut self.random, &mut self.effects),
             Event::Closed { link, reason } => self.lose(link, &reason, now),
             Event::Tick => {}
-            Event::Stop => self.stop(),
+            Event::Stop => self.stop(now),
         }
         if !self.stopped {
             self.pass_time(now);
+            let link = self.link_in_use();
+            self.leases.advance(link, now, &mut self.random, &mut self.effects);
         }
         self.publish();
         std::mem::take(&mut self.effects)
@@ -155,7 +172,7 @@ impl Session {
             .iter()
             .flat_map(|peer| [Some(peer.silent_at()), peer.answer_due_at(), peer.acknowledge_at]);
         let peers = peers.flatten();
-        peers.chain(retry).chain(leave).min()
+        peers.chain(retry).chain(leave).chain(self.leases.deadline()).min()
     }
 
     fn follow(&mut self, cluster: &ClusterName, saved: Option<Saved>, now: Instant) {
@@ -215,12 +232,12 @@ impl Session {
                 |link| self.clusters.values().filter(|followed| followed.confirmed == Some(link)).count();
             let spare = if carries(newer) >= carries(older) { older } else { newer };
             self.effects.push(Effect::Close { link: spare });
-            self.forget(spare);
+            self.forget(spare, now);
         }
     }
 
     fn lose(&mut self, link: LinkId, reason: &str, now: Instant) {
-        let Some(peer) = self.forget(link) else { return };
+        let Some(peer) = self.forget(link, now) else { return };
         if !self.has_fresh_peer() {
             let delay = self.servers.delay(&mut self.random);
             self.retry_at = now + delay;
@@ -235,22 +252,41 @@ impl Session {
         }
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, now: Instant) {
         self.stopped = true;
         for link in self.peers.iter().map(|peer| peer.link).collect::<Vec<_>>() {
             self.effects.push(Effect::Close { link });
-            self.forget(link);
+            self.forget(link, now);
         }
     }
 
-    /// Takes a link out. What it kept up to date is as old as its last message.
-    fn forget(&mut self, link: LinkId) -> Option<Peer> {
+    /// Takes a link out. What it kept up to date is as old as its last message; an older link that is still there takes that
+    /// up again, beginning with what is held, for what it said meanwhile did not count.
+    fn forget(&mut self, link: LinkId, now: Instant) -> Option<Peer> {
         let at = self.peers.iter().position(|peer| peer.link == link)?;
         let peer = self.peers.remove(at);
-        for followed in self.clusters.values_mut() {
+        let older: Vec<LinkId> =
+            self.peers.iter().map(|peer| peer.link).filter(|other| *other < link).collect();
+        let mut taken_up = Vec::new();
+        for (cluster, followed) in &mut self.clusters {
+            if followed.source == Some(link) {
+                taken_up.extend(older.iter().map(|older| (*older, cluster.clone())));
+            }
             followed.lost(link, peer.heard);
         }
+        for (older, cluster) in taken_up {
+            if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == older) {
+                peer.talk(&cluster).awaits = Awaits::Answer;
+            }
+            self.ask(older, &cluster, false, now);
+        }
         Some(peer)
+    }
+
+    /// The link that leases are kept on: the newest that is not being left, else the newest, of those whose servers know leases.
+    fn link_in_use(&self) -> Option<LinkId> {
+        let knowing = self.peers.iter().filter(|peer| peer.protocol >= jcm_proto::LEASES_SINCE);
+        knowing.max_by_key(|peer| (peer.leaving.is_none(), peer.link)).map(|peer| peer.link)
     }
 
     fn has_fresh_peer(&self) -> bool {
@@ -305,7 +341,7 @@ impl Session {
         };
         for link in self.peers.iter().filter(done).map(|peer| peer.link).collect::<Vec<_>>() {
             self.effects.push(Effect::Close { link });
-            self.forget(link);
+            self.forget(link, now);
         }
     }
 
@@ -323,8 +359,11 @@ impl Session {
                 if followed.source.is_some_and(|source| source > peer.link) {
                     // A newer link answered meanwhile.
                     talk.answered();
-                } else if talk.unsure || talk.full || !matches!(followed.held, Held::View { .. }) {
-                    again.push((peer.link, cluster.clone(), talk.full));
+                } else if talk.unsure
+                    || talk.awaits == Awaits::View
+                    || !matches!(followed.held, Held::View { .. })
+                {
+                    again.push((peer.link, cluster.clone(), talk.awaits == Awaits::View));
                 } else {
                     talk.answered();
                     followed.confirmed_by(peer.link, peer.stale, now);

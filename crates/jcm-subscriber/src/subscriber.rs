@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jcm_model::{ClusterName, Invalid};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,9 +13,12 @@ use crate::cluster::Cluster;
 use crate::core::Core;
 use crate::disk::{self, Disk};
 use crate::driver::{Command, Driver};
+use crate::me::Me;
 use crate::outlier::Outliers;
 use crate::policy::Policy;
+use crate::registration::{RegisterError, RegistrationBuilder, RegistrationStatus};
 use crate::servers::{self, Server, Servers};
+use crate::session::leases::{LeaseEvent, Wanted};
 #[cfg(feature = "testing")]
 use crate::world::World;
 
@@ -53,7 +56,10 @@ enum Source {
     Driver(mpsc::Sender<Command>),
     /// A test.
     #[cfg(feature = "testing")]
-    Fakes(std::collections::HashMap<ClusterName, Arc<Core>>),
+    Fakes {
+        cores: std::collections::HashMap<ClusterName, Arc<Core>>,
+        registrations: crate::testing::Registrations,
+    },
 }
 
 impl Source {
@@ -66,7 +72,7 @@ impl Source {
         let commands = match self {
             Self::Driver(commands) => commands,
             #[cfg(feature = "testing")]
-            Self::Fakes(cores) => {
+            Self::Fakes { cores, .. } => {
                 let unknown = || Arc::new(Core::new(cluster.clone(), Arc::default(), World::fake()));
                 return Ok(cores.get(cluster).cloned().unwrap_or_else(unknown));
             }
@@ -89,13 +95,55 @@ impl Shared {
         let stopped = CancellationToken::new();
         let named = |core: Arc<Core>| (core.view().name.clone(), core);
         Arc::new(Self {
-            source: Source::Fakes(cores.into_iter().map(named).collect()),
+            source: Source::Fakes {
+                cores: cores.into_iter().map(named).collect(),
+                registrations: crate::testing::Registrations::default(),
+            },
             tasks: TaskTracker::new(),
             ended: stopped.clone(),
             stopped,
             snapshot_dir: None,
             ready_timeout: Duration::ZERO,
         })
+    }
+
+    pub(crate) fn ready_timeout(&self) -> Duration {
+        self.ready_timeout
+    }
+
+    /// Keeps the program registered as long as the receiver lives.
+    pub(crate) async fn register(
+        &self,
+        wanted: Wanted,
+    ) -> Result<watch::Receiver<RegistrationStatus>, RegisterError> {
+        match &self.source {
+            Source::Driver(commands) => {
+                let stopped = RegisterError::Stopped { cluster: wanted.cluster.clone() };
+                let (reply, answer) = oneshot::channel();
+                if commands.send(Command::Register { wanted, reply }).await.is_err() {
+                    return Err(stopped);
+                }
+                answer.await.unwrap_or(Err(stopped))
+            }
+            #[cfg(feature = "testing")]
+            Source::Fakes { registrations, .. } => Ok(registrations.register(&wanted)),
+        }
+    }
+
+    /// Says something of a registration. Whoever waits for what comes of it learns that everything has stopped.
+    pub(crate) async fn tell_leases(&self, event: LeaseEvent) {
+        match &self.source {
+            Source::Driver(commands) => {
+                let _ = commands.send(Command::Lease(event)).await;
+            }
+            #[cfg(feature = "testing")]
+            Source::Fakes { registrations, .. } => registrations.take(&event),
+        }
+    }
+
+    /// Whether nothing is published any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
     }
 
     /// Cancelled when nothing is published any more.
@@ -214,8 +262,27 @@ impl Subscriber {
         }
     }
 
+    /// Starts describing a registration of this program as a node of a cluster.
+    ///
+    /// ```no_run
+    /// # async fn run(jcm: jcm_subscriber::Subscriber) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use jcm_subscriber::Me;
+    ///
+    /// let me = jcm.register("orders", Me::new().port("http", 8080)).start().await?;
+    /// // … bind, warm up …
+    /// me.ready().await?;
+    /// // … serve …
+    /// me.leave(Duration::from_secs(5)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn register(&self, cluster: impl Into<String>, me: Me) -> RegistrationBuilder {
+        RegistrationBuilder::new(Arc::clone(&self.shared), cluster.into(), me)
+    }
+
     /// Stops the background tasks and waits until they are gone and the last views are on disk, at most 5 seconds.
-    /// Handles of clusters can still be picked from; they stay what they are.
+    /// Handles of clusters can still be picked from; they stay what they are. Registrations that were not left lapse.
     pub async fn shutdown(self) {
         self.shared.stopped.cancel();
         self.shared.tasks.close();

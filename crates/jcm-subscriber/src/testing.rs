@@ -33,10 +33,14 @@
 //!
 //! Where a program subscribes by itself, give it a [`subscriber`] of fakes.
 //!
+//! What such a program registers, stands at once and goes when it is left; no cluster shows it.
+//!
 //! Wrong use, like a node that is not there, panics and says what there is.
 
 mod fake;
 mod node;
+mod registrations;
 
 pub use fake::{FakeCluster, subscriber};
 pub use node::FakeNode;
+pub(crate) use registrations::Registrations;

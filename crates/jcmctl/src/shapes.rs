@@ -83,6 +83,36 @@ pub(crate) struct Node {
     pub routable: bool,
     pub reason: Option<String>,
     pub since: Option<String>,
+    pub lease: Option<Lease>,
+}
+
+/// What keeps a node there that a program registered.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Lease {
+    pub id: String,
+    pub ttl: String,
+    pub renewed: Option<Renewed>,
+}
+
+/// The last renewal that the server knows of.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Renewed {
+    pub ms_ago: f64,
+    pub through: String,
+}
+
+impl Lease {
+    /// On one line, with the last renewal.
+    pub(crate) fn text(&self) -> String {
+        let Self { id, ttl, renewed } = self;
+        let renewed = renewed.as_ref().map_or_else(
+            || "no renewal is known".to_owned(),
+            |Renewed { ms_ago, through }| format!("renewed {ms_ago} ms ago through {through}"),
+        );
+        format!("{id}, {ttl}, {renewed}")
+    }
 }
 
 impl Node {
@@ -190,6 +220,7 @@ pub(crate) struct Why {
     pub needs: Vec<String>,
     pub last_turn: Option<LastTurn>,
     pub suspended: Value,
+    pub lease: Option<Lease>,
     pub note: Option<String>,
 }
 

@@ -5,6 +5,9 @@
 mod harness;
 
 mod bare;
+#[path = "../suite/keeper.rs"]
+#[expect(dead_code, reason = "the suite does more with it")]
+mod keeper;
 mod load;
 mod lookout;
 mod programs;
@@ -16,6 +19,7 @@ mod rows {
     mod answers;
     mod disk;
     mod flapping;
+    mod leases;
     mod network;
     mod nodes;
     mod push;

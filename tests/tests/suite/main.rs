@@ -11,6 +11,7 @@ mod grpc;
 mod nodes;
 
 mod fleet;
+mod leases;
 mod probes;
 mod protocols;
 mod routing;
@@ -21,6 +22,7 @@ mod integrations;
 mod long_poll;
 mod pick;
 mod push;
+mod registration;
 
 mod classic;
 mod classic_calls;
@@ -37,4 +39,5 @@ mod streams;
 mod check_run;
 mod checked;
 mod fixtures;
+mod keeper;
 mod refusal;

@@ -22,7 +22,12 @@ fn a_policy_out_of_range_is_refused_with_the_range() {
         (r#"{"kind":"http","expect":"300-200"}"#, "statuses"),
         (r#"{"kind":"http","expect":"+200"}"#, "statuses"),
         (r#"{"kind":"script"}"#, "unknown variant"),
-        (r#"{"kind":"lease"}"#, "cannot be carried out"),
+        (
+            r#"{"kind":"lease","interval":"1s"}"#,
+            "interval: `lease` checks do not have it, only those of kind tcp, http, https, grpc",
+        ),
+        (r#"{"kind":"lease","path":"/"}"#, "path"),
+        (r#"{"kind":"lease","port":"http"}"#, "port"),
         (r#"{"kind":"http","method":"POST"}"#, "unknown variant `POST`"),
         (r#"{"kind":"http","host":"a\r\nCookie: x"}"#, "no host"),
         (r#"{"kind":"http","body_contains":""}"#, "body_contains"),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jcm_health::ring::Place;
-use jcm_model::{Cluster, ClusterName, Node, NodeId, ServerId, Timestamp};
+use jcm_model::{CheckKind, Cluster, ClusterName, Node, NodeId, ServerId, Timestamp};
 use tracing::debug;
 
 use super::Checker;
@@ -60,15 +60,16 @@ impl Checker {
     /// Takes the node over, keeps it or lets it go, as its turn is.
     pub(super) fn assess(&mut self, cluster: &Cluster, node: &Node) {
         if !cluster.is_checked() {
-            self.records.forget(&cluster.name, &node.id);
+            self.forget(&cluster.name, &node.id);
             return;
         }
         let held = self.views.judged(&cluster.name, &node.id);
         let stamp = held.as_ref().map(|held| &held.stamp);
-        let is_checked = self.records.key(&cluster.name, &node.id).is_some();
+        let is_checked = self.records.key(&cluster.name, &node.id).is_some()
+            || self.leased.contains(&cluster.name, &node.id);
         let place = Place::of(&cluster.name, &node.id);
         if !self.duty.is_mine(place, cluster.check.interval, stamp, is_checked) {
-            self.records.forget(&cluster.name, &node.id);
+            self.forget(&cluster.name, &node.id);
             return;
         }
         if !is_checked && self.duty.ring().owner(&cluster.name, &node.id).is_some_and(|id| *id != self.server)
@@ -76,7 +77,13 @@ impl Checker {
             self.shown.takeovers.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("jcm_takeovers_total").increment(1);
         }
-        self.records.keep(cluster, node, || held);
+        if cluster.check.kind == CheckKind::Lease {
+            self.records.forget(&cluster.name, &node.id);
+            self.leased.keep(cluster, node, held, Instant::now());
+        } else {
+            self.leased.forget(&cluster.name, &node.id);
+            self.records.keep(cluster, node, || held);
+        }
     }
 
     pub(super) fn assess_by_name(&mut self, cluster: &ClusterName, node: &NodeId) {
@@ -89,8 +96,9 @@ impl Checker {
 
     /// Says how many nodes are checked here.
     pub(super) fn count(&self) {
-        self.shown.owned.store(self.records.len(), Ordering::Relaxed);
-        metrics::gauge!("jcm_nodes_checked").set(u32::try_from(self.records.len()).unwrap_or(u32::MAX));
+        let count = self.records.len() + self.leased.len();
+        self.shown.owned.store(count, Ordering::Relaxed);
+        metrics::gauge!("jcm_nodes_checked").set(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     /// Notes on the board which verdicts are the last ones of a server that is not heard, or no longer so.

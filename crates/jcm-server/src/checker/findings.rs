@@ -16,7 +16,8 @@ use crate::peers::Said;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Findings {
     pub(crate) vantages: Vec<Vantage>,
-    pub(crate) thresholds: Thresholds,
+    /// `None`: nothing is probed.
+    pub(crate) thresholds: Option<Thresholds>,
     pub(crate) last_turn: Option<LastTurn>,
     /// The verdict stays because the node flaps, if it does.
     #[serde(default)]
@@ -107,7 +108,7 @@ impl Findings {
         let needs = record.judge.needs(&record.check).iter().map(ToString::to_string).collect();
         Self {
             vantages,
-            thresholds: Thresholds::of(record),
+            thresholds: Some(Thresholds::of(record)),
             last_turn: record.last_turn(),
             needs,
             held,

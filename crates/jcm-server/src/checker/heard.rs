@@ -85,6 +85,7 @@ impl Checker {
                 self.assess_by_name(cluster, node);
                 if judged.stamp.server != self.server {
                     self.records.overrule(cluster, node, judged);
+                    self.leased.overrule(cluster, node, judged);
                 }
             }
         }

@@ -15,6 +15,9 @@ use crate::views::Verdicts;
 
 impl Checker {
     pub(super) fn findings(&self, cluster: &ClusterName, node: &NodeId) -> Option<Findings> {
+        if let Some(findings) = self.leased.findings(cluster, node, &self.server) {
+            return Some(findings);
+        }
         let key = self.records.key(cluster, node)?;
         let record = self.records.by_key(key)?;
         Some(Findings::of(record, &self.server, self.doubt.vouched(key), self.doubt.suspended()))
@@ -109,14 +112,14 @@ impl Checker {
         } else {
             return;
         };
-        let stamp = self.stamps.next(&self.duty, &self.views, record);
+        let stamp = self.stamps.next(&self.duty, &self.views, (&record.cluster, &record.node));
         let judged = judged(stamp, record, since);
         turned.entry(record.cluster.clone()).or_default().push((record.node.clone(), judged));
     }
 }
 
 /// The time for people, as precise as it is told to other servers: whichever is asked, it shows the same.
-fn wall_clock() -> Timestamp {
+pub(super) fn wall_clock() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }

@@ -37,7 +37,11 @@ pub(super) async fn post(State(app): State<App>, body: Body) -> Result<Response,
         let held = app.catalog.cluster(&name);
         let spec = take::cluster(&name, &posted, held.as_deref())?;
         let precondition = if attempt < POST_ATTEMPTS_MAX {
-            Precondition { revision: held.as_ref().map(|held| held.revision), absent: held.is_none() }
+            Precondition {
+                revision: held.as_ref().map(|held| held.revision),
+                absent: held.is_none(),
+                ..Precondition::default()
+            }
         } else {
             Precondition::default()
         };

@@ -150,6 +150,7 @@ fn node(spec: &Spec, posted: &PostedNode, held: Option<(&Cluster, &Node)>) -> Re
             online: Some(false),
             draining: None,
             labels: Pairs::default(),
+            lease: None,
         },
     };
     let same_ports = held.is_some_and(|(cluster, node)| {

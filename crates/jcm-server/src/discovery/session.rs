@@ -24,11 +24,18 @@ use tracing::{debug, info};
 
 use super::servers::Servers;
 use crate::app::App;
+use crate::leases::Kept;
 use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, Counted, HEARTBEAT, LEAVE_MAX, WATCH_HEARTBEAT};
 use crate::views::{EventKind, Held, Inbox, Subscriber, Watching, general};
 
 /// Requests that are read before others have a turn: a program that starts follows some tens of clusters.
 const REQUESTS_A_TURN: usize = 64;
+
+/// Leases in one message of a client: with the longest names they fit what a request may be.
+const KEPT_MAX: usize = 128;
+
+/// Lost leases that wait to be told.
+const LOST_MAX: usize = 1024;
 
 /// One subscriber's stream.
 pub(super) struct Session {
@@ -44,6 +51,8 @@ pub(super) struct Session {
     /// Messages that belong to no cluster, and are sent before all others. There are five kinds of them, each of which waits
     /// here once at most.
     general: VecDeque<Bytes>,
+    /// Leases that the client keeps and that are not there: it is told in one message.
+    lost: Vec<watch_response::LostLease>,
     /// Clusters that are told of now, and those that are to be told of next.
     telling: Vec<u32>,
     changed: Vec<u32>,
@@ -103,6 +112,7 @@ impl Session {
             standing: Standing::Unknown { until },
             watched: Slab::new(),
             general: VecDeque::new(),
+            lost: Vec::new(),
             telling: Vec::new(),
             changed: Vec::new(),
             gathering_until: now,
@@ -141,6 +151,11 @@ impl Session {
             }
             if !self.general.is_empty() {
                 continue;
+            }
+            if !self.lost.is_empty() {
+                let leases = std::mem::take(&mut self.lost);
+                let lost = watch_response::Event::Lost(watch_response::Lost { leases });
+                return Poll::Ready(Some(general(lost)));
             }
             if let Some(event) = self.tell(now) {
                 return Poll::Ready(Some(event));
@@ -208,8 +223,24 @@ impl Session {
                 }
                 Ok(())
             }
+            Some(Request::Keep(keep)) => self.keep(keep),
             None => Err(Status::unimplemented("a request that this server does not know")),
         }
+    }
+
+    /// The client keeps these leases.
+    fn keep(&mut self, keep: watch_request::Keep) -> Result<(), Status> {
+        let count = keep.held.len();
+        if count > KEPT_MAX {
+            let text = format!("{count} leases in one message, the limit is {KEPT_MAX}");
+            return Err(Status::invalid_argument(text));
+        }
+        let kept: Result<Vec<Kept>, _> = keep.held.into_iter().map(Kept::try_from).collect();
+        let kept = kept.map_err(|error| Status::invalid_argument(format!("keep: {}", chain(&error))))?;
+        let lost = self.app.peers.leases().keep(kept, &self.app.views.snapshot(), std::time::Instant::now());
+        // Who does not read what it lost is told again with its next word.
+        self.lost.extend(lost.into_iter().take(LOST_MAX.saturating_sub(self.lost.len())));
+        Ok(())
     }
 
     fn greet(&mut self, hello: &watch_request::Hello) -> Result<(), Status> {
@@ -406,4 +437,9 @@ impl http_body::Body for Session {
 
 fn to_u32(key: usize) -> u32 {
     u32::try_from(key).expect("a stream has a thousand clusters at most")
+}
+
+/// An error with what led to it.
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use futures_util::future::join_all;
-use jcm_model::{ServerId, Timestamp};
+use jcm_model::{CheckKind, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;
@@ -85,6 +85,11 @@ pub(super) async fn post(
     let Some(node) = cluster.node(&id) else {
         return Err(jcm_model::Refusal::NoNode { cluster: name, node: id }.into());
     };
+    if cluster.check.kind == CheckKind::Lease {
+        let detail =
+            format!("the nodes of cluster `{name}` renew leases, so there is nothing to probe: ask `why`");
+        return Err(Problem::invalid(detail));
+    }
     if !cluster.is_checked() {
         let detail =
             format!("cluster `{name}` has no check, so there is nothing to probe its nodes for; give it one");

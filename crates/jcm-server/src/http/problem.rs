@@ -109,6 +109,8 @@ impl From<Refusal> for Problem {
                 Self::new(StatusCode::PRECONDITION_FAILED, "CONDITION", detail)
                     .with("found", found.map(|revision| revision.0))
             }
+            Refusal::Lease { found, .. } => Self::new(StatusCode::PRECONDITION_FAILED, "LEASE", detail)
+                .with("found", found.map(|lease| lease.to_string())),
             Refusal::Clash { other, .. } => {
                 Self::new(StatusCode::CONFLICT, "CLASH", detail).with("other", other.as_str())
             }

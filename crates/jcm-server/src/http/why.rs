@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Json, Response};
-use jcm_model::{ClusterName, NodeId, ServerId};
+use jcm_model::{ClusterName, Lease, NodeId, ServerId};
 use serde_json::json;
 
 use super::Problem;
@@ -12,7 +12,7 @@ use super::request::{InNode, Params, ReadParams};
 use super::ring;
 use super::view::fetch;
 use crate::app::App;
-use crate::checker::Findings;
+use crate::checker::{Findings, milliseconds};
 use crate::definitions::caught_up;
 
 /// How long the server that checks a node may take to answer what it found.
@@ -39,7 +39,11 @@ pub(super) async fn get(
     let held = findings.as_ref().and_then(|findings| findings.held.as_ref());
     let reason = [route.reason.map(|reason| reason.to_string()), held.map(|held| held.reason.clone())];
     let reason = reason.into_iter().flatten().reduce(|one, other| format!("{one}, {other}"));
-    let findings = findings.map_or_else(|| json!({ "vantages": [], "thresholds": {} }), |found| json!(found));
+    let mut findings = findings.map_or_else(|| json!({ "vantages": [] }), |found| json!(found));
+    if findings["thresholds"].is_null() {
+        findings["thresholds"] = json!({});
+    }
+    let lease = node.attributes.lease().map(|lease| lease_now(&app, &name, &id, lease));
     Ok(Json(json!({
         "cluster": name,
         "node": id,
@@ -59,6 +63,7 @@ pub(super) async fn get(
         "needs": findings["needs"],
         "last_turn": findings["last_turn"],
         "held": findings["held"],
+        "lease": lease,
         "suspended": findings["suspended"],
         "note": note,
         "protection": {
@@ -69,6 +74,16 @@ pub(super) async fn get(
         },
     }))
     .into_response())
+}
+
+/// The node's lease, and its last renewal as far as this server knows: all of them are told of every one.
+fn lease_now(app: &App, cluster: &ClusterName, node: &NodeId, lease: &Lease) -> serde_json::Value {
+    let renewal = app.peers.leases().renewal(cluster, node).filter(|renewal| renewal.lease == lease.id());
+    let mut shown = json!(lease);
+    shown["renewed"] = json!(renewal.map(|renewal| {
+        json!({ "ms_ago": milliseconds(renewal.at.elapsed()).round(), "through": renewal.through })
+    }));
+    shown
 }
 
 /// What the owner found of the node, so that every server answers alike; and where it cannot be asked, why.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jcm_model::{ServerId, StoreId};
 use jcm_proto::v1::peers_client::PeersClient;
@@ -24,7 +24,7 @@ use super::line::{Client, Line};
 use super::parcel::{self, MESSAGE_BYTES_MAX};
 use super::stock::Stock;
 use super::token::{Bearer, Token};
-use super::{Heard, SERVERS_MAX, SILENT_AFTER, Shared, Standing};
+use super::{Heard, SERVERS_MAX, SILENT_AFTER, Shared, Standing, renewed};
 use crate::pause::Pulse;
 
 /// Time to connect and be welcomed, names looked up included.
@@ -269,6 +269,7 @@ impl Listening<'_> {
                     Some((ServerId::parse(&hears.server).ok()?, Duration::from_millis(hears.age_ms)))
                 });
                 let standing = Standing { suspended, draining };
+                self.connection.shared.leases.contact(&server, Instant::now());
                 self.word(Word::Told { server, standing, hears: hears.collect() }).await?;
                 self.catch_up()
             }
@@ -281,6 +282,10 @@ impl Listening<'_> {
                 self.compare(digests).await
             }
             Some(Event::Welcome(_)) => Err(End::Unreadable("`welcome` comes once, first".to_owned())),
+            Some(Event::Renewals(renewals)) => {
+                self.connection.shared.leases.hear(&server, &renewed::open(renewals, Instant::now()));
+                self.word(Word::Heard(server)).await
+            }
             // Something that only a later version says.
             None => self.word(Word::Heard(server)).await,
         }

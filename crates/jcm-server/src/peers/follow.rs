@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jcm_model::{Judged, ServerId, StoreId};
 use jcm_proto::{PEER_PROTOCOLS, Protocols, v1};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tonic::{Status, Streaming};
@@ -20,7 +20,8 @@ use v1::follow_response::{self, Event};
 
 use super::stock::{Digests, Stock};
 use super::turned::Batch;
-use super::{HEARTBEAT, SERVERS_MAX, Shared, Standing, parcel};
+use super::{HEARTBEAT, SERVERS_MAX, Shared, Standing, parcel, renewed};
+use crate::leases::Renewals;
 use crate::views::Verdicts;
 
 /// Messages between a stream's task and its connection: what changes while it is full waits in the queue of turns.
@@ -32,12 +33,16 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(3);
 /// A follower that does not read for as long is cut: it looks for another connection itself by then.
 const UNREAD_MAX: Duration = Duration::from_secs(10);
 
+/// How often renewals of leases are told: a small part of the shortest time that one lasts.
+const RENEWALS_PAUSE: Duration = Duration::from_millis(200);
+
 /// One follower's stream.
 pub(super) struct Session {
     shared: Arc<Shared>,
     stock: Arc<Stock>,
     standing: watch::Receiver<Standing>,
     turned: broadcast::Receiver<Batch>,
+    renewed: broadcast::Receiver<Arc<Renewals>>,
     sender: mpsc::Sender<Result<v1::FollowResponse, Status>>,
     /// The servers whose verdicts are sent: this one, and those that the follower cannot reach.
     servers: BTreeSet<ServerId>,
@@ -68,6 +73,7 @@ impl Session {
         Self {
             standing: shared.standing.subscribe(),
             turned: shared.turned.subscribe(),
+            renewed: shared.leases.subscribe(),
             servers: BTreeSet::from([shared.server.clone()]),
             shared,
             store: stock.store(),
@@ -94,6 +100,7 @@ impl Session {
         let stopping = self.shared.hanging_up.clone();
         let follow = async {
             let follower = self.greet(requests).await?;
+            self.send_renewals(&self.shared.leases.own()).await?;
             self.heartbeat().await?;
             self.tell_whole().await?;
             debug!(%follower, "a server follows");
@@ -109,6 +116,8 @@ impl Session {
     async fn go_on(&mut self, requests: &mut Streaming<v1::FollowRequest>) -> Result<(), End> {
         let mut heartbeats = tokio::time::interval(HEARTBEAT);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewals = tokio::time::interval(RENEWALS_PAUSE);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut digests = tokio::time::interval(self.shared.digests_pause);
         digests.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let sender = self.sender.clone();
@@ -124,6 +133,7 @@ impl Session {
                     }
                 }
                 Ok(()) = self.standing.changed() => self.heartbeat().await?,
+                _ = renewals.tick() => self.tell_renewals().await?,
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.take(request).await?,
                     Ok(None) | Err(_) => return Err(End::Closed),
@@ -239,7 +249,31 @@ impl Session {
         Ok(())
     }
 
+    /// What was renewed here up to now.
+    async fn tell_renewals(&mut self) -> Result<(), End> {
+        self.shared.leases.hand_on();
+        loop {
+            match self.renewed.try_recv() {
+                Ok(batch) => self.send_renewals(&batch).await?,
+                Err(TryRecvError::Lagged(_)) => {
+                    self.renewed = self.shared.leases.subscribe();
+                    self.send_renewals(&self.shared.leases.own()).await?;
+                }
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),
+            }
+        }
+    }
+
+    async fn send_renewals(&self, renewals: &Renewals) -> Result<(), End> {
+        for piece in renewed::pieces(renewals, Instant::now()) {
+            self.send(Event::Renewals(piece)).await?;
+        }
+        Ok(())
+    }
+
+    /// A heartbeat says also that all renewals before it were told.
     async fn heartbeat(&mut self) -> Result<(), End> {
+        self.tell_renewals().await?;
         let standing = *self.standing.borrow_and_update();
         let liveness = Arc::clone(&self.shared.liveness.borrow());
         let hears = |(server, age): (&ServerId, Duration)| follow_response::Hears {

@@ -1,10 +1,11 @@
 //! The door of the other servers: who may come in, and what each of their calls leads to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use jcm_model::{ClusterName, Head, NodeId, Revision};
+use jcm_model::{ClusterName, Head, Lease, NodeId, Revision};
+use jcm_proto::Malformed;
 use jcm_proto::discovery::store_id;
 use jcm_proto::v1::{self, peers_server};
 use tokio::sync::mpsc;
@@ -93,6 +94,23 @@ impl peers_server::Peers for Service {
         let answers = answers.into_iter().map(Into::into).collect();
         let suspended = self.shared.standing.borrow().suspended;
         Ok(Response::new(v1::ProbeResponse { answers, suspended }))
+    }
+
+    async fn holds(&self, request: Request<v1::HoldsRequest>) -> Result<Response<v1::HoldsResponse>, Status> {
+        let asked = request.into_inner().leases;
+        if asked.len() > QUESTIONS_MAX {
+            let text = format!("{} questions, the limit is {QUESTIONS_MAX}", asked.len());
+            return Err(Status::invalid_argument(text));
+        }
+        let now = Instant::now();
+        let held = |asked: v1::holds_request::Asked| -> Result<bool, Malformed> {
+            let lease = Lease::try_from(v1::Lease { id: asked.lease, ttl_ms: asked.ttl_ms })?;
+            let (cluster, node) = (ClusterName::parse(&asked.cluster)?, NodeId::parse(&asked.node)?);
+            Ok(self.shared.leases.holds(&cluster, &node, &lease, now))
+        };
+        let held: Result<Vec<bool>, Malformed> = asked.into_iter().map(held).collect();
+        let held = held.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(v1::HoldsResponse { held }))
     }
 
     async fn findings(

@@ -305,8 +305,14 @@ async fn a_write_and_questions_reach_the_server_that_is_asked() {
         precondition: Precondition::default(),
     };
     let operation = OperationId(uuid::Uuid::new_v4());
-    let write =
-        Write { operation, fingerprint: 7, principal: "test".to_owned(), wishes: vec![wish], prune: false };
+    let write = Write {
+        operation,
+        fingerprint: 7,
+        principal: "test".to_owned(),
+        wishes: vec![wish],
+        prune: false,
+        epoch: None,
+    };
     let patience = Patience { without_a_sign: WITHIN, in_all: WITHIN };
     let written = s1.peers.forward(&id("s2"), &write, patience).await.unwrap().unwrap();
     assert!(written.created && written.operation == operation);

@@ -114,6 +114,15 @@ impl Batch {
         self.settled.iter().map(|settled| settled.queued.deadline).max()
     }
 
+    /// The epoch that it is for the leader of alone, where something of it is: the earliest, which is over first.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        self.settled
+            .iter()
+            .filter(|settled| settled.standing == Standing::Committing)
+            .filter_map(|settled| settled.queued.write.epoch)
+            .min()
+    }
+
     /// How many writes have something to commit.
     pub(super) fn committing(&self) -> usize {
         self.settled.iter().filter(|settled| settled.standing == Standing::Committing).count()

@@ -15,7 +15,7 @@ use super::{Fate, WRITE_DEADLINE, Write, WriteError};
 use group::{Group, Link, Server, add, one, put};
 
 fn if_match(revision: Revision) -> Precondition {
-    Precondition { revision: Some(revision), absent: false }
+    Precondition { revision: Some(revision), ..Precondition::default() }
 }
 
 fn held(server: &Server, cluster: &str) -> Option<String> {
@@ -48,7 +48,7 @@ async fn a_leader_that_carries_a_write_out_and_does_not_answer_leads_to_no_secon
     let group = Group::start(2).await;
     let (leader, follower) = (group.server(0), group.server(1));
     follower.links.set(&leader.id, Link::Mute);
-    let write = put("a", 1, Precondition { revision: None, absent: true });
+    let write = put("a", 1, Precondition { absent: true, ..Precondition::default() });
     let written = follower.registry.write(write.clone()).await.unwrap();
     assert!(written.created);
     assert_eq!(group.log().await.get(&write.operation), Some(&1));
@@ -162,7 +162,7 @@ async fn an_unknown_outcome_is_found_out_by_the_operation() {
     let server = group.server(0);
     for outcome in [Outcome::UnknownApplied, Outcome::UnknownLost] {
         group.faults.fail_next_commit(outcome);
-        let write = put("a", 1, Precondition { revision: None, absent: true });
+        let write = put("a", 1, Precondition { absent: true, ..Precondition::default() });
         let written = server.registry.write(write.clone()).await.unwrap();
         assert!(written.created, "{outcome:?}");
         assert_eq!(group.log().await.get(&write.operation), Some(&1), "{outcome:?}");
@@ -230,7 +230,7 @@ async fn a_write_that_was_worked_out_before_a_restore_is_worked_out_again_after_
 #[tokio::test]
 async fn a_repetition_through_any_server_finds_the_first_result() {
     let group = Group::start(3).await;
-    let write = put("a", 1, Precondition { revision: None, absent: true });
+    let write = put("a", 1, Precondition { absent: true, ..Precondition::default() });
     let first = group.server(1).registry.write(write.clone()).await.unwrap();
     for server in &group.servers {
         for link in [Link::Well, Link::Refusing] {

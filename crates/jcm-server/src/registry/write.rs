@@ -22,6 +22,9 @@ pub(crate) struct Write {
     pub(crate) wishes: Vec<Wish>,
     /// Whether clusters that no wish names shall be gone.
     pub(crate) prune: bool,
+    /// Only for the leader of this epoch to carry out. It is asked of no other server.
+    #[serde(skip)]
+    pub(crate) epoch: Option<u64>,
 }
 
 /// One cluster's part of a write.
@@ -115,7 +118,14 @@ impl Write {
         };
         let mut digest = Digest(Xxh3::new());
         serde_json::to_writer(&mut digest, &(&wishes, prune)).expect("a write is JSON");
-        Self { operation, fingerprint: digest.0.digest(), principal: principal.to_owned(), wishes, prune }
+        Self {
+            operation,
+            fingerprint: digest.0.digest(),
+            principal: principal.to_owned(),
+            wishes,
+            prune,
+            epoch: None,
+        }
     }
 }
 

@@ -212,8 +212,15 @@ impl Writer {
         self.load.submitted();
         metrics::histogram!("jcm_commit_mutations")
             .record(u32::try_from(transaction.entries.len()).unwrap_or(u32::MAX));
-        let committed =
-            timeout_at(deadline.into(), self.store.commit(Arc::clone(&transaction), batch.head)).await;
+        let store = &self.store;
+        let submitted = async {
+            let transaction = Arc::clone(&transaction);
+            match batch.epoch() {
+                Some(epoch) => store.commit_as_leader(transaction, batch.head, epoch).await,
+                None => store.commit(transaction, batch.head).await,
+            }
+        };
+        let committed = timeout_at(deadline.into(), submitted).await;
         let committed = committed.unwrap_or_else(|_| {
             Err(CommitError::Unknown { reason: "the store did not answer in time".to_owned() })
         });
@@ -250,6 +257,13 @@ impl Writer {
                 self.wait_on(batch.settled, |settled| settled.queued.stage.submitted_on());
                 let pause = self.pace.failed(false).max(PAUSE);
                 let _ = tokio::time::timeout(pause, self.catalog.reached(batch.head.revision.next())).await;
+            }
+            Err(error @ CommitError::Fenced { .. }) => {
+                // Nothing of it is there. What others asked for is tried again without what was for the leader alone.
+                let (fenced, others): (Vec<_>, Vec<_>) =
+                    batch.settled.into_iter().partition(|settled| settled.queued.write.epoch.is_some());
+                self.wait_on(others, |settled| settled.before);
+                refuse(fenced, batch.head, || WriteError::unavailable(error.to_string()));
             }
             Err(CommitError::TooLarge { size_bytes, limit_bytes }) => {
                 self.split(batch, || WriteError::TooLarge { size_bytes, limit_bytes });

@@ -17,6 +17,7 @@ use super::draft::{Draft, Write, draft};
 use super::fetch;
 use super::inner::{Bound, Committed, Inner};
 use super::layout::{IDENTITY, block_of};
+use super::membership::EPOCH;
 use super::mirror::Before;
 use super::session::{CallError, Line};
 use super::stored::Head;
@@ -36,6 +37,8 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 /// The operations of a request that come before those of the draft.
 const AT_IDENTITY: usize = 0;
 const AT_HEAD: usize = 1;
+/// Only where a commit is for the leader alone. No other operation behind the head has a version to be wrong about.
+const AT_EPOCH: usize = 2;
 
 /// What a commit is worked out on.
 struct Base {
@@ -56,6 +59,7 @@ impl Inner {
         &self,
         transaction: Arc<Transaction>,
         on: jcm_model::Head,
+        epoch: Option<u64>,
     ) -> Result<(), CommitError> {
         let expected = on.revision;
         let begun = Instant::now();
@@ -75,7 +79,7 @@ impl Inner {
             }
             draft.writes.push(Write::Create { path: layout.change(last), data: submission.record.clone() });
             draft.refuse_oversized(self.root_bytes)?;
-            match self.submit(&base, &draft, last, &submission.record, answer_due).await {
+            match self.submit(&base, &draft, last, (&submission.record, epoch), answer_due).await {
                 Ok(head) => {
                     self.publish(Committed {
                         on,
@@ -93,6 +97,9 @@ impl Inner {
                     return self.resolve(&base, &submission, deadline, reason).await;
                 }
                 Err(CallError::Refused(refusal)) => {
+                    if let (Some(epoch), true) = (epoch, is_over(&refusal)) {
+                        return Err(CommitError::Fenced { epoch });
+                    }
                     match self.judge_refusal(&base, refusal, expected, deadline).await {
                         Refused::Again if Instant::now() < answer_due => {}
                         Refused::Again => return Err(unavailable("the head was written all the time")),
@@ -186,7 +193,7 @@ impl Inner {
         base: &Base,
         draft: &Draft,
         last: Revision,
-        record: &[u8],
+        (record, epoch): (&[u8], Option<u64>),
         deadline: Instant,
     ) -> Result<Head, CallError<zk::MultiWriteError>> {
         let (recent, data) = base.head.next(last, record);
@@ -198,6 +205,10 @@ impl Inner {
                 let mut writer = client.new_multi_writer();
                 writer.add_check_version(IDENTITY, base.bound.version)?;
                 add_head(&mut writer, &path, &data, base.head.version)?;
+                if let Some(epoch) = epoch {
+                    // One that is no version is none that anybody begins.
+                    writer.add_check_version(EPOCH, i32::try_from(epoch).unwrap_or(i32::MAX))?;
+                }
                 for write in &draft.writes {
                     match write {
                         Write::Create { path, data } => writer.add_create(path, data, &options)?,
@@ -364,6 +375,17 @@ impl Inner {
 }
 
 /// Writes the head on condition of its version. The version -1 would be no condition the next time: it is skipped.
+/// Whether another leader has begun a later epoch.
+fn is_over(refusal: &zk::MultiWriteError) -> bool {
+    matches!(
+        refusal,
+        zk::MultiWriteError::OperationFailed {
+            index: AT_EPOCH,
+            source: zk::Error::BadVersion | zk::Error::NoNode
+        }
+    )
+}
+
 fn add_head(
     writer: &mut zk::MultiWriter<'_>,
     path: &str,

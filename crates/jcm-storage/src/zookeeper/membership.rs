@@ -111,11 +111,6 @@ impl ZooKeeperMembership {
         Self { shared, session, session_timeout }
     }
 
-    /// The epoch in which this server leads, as far as it can be sure now.
-    pub(super) fn leads_in(&self) -> Option<u64> {
-        self.shared.leads_in()
-    }
-
     /// Why this server is not known yet.
     fn describe(&self) -> String {
         match self.session.contact().borrow().line {
@@ -183,5 +178,9 @@ impl Membership for ZooKeeperMembership {
 
     fn leads(&self) -> bool {
         self.shared.leads_in().is_some()
+    }
+
+    fn leads_in(&self) -> Option<u64> {
+        self.shared.leads_in()
     }
 }

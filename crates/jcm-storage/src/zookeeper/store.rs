@@ -65,7 +65,18 @@ impl Store for ZooKeeperStore {
     /// In a task of its own, so that it goes on when nobody waits for it.
     async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError> {
         let inner = Arc::clone(&self.inner);
-        let commit = self.tasks.spawn(async move { inner.commit(transaction, expected).await });
+        let commit = self.tasks.spawn(async move { inner.commit(transaction, expected, None).await });
+        commit.await.unwrap_or_else(|error| Err(CommitError::Unknown { reason: error.to_string() }))
+    }
+
+    async fn commit_as_leader(
+        &self,
+        transaction: Arc<Transaction>,
+        expected: Head,
+        epoch: u64,
+    ) -> Result<(), CommitError> {
+        let inner = Arc::clone(&self.inner);
+        let commit = self.tasks.spawn(async move { inner.commit(transaction, expected, Some(epoch)).await });
         commit.await.unwrap_or_else(|error| Err(CommitError::Unknown { reason: error.to_string() }))
     }
 

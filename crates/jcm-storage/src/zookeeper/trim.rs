@@ -21,6 +21,7 @@ use super::inner::{Bound, Inner};
 use super::layout::{IDENTITY, block_of};
 use super::membership::{EPOCH, ZooKeeperMembership};
 use super::session::CallError;
+use crate::membership::Membership as _;
 use crate::store::{OPERATIONS_KEPT_MAX, chain};
 
 /// The pause between two trims: each costs the ensemble a transaction.

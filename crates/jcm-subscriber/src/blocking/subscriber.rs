@@ -9,6 +9,8 @@ use tokio::runtime::Handle;
 
 use crate::blocking::cluster::Cluster;
 use crate::blocking::park;
+use crate::blocking::registration::RegistrationBuilder;
+use crate::me::Me;
 use crate::outlier::Outliers;
 use crate::policy::Policy;
 use crate::subscriber::{self as inner, SubscribeError};
@@ -23,8 +25,8 @@ pub struct Subscriber {
 
 /// The thread that does the work.
 #[derive(Debug, Clone)]
-struct Background {
-    runtime: Handle,
+pub(super) struct Background {
+    pub(super) runtime: Handle,
     /// `None` once somebody joins it.
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -62,6 +64,11 @@ impl Subscriber {
     /// Starts describing the subscription of a cluster.
     pub fn cluster(&self, name: impl Into<String>) -> ClusterBuilder {
         ClusterBuilder { inner: self.inner.cluster(name), background: self.background.clone() }
+    }
+
+    /// Starts describing a registration of this program as a node of a cluster.
+    pub fn register(&self, cluster: impl Into<String>, me: Me) -> RegistrationBuilder {
+        RegistrationBuilder::new(self.inner.register(cluster, me), self.background.clone())
     }
 
     /// Stops the background thread and waits until it is gone and the last views are on disk, at most 5 seconds.

@@ -9,7 +9,7 @@ use jcm_proto::v1::watch_response::{self as wire, Event as Answer};
 use jcm_proto::{Malformed, WATCH_PROTOCOLS};
 use tracing::{info, warn};
 
-use super::peer::Talk;
+use super::peer::{Awaits, Talk};
 use super::{ACKNOWLEDGE_AFTER, ACKNOWLEDGE_SPREAD_MS, Effect, LinkId, Session};
 use crate::held::{Held, Step};
 
@@ -33,6 +33,11 @@ impl Session {
             }
             Answer::Delta(delta) => {
                 let (name, stale) = (delta.cluster.clone(), delta.stale);
+                // The first delta after a question has the whole token; others were on their way when it was asked.
+                let on_its_way = |talk: &Talk| talk.awaits == Awaits::Answer && delta.token.is_empty();
+                if ClusterName::parse(&name).is_ok_and(|name| peer.talks.get(&name).is_some_and(on_its_way)) {
+                    return;
+                }
                 self.answered(link, &name, stale, now, |held, talk| {
                     // A delta counts from what this link was told or sent; another link may have swapped the store since.
                     if talk.store == held.store() { held.apply_delta(delta) } else { Ok(Step::Misfit) }
@@ -56,6 +61,7 @@ impl Session {
                     followed.server_says(link, heartbeat.stale, now);
                 }
             }
+            Answer::Lost(lost) => self.leases.lost(&lost, now, &mut self.random, &mut self.effects),
             Answer::GoAway(go_away) => self.leave(link, &go_away.reason, now),
         }
     }
@@ -67,8 +73,11 @@ impl Session {
             return self.lose(link, &reason, now);
         }
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link == link) {
-            peer.welcome(Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
+            peer.welcome(welcome.protocol, Duration::from_millis(u64::from(welcome.heartbeat_ms)), now);
             info!(server = %peer.server, id = %quoted(&welcome.server), "connected");
+            if welcome.protocol < jcm_proto::LEASES_SINCE && !self.leases.is_empty() {
+                warn!(server = %peer.server, "this server knows no leases: registrations wait for one that does");
+            }
             self.unreachable = false;
         }
     }
@@ -121,7 +130,7 @@ impl Session {
                     self.changed.insert(cluster.clone());
                 }
             }
-            Step::Misfit if talk.full => {}
+            Step::Misfit if talk.awaits == Awaits::View => {}
             Step::Misfit => self.ask(link, &cluster, true, now),
             Step::Foreign => {
                 followed.doubted_by(link, now);

@@ -23,6 +23,8 @@ pub(super) struct Peer {
     /// When the last message came; before the first, when the link was begun.
     pub(super) heard: Instant,
     pub(super) welcomed: Option<Instant>,
+    /// The version of the protocol that is spoken; 0 before it is welcomed.
+    pub(super) protocol: u32,
     /// Since when it asks to be left.
     pub(super) leaving: Option<Instant>,
     pub(super) talks: BTreeMap<ClusterName, Talk>,
@@ -40,8 +42,7 @@ pub(super) struct Peer {
 pub(super) struct Talk {
     /// The store that the next delta counts in.
     pub(super) store: Option<StoreId>,
-    /// A full view was asked for: until it comes, what does not fit is no surprise.
-    pub(super) full: bool,
+    pub(super) awaits: Awaits,
     /// The server could not tell.
     pub(super) unsure: bool,
     /// The server was behind, and was told so.
@@ -52,6 +53,19 @@ pub(super) struct Talk {
     asked: Option<Instant>,
 }
 
+/// What a server is expected to say next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Awaits {
+    /// What counts from what it said last.
+    #[default]
+    Anything,
+    /// An answer to the last question: what counts from what it said before is on its way, and is passed over. A newer link
+    /// had taken the cluster over, so this one's word did not count meanwhile.
+    Answer,
+    /// A full view: until it comes, what does not fit is no surprise.
+    View,
+}
+
 impl Peer {
     pub(super) fn new(link: LinkId, server: Server, now: Instant) -> Self {
         Self {
@@ -60,6 +74,7 @@ impl Peer {
             begun: now,
             heard: now,
             welcomed: None,
+            protocol: 0,
             leaving: None,
             talks: BTreeMap::new(),
             stale: false,
@@ -80,7 +95,8 @@ impl Peer {
         proved
     }
 
-    pub(super) fn welcome(&mut self, heartbeat: Duration, now: Instant) {
+    pub(super) fn welcome(&mut self, protocol: u32, heartbeat: Duration, now: Instant) {
+        self.protocol = protocol;
         self.welcomed = Some(now);
         self.heartbeat = heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
         // The server could not answer before it was there.
@@ -112,7 +128,11 @@ impl Peer {
 impl Talk {
     pub(super) fn ask(&mut self, full: bool, store: Option<StoreId>, now: Instant) {
         self.store = store;
-        self.full = full;
+        self.awaits = match self.awaits {
+            _ if full => Awaits::View,
+            Awaits::Answer => Awaits::Answer,
+            Awaits::Anything | Awaits::View => Awaits::Anything,
+        };
         self.unsure = false;
         self.asked = Some(now);
     }
@@ -120,20 +140,20 @@ impl Talk {
     /// An answer that counts from nothing: later deltas count from it.
     pub(super) fn full_view_came(&mut self, store: Option<StoreId>) {
         self.store = store;
-        self.full = false;
+        self.awaits = Awaits::Anything;
     }
 
     pub(super) fn answered(&mut self) {
         self.unsure = false;
         self.corrected = false;
         self.asked = None;
-        self.full = false;
+        self.awaits = Awaits::Anything;
     }
 
     /// What it said cannot be read, so that nothing that counts from it fits what is held, until a question is answered.
     pub(super) fn unreadable(&mut self, now: Instant) {
         self.store = None;
-        self.full = true;
+        self.awaits = Awaits::View;
         self.wait(now);
     }
 

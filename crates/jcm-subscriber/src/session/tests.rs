@@ -1,12 +1,12 @@
 //! The session against scripted servers.
 
 mod anything;
-mod bench;
+pub(super) mod bench;
+mod leaving;
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use jcm_model::{ClusterState, NodeId, Revision};
+use jcm_model::{NodeId, Revision};
 use jcm_proto::v1::watch_response as wire;
 
 use super::*;
@@ -186,28 +186,6 @@ fn a_full_view_with_an_earlier_verdict_keeps_the_later_one() {
 }
 
 #[test]
-fn what_a_left_server_still_says_does_not_count_once_another_has_answered() {
-    let states = history(4);
-    let (mut bench, link) = Bench::following(2, None);
-    bench.apply(Event::Subscribe { cluster: ClusterName::parse("payments").unwrap(), saved: None });
-    bench.says(link, view(store(0), &states[0]));
-    let mut payments = states[0].cluster().as_ref().clone();
-    payments.name = ClusterName::parse("payments").unwrap();
-    // The old link stays for the other cluster, of which the new one says nothing.
-    bench.says(link, view(store(0), &ClusterState::new(Arc::new(payments))));
-    bench.says(link, Answer::GoAway(wire::GoAway::default()));
-    bench.wait(crate::servers::BACKOFF_BASE);
-    let other = bench.last_link();
-    bench.says(other, welcome());
-    bench.says(other, view(store(0), &states[1]));
-    assert!(bench.open.contains_key(&link));
-    bench.says(link, view(store(1), &states[3]));
-    bench.says(link, removed(store(0), 99));
-    assert_eq!((bench.held().store(), bench.held().revision()), (Some(store(0)), Some(Revision(3))));
-    assert!(bench.is_live());
-}
-
-#[test]
 fn a_server_that_served_for_a_while_ends_the_long_delays() {
     let mut bench = Bench::new(1);
     for _ in 0..20 {
@@ -322,43 +300,6 @@ fn a_server_of_a_later_protocol_is_left() {
         }),
     );
     assert!(bench.open.is_empty());
-}
-
-#[test]
-fn a_server_that_asks_to_be_left_is_left_without_a_gap() {
-    let states = history(3);
-    let (mut bench, link) = Bench::following(2, None);
-    bench.says(link, view(store(0), &states[0]));
-    bench.wait_with_heartbeats(link, 2 * HEARTBEAT);
-    bench.published.clear();
-    bench.says(link, Answer::GoAway(wire::GoAway { reason: "stopping".to_owned() }));
-    bench.wait(crate::servers::BACKOFF_BASE);
-    let other = bench.last_link();
-    assert_ne!(bench.open[&link], bench.open[&other]);
-    bench.says(link, delta(&states[0], &states[1]));
-    bench.says(other, welcome());
-    assert!(bench.open.contains_key(&link), "left before the other had answered");
-    bench.says(other, view(store(0), &states[1]));
-    assert!(!bench.open.contains_key(&link));
-    bench.says(other, delta(&states[1], &states[2]));
-    let always_live = bench.published.iter().all(|standing| matches!(standing, Standing::Live { .. }));
-    assert!(always_live && bench.is_live(), "{:?}", bench.published);
-}
-
-#[test]
-fn the_only_server_is_kept_until_it_ends_the_stream_itself() {
-    let states = history(2);
-    let (mut bench, link) = Bench::following(1, None);
-    bench.says(link, view(store(0), &states[0]));
-    bench.says(link, Answer::GoAway(wire::GoAway { reason: "stopping".to_owned() }));
-    for _ in 0..20 {
-        bench.wait_with_heartbeats(link, HEARTBEAT);
-        let last = bench.last_link();
-        if last != link {
-            bench.closes(last);
-        }
-    }
-    assert!(bench.open.contains_key(&link) && bench.is_live());
 }
 
 #[test]

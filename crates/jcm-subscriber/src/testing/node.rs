@@ -126,6 +126,7 @@ impl FakeNode {
                 online: self.online,
                 draining: self.draining,
                 labels: Pairs::new(self.labels)?,
+                lease: None,
             })
         };
         match raw().and_then(NodeSpec::try_from) {

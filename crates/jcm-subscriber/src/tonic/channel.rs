@@ -12,6 +12,7 @@ use ::tonic::transport::{self, Endpoint};
 use ::tonic::{Status, TimeoutExpired};
 use http::{HeaderMap, Request, Response};
 use jcm_model::Node;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::call::{self, CallError, Settled};
@@ -155,11 +156,13 @@ impl Channel {
     async fn make(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
         let within = self.retry.deadline_or(Duration::MAX);
-        let retry = self.retry.deadline(timeout::of(&head.headers).map_or(within, |said| said.min(within)));
+        let said = timeout::of(&head.headers);
+        let until = said.and_then(|said| Instant::now().checked_add(said));
+        let retry = self.retry.deadline(said.map_or(within, |said| said.min(within)));
         let (head, body) = (&head, &Replay::new(body));
         let attempt = move |node: Arc<Picked>| async move {
             let request = Request::from_parts(head.clone(), Body::new(body.copy()));
-            let response = self.send(&node, request, body).await?;
+            let response = self.send(&node, request, body, until).await?;
             answered(response, node, body)
         };
         let balancer = self.cluster.balancer();
@@ -169,14 +172,20 @@ impl Channel {
     async fn send(
         &self,
         node: &Picked,
-        request: Request<Body>,
+        mut request: Request<Body>,
         body: &Replay,
+        until: Option<Instant>,
     ) -> Result<Response<Body>, Failure> {
         let Some(mut connection) = self.connections.of(node) else {
             return Err(Failure::Port(node.addr(&self.port).expect_err("there is none")));
         };
         let failed = |source| Failure::Transport { source, can_repeat: body.is_whole() };
         std::future::poll_fn(|context| connection.poll_ready(context)).await.map_err(failed)?;
+        if let Some(until) = until {
+            // A node that is told of more time than there is works on when nobody waits any more.
+            let left = until.saturating_duration_since(Instant::now());
+            request.headers_mut().insert(timeout::NAME, timeout::header(left));
+        }
         connection.call(request).await.map_err(failed)
     }
 }

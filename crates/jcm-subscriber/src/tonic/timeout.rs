@@ -2,11 +2,24 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
+
+/// The name of the header.
+pub(super) const NAME: &str = "grpc-timeout";
+/// Its units, finest first, each with its length in nanoseconds.
+const UNITS: [(char, u128); 6] = [
+    ('n', 1),
+    ('u', 1_000),
+    ('m', 1_000_000),
+    ('S', 1_000_000_000),
+    ('M', 60_000_000_000),
+    ('H', 3_600_000_000_000),
+];
+const AMOUNT_MAX: u128 = 99_999_999;
 
 /// By the gRPC protocol at most eight digits and a unit; anything else is no time-out.
 pub(super) fn of(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(NAME)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -21,6 +34,14 @@ pub(super) fn of(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(amount),
         _ => return None,
     })
+}
+
+/// What says that so much time is left: in the finest unit that it fits, rounded down, and never none at all.
+pub(super) fn header(left: Duration) -> HeaderValue {
+    let fits = |(_, length): &(char, u128)| left.as_nanos() / length <= AMOUNT_MAX;
+    let (unit, length) = UNITS.into_iter().find(fits).unwrap_or(UNITS[5]);
+    let amount = (left.as_nanos() / length).clamp(1, AMOUNT_MAX);
+    HeaderValue::try_from(format!("{amount}{unit}")).expect("digits and a letter make a header")
 }
 
 #[cfg(test)]
@@ -44,8 +65,26 @@ mod tests {
             ("1", None),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().unwrap());
+            headers.insert(NAME, text.parse().unwrap());
             assert_eq!(of(&headers), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_said_in_the_finest_unit_that_it_fits() {
+        for (left, wanted) in [
+            (Duration::ZERO, "1n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_nanos(100_000_999), "100000u"),
+            (Duration::from_millis(250), "250000u"),
+            (Duration::from_mins(2), "120000m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::from_secs(100_000_000), "1666666M"),
+            (Duration::MAX, "99999999H"),
+        ] {
+            assert_eq!(header(left), wanted, "{left:?}");
+            let headers = HeaderMap::from_iter([(http::header::HeaderName::from_static(NAME), header(left))]);
+            assert!(of(&headers).is_some_and(|said| said <= left.max(Duration::from_nanos(1))));
         }
     }
 }

@@ -45,6 +45,8 @@ async fn list(session: &Session, cluster: &ClusterName) -> Result<Exit, Failure>
 }
 
 fn table(view: &View) -> Table {
+    // A column that most clusters have nothing for.
+    let any_leased = view.nodes.iter().any(|node| node.lease.is_some());
     let mut table = Table::new(&[
         "ID",
         "ADDRESS",
@@ -57,6 +59,7 @@ fn table(view: &View) -> Table {
         "+PRIORITY",
         "+ZONE",
         "+LABELS",
+        if any_leased { "LEASE" } else { "+LEASE" },
         "+SINCE",
         "REASON",
     ]);
@@ -74,6 +77,7 @@ fn table(view: &View) -> Table {
             number(node.priority),
             node.zone.clone().unwrap_or_default(),
             node.labels_text(),
+            node.lease.as_ref().map(|lease| lease.ttl.clone()).unwrap_or_default(),
             node.since.as_deref().map(seconds).unwrap_or_default(),
             node.reason.clone().unwrap_or_default(),
         ]);

@@ -34,6 +34,7 @@ pub(super) async fn run(session: &Session, why: cli::Why) -> Result<Exit, Failur
         ("Owner", evidence.owner.unwrap_or_default()),
         ("Last turn", last_turn.unwrap_or_default()),
         ("Needs", evidence.needs.join("; ")),
+        ("Lease", evidence.lease.as_ref().map(shapes::Lease::text).unwrap_or_default()),
         ("Suspended", shapes::inline(&evidence.suspended)),
         ("Note", evidence.note.unwrap_or_default()),
         ("Thresholds", shapes::inline(&evidence.thresholds)),

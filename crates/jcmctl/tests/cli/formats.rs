@@ -69,6 +69,30 @@ fn nodes_show_verdict_and_routing_side_by_side() {
 }
 
 #[test]
+fn a_lease_is_shown_where_there_is_one() {
+    let lease = json!({"id": "00112233445566778899aabbccddeeff", "ttl": "10s"});
+    let node = json!({"id": "a", "address": "127.0.0.1", "ports": {"http": 80}, "admin": "online", "verdict": "healthy",
+         "effective_weight": 100, "weight": 100, "routable": true, "reason": null, "lease": lease});
+    let server =
+        Server::new(vec![Reply::json(200, &json!({"name": "orders", "token": "t", "nodes": [node]}))]);
+    assert_eq!(
+        run(&server, "node list orders"),
+        "ID  ADDRESS    PORTS    ADMIN   VERDICT  ROUTABLE  WEIGHT  LEASE  REASON\n\
+         a   127.0.0.1  http=80  online  healthy  yes       100     10s    -\n"
+    );
+    let mut lease = lease;
+    for (renewed, shown) in [
+        (json!(null), "no renewal is known"),
+        (json!({"ms_ago": 1200.0, "through": "s2"}), "renewed 1200 ms ago through s2"),
+    ] {
+        lease["renewed"] = renewed;
+        let server = Server::new(vec![Reply::json(200, &json!({"verdict": "healthy", "lease": lease}))]);
+        let text = run(&server, "why orders a");
+        assert!(text.contains(&format!("00112233445566778899aabbccddeeff, 10s, {shown}")), "{text}");
+    }
+}
+
+#[test]
 fn why_shows_the_evidence() {
     let why = json!({"cluster": "orders", "node": "a", "verdict": "down", "routable": false, "reason": "down", "owner": "s1",
         "vantages": [{"server": "s1", "results": [{"at": "2026-01-02T03:04:05Z", "outcome": "failure", "latency_ms": 1.5, "error": "connection refused"}]}],

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jcm_subscriber::testing::{self, FakeCluster, FakeNode};
-use jcm_subscriber::{AllocError, Cluster, Failed, NodeId, Policy, Retry, Status, Verdict};
+use jcm_subscriber::{
+    AllocError, Cluster, Failed, Me, NodeId, Policy, RegistrationStatus, Retry, Status, Verdict,
+};
 
 use super::picked;
 
@@ -169,6 +171,22 @@ async fn a_program_that_subscribes_by_itself_is_given_fakes() {
     assert!(jcm.cluster("..").subscribe().await.is_err());
     jcm.shutdown().await;
     assert!(changes.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_program_that_registers_itself_is_registered() {
+    let jcm = testing::subscriber([&FakeCluster::new("orders", NODES)]);
+    let me = jcm.register("orders", Me::new().port("http", 8080)).start().await.expect("it is registered");
+    let node = me.registered().await.expect("it stands");
+    let standing = |status| match status {
+        RegistrationStatus::Registered { node, online, .. } => (node, online),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(standing(me.status()), (node.clone(), false));
+    me.ready().await.expect("it stands");
+    assert_eq!(standing(me.status()), (node, true));
+    me.leave(Duration::from_secs(5)).await.expect("it leaves at once");
+    jcm.register("orders", Me::new()).start().await.expect_err("a node has a port");
 }
 
 #[test]

@@ -1,18 +1,25 @@
 //! Calls of a generated client through the channel, to real gRPC servers in processes of their own.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jcm_subscriber::testing::{FakeCluster, FakeNode};
 use jcm_subscriber::tonic::Channel;
 use jcm_subscriber::{Cluster, Outliers, Policy, Retry, Subscriber};
 use jcm_tests::server::start;
-use jcm_tests::{Client, Target};
+use jcm_tests::{Client, Target, loopback};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Status};
+use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 use super::grpc_node::GrpcNode;
 use super::{TURN_DEADLINE, picked, tally, until_healthy};
@@ -222,4 +229,90 @@ async fn the_time_that_a_caller_gives_holds_for_all_attempts() {
     request.set_timeout(Duration::from_millis(200));
     let status = client.check(request).await.expect_err("nobody answers");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+}
+
+/// A node in this process: whether its health service refuses calls, and what each call said of its time.
+struct Timed {
+    address: SocketAddr,
+    said: Arc<Mutex<Vec<Option<String>>>>,
+    health: HealthReporter,
+}
+
+impl Timed {
+    async fn start(refuses: bool) -> Self {
+        let listener = TcpListener::bind((loopback::next(), 0)).await.expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (health, _) = tonic_health::server::health_reporter();
+        let service = HealthService::from_health_reporter(health.clone());
+        let heard = Arc::clone(&said);
+        let intercepted = HealthServer::with_interceptor(service, move |request: Request<()>| {
+            let timeout = request.metadata().get("grpc-timeout");
+            let text = timeout.map(|text| text.to_str().expect("it is text").to_owned());
+            heard.lock().expect("no panic").push(text);
+            if refuses { Err(Status::unavailable("not now")) } else { Ok(request) }
+        });
+        // It ends with the runtime of its test.
+        tokio::spawn(
+            Server::builder().add_service(intercepted).serve_with_incoming(TcpIncoming::from(listener)),
+        );
+        Self { address, said, health }
+    }
+
+    fn said(&self) -> Vec<Option<String>> {
+        self.said.lock().expect("no panic").clone()
+    }
+}
+
+/// A handle that picks the first of these first.
+fn in_turn(nodes: &[&Timed]) -> Cluster {
+    let nodes = nodes.iter().map(|node| {
+        let address = node.address.to_string();
+        FakeNode::at(address).port("grpc", node.address.port())
+    });
+    FakeCluster::new("orders", nodes).subscribe(Policy::round_robin())
+}
+
+#[tokio::test]
+async fn each_attempt_tells_its_node_what_is_left_of_the_time() {
+    let (refusing, answering) = (Timed::start(true).await, Timed::start(false).await);
+    let orders = in_turn(&[&refusing, &answering]);
+    let mut client =
+        HealthClient::new(Channel::builder(&orders).retry(Retry::default().repeatable()).build());
+    for _ in 0..2 {
+        let mut request = Request::new(HealthCheckRequest { service: String::new() });
+        request.set_timeout(Duration::from_mins(1));
+        client.check(request).await.expect("the other one answers");
+    }
+    let microseconds = |said: &Option<String>| {
+        let text = said.as_deref().expect("a time is said").strip_suffix('u').expect("microseconds");
+        text.parse::<u64>().expect("a number")
+    };
+    let first = refusing.said().iter().map(microseconds).min().expect("it was called");
+    let second = answering.said().iter().map(microseconds).min().expect("it was called");
+    assert!(first < 60_000_000 && second < first, "{second} are left after {first}");
+    // Nobody who waits for ever tells a node otherwise, whatever the channel's own deadline is.
+    let retry = Retry::default().deadline(Duration::from_mins(1)).repeatable();
+    let mut client = HealthClient::new(Channel::builder(&orders).retry(retry).build());
+    call(&mut client, "").await.expect("one of them answers");
+    assert_eq!(answering.said().last(), Some(&None));
+}
+
+#[tokio::test]
+async fn a_stream_outlasts_the_deadline_of_its_channel() {
+    let node = Timed::start(false).await;
+    let orders = in_turn(&[&node]);
+    let deadline = Duration::from_secs(2);
+    let channel = Channel::builder(&orders).retry(Retry::default().deadline(deadline)).build();
+    let mut client = HealthClient::new(channel);
+    let watched = client.watch(HealthCheckRequest { service: String::new() }).await.expect("a stream");
+    let mut stream = watched.into_inner();
+    stream.message().await.expect("no failure").expect("what it is now");
+    // Nothing comes of the deadline, so there is nothing to wait for but that it has passed.
+    tokio::time::sleep(deadline).await;
+    node.health.set_service_status("", ServingStatus::NotServing).await;
+    stream.message().await.expect("no failure").expect("what it is then");
+    assert_eq!(tally(&orders, &node.address), (0, 0), "it goes on");
+    drop(stream);
+    assert_eq!(tally(&orders, &node.address), (1, 0));
 }

@@ -111,6 +111,13 @@ impl v1::peers_server::Peers for Odd {
         Err(tonic::Status::unimplemented("odd"))
     }
 
+    async fn holds(
+        &self,
+        _: tonic::Request<v1::HoldsRequest>,
+    ) -> Result<tonic::Response<v1::HoldsResponse>, tonic::Status> {
+        Ok(tonic::Response::new(v1::HoldsResponse { held: vec![true] }))
+    }
+
     async fn count(
         &self,
         _: tonic::Request<v1::CountRequest>,

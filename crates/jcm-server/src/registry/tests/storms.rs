@@ -20,7 +20,7 @@ async fn increment(server: (Registry, Arc<crate::catalog::Catalog>)) {
     loop {
         let held = catalog.cluster(&name(COUNTER)).unwrap();
         let count: usize = held.header.properties.get("n").unwrap().parse().unwrap();
-        let condition = Precondition { revision: Some(held.revision), absent: false };
+        let condition = Precondition { revision: Some(held.revision), ..Precondition::default() };
         let write = put(COUNTER, count + 1, condition);
         loop {
             match registry.write(write.clone()).await {
@@ -149,7 +149,7 @@ async fn storm(steps: Vec<Step>) {
     let writes: Vec<_> = (0..12)
         .map(|n| match n % 3 {
             0 => put(&format!("c{}", n / 6), n, Precondition::default()),
-            1 => put(&format!("c{}", n / 6), n, Precondition { revision: None, absent: true }),
+            1 => put(&format!("c{}", n / 6), n, Precondition { absent: true, ..Precondition::default() }),
             _ => add(&format!("c{}", n / 6), n),
         })
         .collect();

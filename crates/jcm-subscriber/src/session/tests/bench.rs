@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 use super::super::*;
 
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 
-pub(super) fn orders() -> ClusterName {
+pub(crate) fn orders() -> ClusterName {
     ClusterName::parse("orders").unwrap()
 }
 
-pub(super) fn store(number: u8) -> StoreId {
+pub(crate) fn store(number: u8) -> StoreId {
     StoreId(Uuid::from_u128(u128::from(number) + 1))
 }
 
-pub(super) fn node(port: u16, birth: u64) -> Arc<Node> {
+pub(crate) fn node(port: u16, birth: u64) -> Arc<Node> {
     Arc::new(Node {
         id: NodeId::parse(&format!("127.0.0.1:{port}")).unwrap(),
         address: "127.0.0.1".parse().unwrap(),
@@ -33,7 +33,7 @@ pub(super) fn node(port: u16, birth: u64) -> Arc<Node> {
     })
 }
 
-pub(super) fn judged(birth: Revision, sequence: u64) -> Judged {
+pub(crate) fn judged(birth: Revision, sequence: u64) -> Judged {
     Judged {
         verdict: if sequence.is_multiple_of(3) { Verdict::Down } else { Verdict::Healthy },
         birth,
@@ -51,7 +51,7 @@ pub(super) fn judged(birth: Revision, sequence: u64) -> Judged {
 }
 
 /// The states of `orders` in one store at revisions 1, 3, 5, …: nodes come, go and come back, verdicts turn.
-pub(super) fn history(length: u64) -> Vec<ClusterState> {
+pub(crate) fn history(length: u64) -> Vec<ClusterState> {
     let mut cluster: Option<Arc<Cluster>> = None;
     let mut states: Vec<ClusterState> = Vec::new();
     for step in 0..length {
@@ -82,7 +82,7 @@ pub(super) fn history(length: u64) -> Vec<ClusterState> {
     states
 }
 
-pub(super) fn welcome() -> Answer {
+pub(crate) fn welcome() -> Answer {
     let heartbeat_ms = u32::try_from(HEARTBEAT.as_millis()).unwrap();
     Answer::Welcome(wire::Welcome {
         protocol: WATCH_PROTOCOLS.newest(),
@@ -91,49 +91,63 @@ pub(super) fn welcome() -> Answer {
     })
 }
 
-pub(super) fn view(of: StoreId, state: &ClusterState) -> Answer {
+pub(crate) fn view(of: StoreId, state: &ClusterState) -> Answer {
     let token = state.cluster().revision.0.to_be_bytes().to_vec();
     Answer::View(wire::View::new(of, (token, 0), state, false))
 }
 
-pub(super) fn delta(from: &ClusterState, to: &ClusterState) -> Answer {
+pub(crate) fn delta(from: &ClusterState, to: &ClusterState) -> Answer {
     let token = to.cluster().revision.0.to_be_bytes().to_vec();
     Answer::Delta(wire::Delta { token, ..wire::Delta::new(&orders(), &to.since(from), false) })
 }
 
-pub(super) fn removed(of: StoreId, revision: u64) -> Answer {
+pub(crate) fn removed(of: StoreId, revision: u64) -> Answer {
     let store = of.0.as_bytes().to_vec();
     Answer::Removed(wire::Removed { cluster: orders().to_string(), store, revision })
 }
 
-pub(super) fn unknown() -> Answer {
+pub(crate) fn unknown() -> Answer {
     Answer::Unknown(wire::Unknown { cluster: orders().to_string(), reason: "not loaded".to_owned() })
 }
 
 /// A session with a clock of its own, and what it did.
-pub(super) struct Bench {
-    pub(super) session: Session,
-    pub(super) now: Instant,
+pub(crate) struct Bench {
+    pub(crate) session: Session,
+    pub(crate) now: Instant,
     /// Links that are open or being opened, and the server of each.
-    pub(super) open: BTreeMap<LinkId, String>,
+    pub(crate) open: BTreeMap<LinkId, String>,
     /// What was sent since it was last looked at.
-    pub(super) sent: Vec<(LinkId, Request)>,
-    pub(super) published: Vec<Standing>,
+    pub(crate) sent: Vec<(LinkId, Request)>,
+    pub(crate) published: Vec<Standing>,
+    /// Writes that were not answered.
+    pub(crate) writes: Vec<(LinkId, LeaseId, Write)>,
+    /// Links whose local address is looked for.
+    pub(crate) looking: Vec<LinkId>,
+    pub(crate) told: BTreeMap<LeaseId, RegistrationStatus>,
 }
 
 impl Bench {
-    pub(super) fn new(server_count: u16) -> Self {
+    pub(crate) fn new(server_count: u16) -> Self {
         let servers =
             (1..=server_count).map(|port| Server::parse(&format!("127.0.0.1:{port}")).unwrap()).collect();
         let now = Instant::now();
         let session = Session::new("test".to_owned(), Servers::new(servers), Random::seeded(1), now);
-        let mut bench = Self { session, now, open: BTreeMap::new(), sent: Vec::new(), published: Vec::new() };
+        let mut bench = Self {
+            session,
+            now,
+            open: BTreeMap::new(),
+            sent: Vec::new(),
+            published: Vec::new(),
+            writes: Vec::new(),
+            looking: Vec::new(),
+            told: BTreeMap::new(),
+        };
         bench.apply(Event::Tick);
         bench
     }
 
     /// A session that follows `orders`, welcomed on its first link.
-    pub(super) fn following(server_count: u16, saved: Option<Saved>) -> (Self, LinkId) {
+    pub(crate) fn following(server_count: u16, saved: Option<Saved>) -> (Self, LinkId) {
         let mut bench = Self::new(server_count);
         bench.apply(Event::Subscribe { cluster: orders(), saved });
         let link = bench.last_link();
@@ -141,7 +155,7 @@ impl Bench {
         (bench, link)
     }
 
-    pub(super) fn apply(&mut self, event: Event) {
+    pub(crate) fn apply(&mut self, event: Event) {
         if let Event::Closed { link, .. } = &event {
             self.open.remove(link);
         }
@@ -156,6 +170,14 @@ impl Bench {
                 }
                 Effect::Close { link } => assert!(self.open.remove(&link).is_some(), "closed twice"),
                 Effect::Publish { cluster, .. } => self.published.push(self.session.standing(&cluster)),
+                Effect::Write { link, lease, write } => {
+                    assert!(self.open.contains_key(&link), "wrote {write:?} on a link that is not open");
+                    self.writes.push((link, lease, *write));
+                }
+                Effect::FindAddress { link } => self.looking.push(link),
+                Effect::Tell { lease, status } => {
+                    self.told.insert(lease, status);
+                }
             }
         }
         assert!(self.open.len() <= 2, "{} links", self.open.len());
@@ -164,15 +186,15 @@ impl Bench {
         }
     }
 
-    pub(super) fn says(&mut self, link: LinkId, answer: Answer) {
+    pub(crate) fn says(&mut self, link: LinkId, answer: Answer) {
         self.apply(Event::Message { link, answer: Box::new(answer) });
     }
 
-    pub(super) fn closes(&mut self, link: LinkId) {
+    pub(crate) fn closes(&mut self, link: LinkId) {
         self.apply(Event::Closed { link, reason: "test".to_owned() });
     }
 
-    pub(super) fn wait(&mut self, time: Duration) {
+    pub(crate) fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(deadline) = self.session.deadline().filter(|deadline| *deadline <= end) {
             self.now = deadline;
@@ -183,7 +205,7 @@ impl Bench {
     }
 
     /// Waits until a link is being opened.
-    pub(super) fn connect(&mut self) {
+    pub(crate) fn connect(&mut self) {
         while self.open.is_empty() {
             let next = self.session.deadline().expect("there is always a next try");
             self.wait(next - self.now);
@@ -191,7 +213,7 @@ impl Bench {
     }
 
     /// Waits while the server shows that it lives.
-    pub(super) fn wait_with_heartbeats(&mut self, link: LinkId, time: Duration) {
+    pub(crate) fn wait_with_heartbeats(&mut self, link: LinkId, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             self.wait(HEARTBEAT);
@@ -199,24 +221,24 @@ impl Bench {
         }
     }
 
-    pub(super) fn last_link(&self) -> LinkId {
+    pub(crate) fn last_link(&self) -> LinkId {
         *self.open.keys().last().expect("a link is open")
     }
 
-    pub(super) fn held(&self) -> &Held {
+    pub(crate) fn held(&self) -> &Held {
         self.session.held(&orders()).unwrap()
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         self.session.standing(&orders())
     }
 
-    pub(super) fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         matches!(self.standing(), Standing::Live { .. })
     }
 
     /// The subscriptions sent since it was last asked.
-    pub(super) fn subscriptions(&mut self) -> Vec<(LinkId, watch_request::Subscribe)> {
+    pub(crate) fn subscriptions(&mut self) -> Vec<(LinkId, watch_request::Subscribe)> {
         std::mem::take(&mut self.sent)
             .into_iter()
             .filter_map(|(link, request)| match request {

@@ -1,0 +1,171 @@
+//! Which nodes are cleared away. Pure: what was found is told round by round, and so is the time.
+//!
+//! A node is cleared away when every round of a whole time of its lease found the same: this server led, in one epoch and
+//! without a pause, the store was writable, nobody renewed the lease, and every server said so. One round that finds otherwise
+//! begins that time anew.
+//!
+//! Many that lapse together are no many deaths: something between them and the servers is broken. They are left for the grace
+//! time, and then cleared away only if enough of the cluster is fit without them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use jcm_model::{ClusterName, Lapsed, Lease, NodeId};
+
+/// From this share of a cluster's leases on, lapsed within one time of theirs, it is a mass. A lone one never is.
+const MASS_ABOVE: f64 = 0.2;
+const MASS_NODES_MIN: usize = 2;
+
+/// Rounds that are further apart are not in a row: this server stood still, or did something else.
+const ROUND_GAP_MAX: Duration = Duration::from_secs(3);
+
+/// A node whose lease was not renewed within its time, as far as this server knows.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub(super) lapsed: Lapsed,
+    pub(super) lease: Lease,
+    /// Some server holds the lease, or may.
+    pub(super) is_held: bool,
+}
+
+/// A cluster that has candidates.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Share {
+    pub(super) candidates: Vec<Candidate>,
+    /// Its nodes that have a lease.
+    pub(super) leased: usize,
+    /// Its nodes that people have in use.
+    pub(super) online: usize,
+    /// Those of them that are routed to by their own verdict and are no candidates.
+    pub(super) fit: usize,
+    pub(super) panic_below: f64,
+}
+
+/// All candidates of one round, by their clusters.
+pub(super) type Round = BTreeMap<ClusterName, Share>;
+
+/// What became of candidates in the rounds before.
+#[derive(Debug)]
+pub(super) struct Clearing {
+    grace: Duration,
+    /// The epoch of the rounds, and when the last one was.
+    last: Option<(u64, Instant)>,
+    clusters: HashMap<ClusterName, HashMap<NodeId, Pending>>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    lapsed: Lapsed,
+    /// When it was found lapsed.
+    found: Instant,
+    /// Since when no round found that anybody holds it.
+    unheld: Instant,
+    /// It lapsed with many others. That stands: those who come back one by one must not make the rest look like few.
+    is_mass: bool,
+}
+
+impl Clearing {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { grace, last: None, clusters: HashMap::new() }
+    }
+
+    /// This server does not lead, or the store takes no writes.
+    pub(super) fn interrupt(&mut self) {
+        self.last = None;
+        self.clusters.clear();
+    }
+
+    /// Takes in what this round found, and answers what is to be cleared away.
+    pub(super) fn round(
+        &mut self,
+        epoch: u64,
+        round: &Round,
+        now: Instant,
+    ) -> BTreeMap<ClusterName, Vec<Lapsed>> {
+        let in_a_row = |(before, at): (u64, Instant)| {
+            before == epoch && now.saturating_duration_since(at) <= ROUND_GAP_MAX
+        };
+        if !self.last.is_some_and(in_a_row) {
+            self.clusters.clear();
+        }
+        self.last = Some((epoch, now));
+        self.clusters.retain(|cluster, _| round.contains_key(cluster));
+        let mut ripe = BTreeMap::new();
+        for (cluster, share) in round {
+            let pending = self.clusters.entry(cluster.clone()).or_default();
+            take_in(pending, &share.candidates, now);
+            mark_masses(pending, share);
+            let may_go = ripe_of(pending, share, self.grace, now);
+            if !may_go.is_empty() {
+                ripe.insert(cluster.clone(), may_go);
+            }
+        }
+        ripe
+    }
+
+    /// How many wait, and how many of them lapsed with many others.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let all = || self.clusters.values().flat_map(HashMap::values);
+        (all().count(), all().filter(|pending| pending.is_mass).count())
+    }
+}
+
+fn take_in(pending: &mut HashMap<NodeId, Pending>, candidates: &[Candidate], now: Instant) {
+    let found: HashMap<&NodeId, &Candidate> =
+        candidates.iter().map(|candidate| (&candidate.lapsed.node, candidate)).collect();
+    pending.retain(|node, pending| found.get(node).is_some_and(|found| found.lapsed == pending.lapsed));
+    for candidate in candidates {
+        let pending = pending.entry(candidate.lapsed.node.clone()).or_insert_with(|| Pending {
+            lapsed: candidate.lapsed.clone(),
+            found: now,
+            unheld: now,
+            is_mass: false,
+        });
+        if candidate.is_held {
+            pending.unheld = now;
+        }
+    }
+}
+
+fn mark_masses(pending: &mut HashMap<NodeId, Pending>, share: &Share) {
+    let ttls: HashMap<&NodeId, Duration> =
+        share.candidates.iter().map(|candidate| (&candidate.lapsed.node, candidate.lease.ttl())).collect();
+    let mut by_time: Vec<(Instant, Duration, NodeId)> =
+        pending.iter().map(|(node, pending)| (pending.found, ttls[node], node.clone())).collect();
+    by_time.sort_unstable_by(|one, other| (one.0, &one.2).cmp(&(other.0, &other.2)));
+    // The times of one cluster's leases differ little: the longest is the careful choice.
+    let window = by_time.iter().map(|(_, ttl, _)| *ttl).max().unwrap_or_default();
+    let mut first = 0;
+    for last in 0..by_time.len() {
+        while by_time[last].0.saturating_duration_since(by_time[first].0) > window {
+            first += 1;
+        }
+        let together = last - first + 1;
+        #[expect(clippy::cast_precision_loss, reason = "a cluster has at most 20,000 nodes")]
+        let is_mass = together >= MASS_NODES_MIN && together as f64 > MASS_ABOVE * share.leased as f64;
+        if is_mass {
+            for (_, _, node) in &by_time[first..=last] {
+                if let Some(pending) = pending.get_mut(node) {
+                    pending.is_mass = true;
+                }
+            }
+        }
+    }
+}
+
+fn ripe_of(pending: &HashMap<NodeId, Pending>, share: &Share, grace: Duration, now: Instant) -> Vec<Lapsed> {
+    #[expect(clippy::cast_precision_loss, reason = "a cluster has at most 20,000 nodes")]
+    let is_enough_left = share.fit as f64 >= share.panic_below * share.online as f64;
+    let is_ripe = |candidate: &&Candidate| {
+        let Some(pending) = pending.get(&candidate.lapsed.node) else { return false };
+        let unheld_for = now.saturating_duration_since(pending.unheld);
+        let waited = now.saturating_duration_since(pending.found);
+        !candidate.is_held
+            && unheld_for >= candidate.lease.ttl()
+            && (!pending.is_mass || (waited >= grace && is_enough_left))
+    };
+    share.candidates.iter().filter(is_ripe).map(|candidate| candidate.lapsed.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;

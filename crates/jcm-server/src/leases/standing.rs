@@ -1,0 +1,106 @@
+//! What a server says of a lease that a client keeps. Pure.
+
+use jcm_model::{ClusterName, Lease, LeaseId, NodeId, Revision, StoreId};
+use jcm_proto::v1::watch_request::Held;
+use jcm_proto::v1::watch_response::LostLease;
+use jcm_proto::v1::watch_response::lost_lease::Reason;
+use jcm_proto::{Malformed, discovery};
+
+use crate::snapshot::Snapshot;
+
+/// A lease that a client says it keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) cluster: ClusterName,
+    pub(crate) node: NodeId,
+    pub(crate) lease: LeaseId,
+    /// What the write that registered it led to, where its answer came.
+    pub(crate) registered: Option<(StoreId, Revision)>,
+}
+
+impl TryFrom<Held> for Kept {
+    type Error = Malformed;
+
+    fn try_from(message: Held) -> Result<Self, Malformed> {
+        let registered = if message.store.is_empty() {
+            None
+        } else {
+            Some((discovery::store_id(&message.store)?, Revision(message.revision)))
+        };
+        Ok(Self {
+            cluster: ClusterName::parse(&message.cluster)?,
+            node: NodeId::parse(&message.node)?,
+            lease: LeaseId::try_from(message.lease.as_slice())?,
+            registered,
+        })
+    }
+}
+
+impl Kept {
+    pub(crate) fn lost(&self, reason: Reason) -> LostLease {
+        LostLease {
+            cluster: self.cluster.to_string(),
+            node: self.node.to_string(),
+            lease: self.lease.as_bytes().to_vec(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Why a lease does not stand; `None`: it does, or this server cannot tell.
+///
+/// Its own memory may be behind the registration, so that something older stands there: it speaks only once it has come to
+/// the registration's revision. Under another store than that of the registration, or without knowing it, revisions tell
+/// nothing. There it says no more than that the node is gone: registering it again under the same lease does no harm, while a
+/// program that took "taken" for granted would stop. (A lease that really stands in its way there lapses, or is renewed by
+/// whom it belongs to.)
+pub(super) fn standing(kept: &Kept, snapshot: &Snapshot) -> Option<Reason> {
+    if snapshot.quarantined.contains_key(&kept.cluster) {
+        return None;
+    }
+    let is_comparable = match kept.registered {
+        Some((store, revision)) if store == snapshot.store && revision > snapshot.revision => return None,
+        Some((store, _)) => store == snapshot.store,
+        None => false,
+    };
+    let node = snapshot.clusters.get(&kept.cluster).and_then(|cluster| cluster.node(&kept.node));
+    match node.map(|node| node.attributes.lease().map(Lease::id)) {
+        None => Some(Reason::Gone),
+        Some(Some(lease)) if lease == kept.lease => None,
+        Some(_) if !is_comparable => None,
+        Some(Some(_)) => Some(Reason::Taken),
+        Some(None) => Some(Reason::Adopted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leases::tests::{cluster_name, lease_id, leased, node_id, snapshot};
+
+    #[test]
+    fn a_server_that_is_behind_or_elsewhere_calls_nothing_taken() {
+        let snapshot =
+            snapshot(10, &[leased("mine", Some(1)), leased("people", None), leased("other", Some(2))]);
+        let here = snapshot.store;
+        let elsewhere = StoreId(uuid::Uuid::from_u128(77));
+        for (node, registered, expected) in [
+            ("mine", Some((here, 9)), None),
+            ("mine", Some((here, 11)), None),
+            ("other", Some((here, 10)), Some(Reason::Taken)),
+            ("other", Some((here, 11)), None),
+            ("other", Some((elsewhere, 3)), None),
+            ("other", None, None),
+            ("people", Some((here, 10)), Some(Reason::Adopted)),
+            ("people", None, None),
+            ("gone", Some((here, 10)), Some(Reason::Gone)),
+            ("gone", Some((here, 11)), None),
+            ("gone", Some((elsewhere, 30)), Some(Reason::Gone)),
+            ("gone", None, Some(Reason::Gone)),
+        ] {
+            let registered = registered.map(|(store, revision)| (store, Revision(revision)));
+            let kept = Kept { cluster: cluster_name(), node: node_id(node), lease: lease_id(1), registered };
+            assert_eq!(standing(&kept, &snapshot), expected, "{node} registered at {registered:?}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The table of renewals. Pure: the time is told.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use jcm_model::{ClusterName, Lease, LeaseId, NodeId, ServerId};
+
+use super::Renewals;
+use crate::snapshot::Snapshot;
+
+/// Renewals of nodes that no definition names are kept for so long: their definition may be on its way.
+const UNKNOWN_KEPT_FOR: Duration = Duration::from_secs(30);
+
+/// Renewals of this server's own clients, or of all, beyond which only those of nodes that are there already are noted. What no
+/// definition names is forgotten soon, so only somebody who invents names gets there.
+const RENEWALS_MAX: usize = 400_000;
+
+/// The last renewal of a node's lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Renewal {
+    pub(crate) lease: LeaseId,
+    pub(crate) at: Instant,
+    /// The server that its program is connected to.
+    pub(crate) through: ServerId,
+}
+
+#[derive(Debug)]
+struct Own {
+    lease: LeaseId,
+    at: Instant,
+    /// It is among those that are to be handed on.
+    is_fresh: bool,
+}
+
+type ByNode<T> = HashMap<ClusterName, HashMap<NodeId, T>>;
+
+#[derive(Debug)]
+pub(super) struct Table {
+    server: ServerId,
+    /// Since when this process has run without a pause.
+    running_since: Instant,
+    /// What clients of this server renewed.
+    own: ByNode<Own>,
+    /// Which of it is to be handed on.
+    fresh: Vec<(ClusterName, NodeId)>,
+    /// The latest renewal of each node, through whichever server.
+    latest: ByNode<Renewal>,
+    contacts: BTreeMap<ServerId, Instant>,
+    own_count: usize,
+    latest_count: usize,
+}
+
+impl Table {
+    pub(super) fn new(server: ServerId, now: Instant) -> Self {
+        Self {
+            server,
+            running_since: now,
+            own: HashMap::new(),
+            fresh: Vec::new(),
+            latest: HashMap::new(),
+            contacts: BTreeMap::new(),
+            own_count: 0,
+            latest_count: 0,
+        }
+    }
+
+    /// A client of this server renewed a lease.
+    pub(super) fn keep(&mut self, cluster: &ClusterName, node: &NodeId, lease: LeaseId, now: Instant) {
+        let held = self.own.get_mut(cluster).and_then(|nodes| nodes.get_mut(node));
+        let was_fresh = match held {
+            Some(own) => {
+                let was_fresh = std::mem::replace(&mut own.is_fresh, true);
+                (own.lease, own.at) = (lease, now);
+                was_fresh
+            }
+            None if self.own_count >= RENEWALS_MAX => return,
+            None => {
+                let own = Own { lease, at: now, is_fresh: true };
+                self.own.entry(cluster.clone()).or_default().insert(node.clone(), own);
+                self.own_count += 1;
+                false
+            }
+        };
+        if !was_fresh {
+            self.fresh.push((cluster.clone(), node.clone()));
+        }
+        let through = self.server.clone();
+        self.note(cluster, node, Renewal { lease, at: now, through });
+    }
+
+    /// What was renewed here since the last time.
+    pub(super) fn take_fresh(&mut self) -> Renewals {
+        let mut batch = Renewals::new();
+        for (cluster, node) in std::mem::take(&mut self.fresh) {
+            let own = self.own.get_mut(&cluster).and_then(|nodes| nodes.get_mut(&node));
+            let Some(own) = own else { continue };
+            own.is_fresh = false;
+            let renewal = (node, own.lease, own.at);
+            batch.entry(cluster).or_default().push(renewal);
+        }
+        batch
+    }
+
+    pub(super) fn own(&self) -> Renewals {
+        let list = |nodes: &HashMap<NodeId, Own>| {
+            nodes.iter().map(|(node, own)| (node.clone(), own.lease, own.at)).collect()
+        };
+        self.own.iter().map(|(cluster, nodes)| (cluster.clone(), list(nodes))).collect()
+    }
+
+    pub(super) fn own_count(&self) -> usize {
+        self.own_count
+    }
+
+    pub(super) fn hear(&mut self, from: &ServerId, renewals: &Renewals) {
+        for (cluster, renewals) in renewals {
+            for (node, lease, at) in renewals {
+                let renewal = Renewal { lease: *lease, at: *at, through: from.clone() };
+                self.note(cluster, node, renewal);
+            }
+        }
+    }
+
+    /// Of two renewals the later one counts, whichever lease it is of: who looks it up knows which one stands.
+    fn note(&mut self, cluster: &ClusterName, node: &NodeId, renewal: Renewal) {
+        match self.latest.get_mut(cluster).and_then(|nodes| nodes.get_mut(node)) {
+            Some(held) if held.at > renewal.at => {}
+            Some(held) => *held = renewal,
+            None if self.latest_count >= RENEWALS_MAX => {}
+            None => {
+                self.latest.entry(cluster.clone()).or_default().insert(node.clone(), renewal);
+                self.latest_count += 1;
+            }
+        }
+    }
+
+    pub(super) fn contact(&mut self, from: &ServerId, now: Instant) {
+        self.contacts.insert(from.clone(), now);
+    }
+
+    pub(super) fn contacts(&self) -> &BTreeMap<ServerId, Instant> {
+        &self.contacts
+    }
+
+    pub(super) fn renewal(&self, cluster: &ClusterName, node: &NodeId) -> Option<&Renewal> {
+        self.latest.get(cluster)?.get(node)
+    }
+
+    /// What was renewed before it began to run, or during a pause, a server does not know: for a whole time from then on
+    /// it may hold everything.
+    pub(super) fn holds(&self, cluster: &ClusterName, node: &NodeId, lease: &Lease, now: Instant) -> bool {
+        let is_within = |at: Instant| now.saturating_duration_since(at) < lease.ttl();
+        let own = self.own.get(cluster).and_then(|nodes| nodes.get(node));
+        is_within(self.running_since) || own.is_some_and(|own| own.lease == lease.id() && is_within(own.at))
+    }
+
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.running_since = now;
+    }
+
+    /// Forgets what no definition names, and what is of another lease than the one that is defined.
+    pub(super) fn tidy(&mut self, snapshot: &Snapshot, now: Instant) {
+        let defined = |cluster: &ClusterName, node: &NodeId| {
+            let node = snapshot.clusters.get(cluster)?.node(node)?;
+            node.attributes.lease().map(Lease::id)
+        };
+        let counts = |cluster: &ClusterName, node: &NodeId, lease: LeaseId, at: Instant| {
+            defined(cluster, node) == Some(lease) || now.saturating_duration_since(at) < UNKNOWN_KEPT_FOR
+        };
+        for (cluster, nodes) in &mut self.own {
+            nodes.retain(|node, own| counts(cluster, node, own.lease, own.at));
+        }
+        self.own.retain(|_, nodes| !nodes.is_empty());
+        for (cluster, nodes) in &mut self.latest {
+            nodes.retain(|node, held| counts(cluster, node, held.lease, held.at));
+        }
+        self.latest.retain(|_, nodes| !nodes.is_empty());
+        self.own_count = self.own.values().map(HashMap::len).sum();
+        self.latest_count = self.latest.values().map(HashMap::len).sum();
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use imbl::OrdMap;
+    use jcm_model::{Cluster, Edit, Mutation, Precondition, Revision, StoreId, TargetPolicy};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    pub(crate) fn cluster_name() -> ClusterName {
+        ClusterName::parse("orders").unwrap()
+    }
+
+    pub(crate) fn node_id(id: &str) -> NodeId {
+        NodeId::parse(id).unwrap()
+    }
+
+    pub(crate) fn lease_id(n: u8) -> LeaseId {
+        LeaseId::new([n; 16])
+    }
+
+    /// A node as it is written, with a lease of ten seconds where one is named.
+    pub(crate) fn leased(id: &str, lease: Option<u8>) -> Value {
+        let port = 10_000 + id.bytes().map(u16::from).sum::<u16>();
+        let mut node = json!({ "id": id, "address": "127.0.0.1", "ports": { "http": port } });
+        if let Some(lease) = lease {
+            node["lease"] = json!({ "id": lease_id(lease), "ttl": "10s" });
+        }
+        node
+    }
+
+    pub(crate) fn cluster(revision: u64, spec: Value) -> Arc<Cluster> {
+        let put = Mutation::PutCluster(serde_json::from_value(spec).unwrap());
+        let targets = TargetPolicy { loopback_allowed: true, own: Vec::new() };
+        let change = put.change(&cluster_name(), None, Precondition::default(), Revision(revision), &targets);
+        let mut edit = Edit::new(None);
+        edit.apply(&change.unwrap().unwrap());
+        edit.to_cluster().unwrap()
+    }
+
+    pub(crate) fn snapshot(revision: u64, nodes: &[Value]) -> Snapshot {
+        let cluster = cluster(revision, json!({ "nodes": nodes }));
+        Snapshot {
+            store: StoreId(uuid::Uuid::from_u128(1)),
+            revision: Revision(revision),
+            clusters: OrdMap::unit(cluster_name(), cluster),
+            quarantined: OrdMap::new(),
+        }
+    }
+
+    fn server(id: &str) -> ServerId {
+        ServerId::parse(id).unwrap()
+    }
+
+    fn table() -> (Table, Instant) {
+        let start = Instant::now();
+        (Table::new(server("s1"), start), start)
+    }
+
+    #[test]
+    fn what_was_renewed_is_handed_on_once_with_its_latest_moment() {
+        let (mut table, start) = table();
+        for seconds in 0..3 {
+            table.keep(&cluster_name(), &node_id("n1"), lease_id(1), start + seconds * SECOND);
+        }
+        table.keep(&cluster_name(), &node_id("n2"), lease_id(2), start);
+        let expected =
+            vec![(node_id("n1"), lease_id(1), start + 2 * SECOND), (node_id("n2"), lease_id(2), start)];
+        assert_eq!(table.take_fresh(), Renewals::from([(cluster_name(), expected)]));
+        assert!(table.take_fresh().is_empty());
+        table.keep(&cluster_name(), &node_id("n2"), lease_id(2), start + 3 * SECOND);
+        assert_eq!(table.take_fresh()[&cluster_name()].len(), 1);
+        assert_eq!(table.own()[&cluster_name()].len(), 2, "all of it is told to who begins to follow");
+    }
+
+    #[test]
+    fn the_later_renewal_counts_through_whichever_server() {
+        let (mut table, start) = table();
+        let told = |at| Renewals::from([(cluster_name(), vec![(node_id("n1"), lease_id(1), at)])]);
+        table.keep(&cluster_name(), &node_id("n1"), lease_id(1), start + 2 * SECOND);
+        table.hear(&server("s2"), &told(start + SECOND));
+        let renewal = |table: &Table| table.renewal(&cluster_name(), &node_id("n1")).unwrap().clone();
+        assert_eq!(renewal(&table).through, server("s1"));
+        table.hear(&server("s2"), &told(start + 3 * SECOND));
+        assert_eq!((renewal(&table).through, renewal(&table).at), (server("s2"), start + 3 * SECOND));
+        assert!(table.take_fresh()[&cluster_name()].iter().all(|(_, _, at)| *at == start + 2 * SECOND));
+    }
+
+    #[test]
+    fn a_server_holds_what_it_may_have_missed() {
+        let (mut table, start) = table();
+        let lease = Lease::new(lease_id(1), 10 * SECOND).unwrap();
+        let holds = |table: &Table, at| table.holds(&cluster_name(), &node_id("n1"), &lease, at);
+        assert!(holds(&table, start + 9 * SECOND), "it began just now");
+        assert!(!holds(&table, start + 10 * SECOND));
+        table.keep(&cluster_name(), &node_id("n1"), lease_id(1), start + 10 * SECOND);
+        assert!(holds(&table, start + 19 * SECOND));
+        assert!(!holds(&table, start + 20 * SECOND));
+        table.keep(&cluster_name(), &node_id("n1"), lease_id(2), start + 20 * SECOND);
+        assert!(!holds(&table, start + 21 * SECOND), "another lease of the same node");
+        table.hear(
+            &server("s2"),
+            &Renewals::from([(cluster_name(), vec![(node_id("n1"), lease_id(1), start + 21 * SECOND)])]),
+        );
+        assert!(!holds(&table, start + 21 * SECOND), "what others hold is for them to say");
+        table.begin_anew(start + 30 * SECOND);
+        assert!(holds(&table, start + 39 * SECOND), "it stood still until then");
+    }
+
+    #[test]
+    fn what_is_not_defined_is_forgotten_after_a_while() {
+        let (mut table, start) = table();
+        let snapshot = snapshot(1, &[leased("n1", Some(1)), leased("n2", Some(2))]);
+        for (node, lease) in [("n1", 1), ("n2", 1), ("n3", 1)] {
+            table.keep(&cluster_name(), &node_id(node), lease_id(lease), start);
+        }
+        table.tidy(&snapshot, start + SECOND);
+        assert_eq!((table.own_count, table.latest_count), (3, 3), "a definition may be on its way");
+        table.tidy(&snapshot, start + UNKNOWN_KEPT_FOR);
+        assert_eq!((table.own_count, table.latest_count), (1, 1));
+        assert!(table.renewal(&cluster_name(), &node_id("n1")).is_some());
+        // What was to be handed on of it is no more.
+        assert_eq!(table.take_fresh()[&cluster_name()].len(), 1);
+    }
+}

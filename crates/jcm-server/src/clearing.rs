@@ -8,6 +8,7 @@
 //! every server and work all the same.
 
 mod decide;
+mod leasing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::peers::Peers;
 use crate::registry::{Registry, WRITE_DEADLINE, Wish, Write};
 use crate::views::Views;
 use decide::{Candidate, Clearing, Round, Share};
+use leasing::Leasing;
 
 /// How often the leader looks: a small part of the shortest time of a lease.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
@@ -58,7 +60,7 @@ pub(crate) struct Parts {
 /// Clears away whenever this server leads, until told to stop.
 pub(crate) async fn run(parts: Parts, stop: CancellationToken) {
     let mut clearing = Clearing::new(parts.grace);
-    let mut holders = Holders::default();
+    let (mut holders, mut leasing) = (Holders::default(), Leasing::default());
     loop {
         tokio::select! {
             biased;
@@ -77,7 +79,7 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = parts.round(&mut clearing, epoch, &others, &around) => {}
+            () = parts.round(&mut clearing, &mut leasing, epoch, (&others, &around)) => {}
         }
     }
 }
@@ -90,8 +92,14 @@ impl Parts {
         named.chain(self.peers.connected()).filter(|id| *id != self.server).collect()
     }
 
-    async fn round(&self, clearing: &mut Clearing, epoch: u64, others: &BTreeSet<ServerId>, around: &Around) {
-        let mut round = self.candidates(around);
+    async fn round(
+        &self,
+        clearing: &mut Clearing,
+        leasing: &mut Leasing,
+        epoch: u64,
+        (others, around): (&BTreeSet<ServerId>, &Around),
+    ) {
+        let mut round = self.candidates(leasing, around);
         self.ask(&mut round, others).await;
         let ripe = clearing.round(epoch, &round, Instant::now());
         let (waiting, mass) = clearing.counts();
@@ -103,11 +111,13 @@ impl Parts {
     }
 
     /// The nodes that are not fit, and whose lease was not renewed within its time as far as this server was told.
-    fn candidates(&self, around: &Around) -> Round {
+    fn candidates(&self, leasing: &mut Leasing, around: &Around) -> Round {
         let snapshot = self.views.snapshot();
+        leasing.look(&snapshot);
         let mut round = Round::new();
         self.leases.look_up(|renewal| {
-            for (name, cluster) in &snapshot.clusters {
+            for cluster in leasing.clusters() {
+                let name = &cluster.name;
                 let mut share = Share::default();
                 for node in &cluster.nodes {
                     let Some(lease) = node.attributes.lease() else { continue };

@@ -29,8 +29,9 @@ pub(crate) const REGISTRATIONS_MAX: usize = 10_000;
 const HELD_MAX: usize = 128;
 /// Most messages that keep all leases of a program.
 pub(crate) const KEEPS_MAX: usize = REGISTRATIONS_MAX.div_ceil(HELD_MAX);
-/// Writes that are under way at once: a program with many nodes fills a server's batches, and not its queue.
-const WRITES_MAX: usize = 32;
+/// Writes that are under way at once: a program with many nodes fills a server's batches, each of which costs about the same for
+/// one node as for a hundred, and does not fill its queue.
+const WRITES_MAX: usize = 128;
 /// Registrations that are acknowledged within so long are kept for the first time in one message.
 const GATHER_FOR: Duration = Duration::from_millis(20);
 /// How often the own address is looked for while there is none.

@@ -135,9 +135,9 @@ async fn registry(server: &Server) -> RegistryClient<tonic::transport::Channel> 
     RegistryClient::connect(server.url()).await.expect("the server is there")
 }
 
-fn on_lease(lease: &str) -> Option<WriteOptions> {
+fn on_lease(lease: &str) -> WriteOptions {
     let id = u128::from_str_radix(lease, 16).expect("hexadecimal digits").to_be_bytes().to_vec();
-    Some(WriteOptions { condition: Some(Condition::Lease(id)), ..WriteOptions::default() })
+    WriteOptions { condition: Some(Condition::Lease(id)), ..WriteOptions::default() }
 }
 
 fn patch(number: u16, lease: &str, merge_patch: &str) -> PatchNodeRequest {
@@ -145,7 +145,7 @@ fn patch(number: u16, lease: &str, merge_patch: &str) -> PatchNodeRequest {
         cluster: "orders".to_owned(),
         node: format!("n{number}"),
         merge_patch: merge_patch.to_owned(),
-        options: on_lease(lease),
+        options: Some(on_lease(lease)),
     }
 }
 
@@ -161,7 +161,7 @@ async fn a_write_on_a_lease_touches_only_the_node_that_has_it() {
     let delete = |of: u16| DeleteNodeRequest {
         cluster: "orders".to_owned(),
         node: "n1".to_owned(),
-        options: on_lease(&lease(of)),
+        options: Some(on_lease(&lease(of))),
     };
     assert_eq!(registry.delete_node(delete(2)).await.expect_err("another's").code(), tonic::Code::Aborted);
     registry.delete_node(delete(1)).await.expect("its own");

@@ -189,18 +189,18 @@ async fn where_the_lease_is_the_check_a_node_without_one_is_refused() {
 #[tokio::test]
 async fn many_that_lapse_at_once_are_down_and_stay() {
     let (server, client) = start().await;
-    define(&client, "mass", 1..=100).await;
-    define(&client, "lone", 101..=103).await;
-    let keeper = Keeper::start(vec![server.url()], "mass", 1..=100);
-    let lone = Keeper::start(vec![server.url()], "lone", 101..=103);
-    shows(&client, "mass", &all(1..=100, "healthy")).await;
-    shows(&client, "lone", &all(101..=103, "healthy")).await;
-    keeper.forget(1..=30);
-    let expected = [all(1..=30, "down"), all(31..=100, "healthy")].concat();
+    define(&client, "mass", 1..=1000).await;
+    define(&client, "lone", 1001..=1003).await;
+    let keeper = Keeper::start(vec![server.url()], "mass", 1..=1000);
+    let lone = Keeper::start(vec![server.url()], "lone", 1001..=1003);
+    shows(&client, "mass", &all(1..=1000, "healthy")).await;
+    shows(&client, "lone", &all(1001..=1003, "healthy")).await;
+    keeper.forget(1..=300);
+    let expected = [all(1..=300, "down"), all(301..=1000, "healthy")].concat();
     shows(&client, "mass", &expected).await;
     // One that lapses later, alone, is gone while all of them are there.
-    lone.forget([103]);
-    shows(&client, "lone", &all(101..=102, "healthy")).await;
+    lone.forget([1003]);
+    shows(&client, "lone", &all(1001..=1002, "healthy")).await;
     shows(&client, "mass", &expected).await;
 }
 

@@ -388,3 +388,23 @@ async fn a_new_leader_is_forwarded_to() {
     assert_eq!(group.server(1).way.commits.load(Ordering::SeqCst), 1);
     group.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_for_the_leader_alone_is_refused_when_another_leads_and_takes_nothing_with_it() {
+    let group = Group::start(1).await;
+    let server = group.server(0);
+    let fenced = |n| Write { epoch: Some(1), ..put("a", n, Precondition::default()) };
+    *server.way.refusal.lock().unwrap() = Some(CommitError::Fenced { epoch: 1 });
+    // Both wait before the writer has its turn, and go into one batch.
+    let (refused, written) = tokio::join!(
+        server.registry.carry_out(fenced(1), WRITE_DEADLINE),
+        server.registry.carry_out(put("b", 2, Precondition::default()), WRITE_DEADLINE),
+    );
+    assert!(matches!(refused, Err(WriteError::Unavailable { .. })), "{refused:?}");
+    assert!(written.is_ok(), "{written:?}");
+    assert_eq!((held(server, "a"), held(server, "b").as_deref()), (None, Some("2")));
+    assert_eq!(server.way.commits.load(Ordering::SeqCst), 2);
+    server.registry.carry_out(fenced(3), WRITE_DEADLINE).await.unwrap();
+    assert_eq!(held(server, "a").as_deref(), Some("3"));
+    group.stop().await;
+}

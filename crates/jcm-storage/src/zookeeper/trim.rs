@@ -205,32 +205,67 @@ mod tests {
     use super::super::testing::Ensemble;
     use super::super::{ZooKeeper, ZooKeeperStore};
     use super::*;
-    use crate::{Feed, Member, Membership, Store};
+    use crate::{CommitError, Feed, Member, Membership, Store};
+
+    fn ten_clusters(head: Head) -> Transaction {
+        let entries = (head.revision.0 + 1..=head.revision.0 + 10).map(|revision| Entry {
+            operation: OperationId(Uuid::new_v4()),
+            fingerprint: 0,
+            principal: String::new(),
+            change: Change {
+                cluster: ClusterName::parse(&format!("c{revision}")).unwrap(),
+                revision: Revision(revision),
+                effect: Effect::Updated { created: true, header: None, put: Vec::new(), removed: Vec::new() },
+            },
+            created: true,
+        });
+        Transaction { epoch: 1, entries: entries.collect() }
+    }
+
+    fn member() -> Member {
+        Member {
+            id: jcm_model::ServerId::parse("a").unwrap(),
+            instance: Uuid::new_v4(),
+            advertise: "a:1".to_owned(),
+            zone: String::new(),
+            version: String::new(),
+        }
+    }
 
     /// Commits transactions of ten clusters each.
     async fn commit(store: &ZooKeeperStore, transactions: u32) -> Head {
         for _ in 0..transactions {
             let head = store.head().await.unwrap();
-            let entries = (head.revision.0 + 1..=head.revision.0 + 10).map(|revision| Entry {
-                operation: OperationId(Uuid::new_v4()),
-                fingerprint: 0,
-                principal: String::new(),
-                change: Change {
-                    cluster: ClusterName::parse(&format!("c{revision}")).unwrap(),
-                    revision: Revision(revision),
-                    effect: Effect::Updated {
-                        created: true,
-                        header: None,
-                        put: Vec::new(),
-                        removed: Vec::new(),
-                    },
-                },
-                created: true,
-            });
-            let transaction = Transaction { epoch: 1, entries: entries.collect() };
-            store.commit(Arc::new(transaction), head).await.unwrap();
+            store.commit(Arc::new(ten_clusters(head)), head).await.unwrap();
         }
         store.head().await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_commit_for_the_leader_alone_is_refused_in_every_other_epoch() {
+        let ensemble = Ensemble::new();
+        let zookeeper = ZooKeeper::connect(ensemble.config(&ensemble.hosts, Duration::from_mins(1))).unwrap();
+        let (store, membership) = (zookeeper.store(), zookeeper.membership());
+        store.open(None).await.unwrap();
+        store.load().await.unwrap();
+        membership.join(member()).await.unwrap();
+        let mut roster = membership.roster();
+        let epoch = roster.wait_for(|roster| roster.leader.is_some()).await.unwrap().epoch;
+        let head = commit(&store, 1).await;
+        let transaction = Arc::new(ten_clusters(head));
+        for other in [epoch + 1, epoch - 1, u64::MAX] {
+            let refused = store.commit_as_leader(Arc::clone(&transaction), head, other).await;
+            assert!(matches!(refused, Err(CommitError::Fenced { epoch }) if epoch == other), "{refused:?}");
+        }
+        assert_eq!(store.head().await.unwrap(), head, "nothing of it is there");
+        // One that is behind is told so, and not that another leads.
+        let behind = store.commit_as_leader(Arc::clone(&transaction), head.at(Revision(9)), epoch).await;
+        assert!(
+            matches!(behind, Err(CommitError::Refused { .. } | CommitError::Conflict { .. })),
+            "{behind:?}"
+        );
+        store.commit_as_leader(transaction, head, epoch).await.unwrap();
+        assert_eq!(store.head().await.unwrap(), head.at(Revision(20)));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,14 +275,7 @@ mod tests {
         let (store, membership) = (zookeeper.store(), zookeeper.membership());
         store.open(None).await.unwrap();
         store.load().await.unwrap();
-        let member = Member {
-            id: jcm_model::ServerId::parse("a").unwrap(),
-            instance: Uuid::new_v4(),
-            advertise: "a:1".to_owned(),
-            zone: String::new(),
-            version: String::new(),
-        };
-        membership.join(member).await.unwrap();
+        membership.join(member()).await.unwrap();
         let mut roster = membership.roster();
         let epoch = roster.wait_for(|roster| roster.leader.is_some()).await.unwrap().epoch;
         // Over the end of the first block.

@@ -50,6 +50,7 @@ pub(crate) struct Case {
     pub(crate) roles: &'static [Role],
 }
 
+// HAProxy resets a TCP check before the connection is complete: no node sees it, so there is nothing to count.
 const OURS: &[Role] = &[Role::Bare, Role::Engine, Role::Server];
 const ALL: &[Role] = &[Role::Bare, Role::Engine, Role::Server, Role::HaProxy];
 
@@ -58,8 +59,8 @@ const CASES: [Case; 6] = [
     Case { name: "kept-18000", way: Way::Kept, targets: 18_000, roles: OURS },
     Case { name: "fresh-5000", way: Way::Fresh, targets: 5_000, roles: ALL },
     Case { name: "fresh-9000", way: Way::Fresh, targets: 9_000, roles: ALL },
-    Case { name: "tcp-5000", way: Way::Tcp, targets: 5_000, roles: ALL },
-    Case { name: "tcp-9000", way: Way::Tcp, targets: 9_000, roles: ALL },
+    Case { name: "tcp-5000", way: Way::Tcp, targets: 5_000, roles: OURS },
+    Case { name: "tcp-9000", way: Way::Tcp, targets: 9_000, roles: OURS },
 ];
 
 impl Way {

@@ -33,6 +33,26 @@ impl Exit {
     }
 }
 
+/// Kills the programs that this one started when it panics. A release build does not unwind, so nothing that is dropped would
+/// end them, and they would go on for ever.
+pub fn end_children_with_a_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        children().for_each(|child| {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+        });
+        before(panic);
+    }));
+}
+
+fn children() -> impl Iterator<Item = rustix::process::Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let pids = lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    pids.filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?))
+}
+
 /// Runs a program with nothing on its standard input, and ends it when the deadline is over.
 pub async fn run<A: AsRef<OsStr>>(program: &Path, arguments: &[A], deadline: Duration) -> Exit {
     run_with(program, arguments, &[], b"", deadline).await

@@ -77,6 +77,7 @@ impl Way {
 }
 
 fn main() {
+    jcm_tests::process::end_children_with_a_panic();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {

@@ -42,6 +42,7 @@ const SHAPES: [(usize, usize); 2] = [(100, 100), (10_000, 1)];
 const LARGE: (usize, usize) = (10_000, 100);
 
 fn main() -> Result<(), Fault> {
+    jcm_tests::process::end_children_with_a_panic();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {

@@ -69,6 +69,7 @@ struct Bench {
 
 #[tokio::main]
 async fn main() -> Result<(), Fault> {
+    jcm_tests::process::end_children_with_a_panic();
     let mut arguments = std::env::args().skip(1);
     let file = arguments.next().ok_or("name the file for the figures")?;
     if file == bare::ANSWERS {

@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// A timeout that is worth waiting for, and of which a pause of this busy machine is a small part: a single probe that was late
+/// says nothing, and nobody makes another one.
+fn patient() -> Check {
+    Check { timeout: Duration::from_secs(3), ..http() }
+}
+
 /// A prober for one probe apart from any round.
 fn prober(policy: TargetPolicy, at_once_max: usize) -> (OnceProber, Reports) {
     let (sender, reports) = reports::channel(1);
@@ -28,7 +34,7 @@ async fn one_probe_tells_what_the_engine_would() {
     assert_eq!(once(well.address, &tcp(), enough).await, Ok(Outcome::Connected));
     assert_eq!(once(ill.address, &http(), enough).await, Ok(Outcome::UnexpectedStatus(500)));
     assert_eq!(once(dead, &http(), enough).await, Ok(Outcome::Refused));
-    assert_eq!(once(silent.address, &impatient(), enough).await, Ok(Outcome::TimedOut(Phase::Connecting)));
+    assert_eq!(once(silent.address, &patient(), enough).await, Ok(Outcome::TimedOut(Phase::Connecting)));
     let nothing = Check { kind: CheckKind::Lease, ..http() };
     assert_eq!(once(well.address, &nothing, enough).await, Err(NotProbed::Kind(CheckKind::Lease)));
 }
@@ -53,7 +59,7 @@ async fn one_probe_goes_nowhere_the_policy_forbids() {
 async fn probes_beyond_the_bound_wait_only_while_they_can_still_end_in_time() {
     let silent = Swallowing::start().await;
     let (prober, _reports) = prober(anywhere(), 1);
-    let check = Arc::new(impatient());
+    let check = Arc::new(patient());
     let first = prober.probe(silent.address, &check, Duration::from_secs(10));
     let no_time = prober.probe(silent.address, &check, check.timeout + Duration::from_millis(20));
     let has_time = prober.probe(silent.address, &check, Duration::from_secs(10));
@@ -67,7 +73,7 @@ async fn probes_beyond_the_bound_wait_only_while_they_can_still_end_in_time() {
 #[tokio::test]
 async fn an_opinion_hears_a_node_whose_first_packets_are_lost() {
     // A connection that is open and on which nothing comes back is what a lost packet looks like.
-    let patient = Arc::new(Check { timeout: Duration::from_secs(4), ..http() });
+    let check = Arc::new(patient());
     let (prober, _reports) = prober(anywhere(), 4);
     for second in [OK, "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"] {
         let node = Node::start(move |mut stream, number| async move {
@@ -78,7 +84,7 @@ async fn an_opinion_hears_a_node_whose_first_packets_are_lost() {
             wait_for_end(&mut stream).await;
         })
         .await;
-        let probed = prober.probe_twice(node.address, &patient, DEADLINE).await.unwrap();
+        let probed = prober.probe_twice(node.address, &check, DEADLINE).await.unwrap();
         assert_eq!(probed.outcome.status(), Some(if second == OK { 200 } else { 500 }));
         assert_eq!(node.connections(), 2);
     }
@@ -88,7 +94,7 @@ async fn an_opinion_hears_a_node_whose_first_packets_are_lost() {
 async fn an_opinion_of_a_node_that_says_nothing_is_that_it_failed() {
     let silent = Swallowing::start().await;
     let (prober, _reports) = prober(anywhere(), 4);
-    let check = Arc::new(impatient());
+    let check = Arc::new(patient());
     let timed_out = Outcome::TimedOut(Phase::Connecting);
     // Whether the second probe has its whole time or only what is left of the first one's.
     for within in [check.timeout * 3, check.timeout + Duration::from_millis(20)] {

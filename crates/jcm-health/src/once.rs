@@ -96,7 +96,8 @@ impl OnceProber {
             return result;
         }
         let Ok(_place) = self.places.try_acquire() else { return first.await };
-        let mut second = pin!(self.carry_out(address, check, begun + within));
+        // Both end together: the way back has the time that is left, and others wait for this answer.
+        let mut second = pin!(self.carry_out(address, check, begun + check.timeout.min(within)));
         tokio::select! {
             biased;
             result = &mut first => if says_something(&result) { result } else {

@@ -122,7 +122,7 @@ impl Parts {
                 for node in &cluster.nodes {
                     let Some(lease) = node.attributes.lease() else { continue };
                     share.leased += 1;
-                    let renewal = renewal(name, &node.id).filter(|renewal| renewal.lease == lease.id());
+                    let renewal = renewal(name, &node.id, lease.id());
                     let renewed = renewal.map(|renewal| renewal.at);
                     let silence = renewed.map(|at| around.now.saturating_duration_since(at));
                     if silence.is_some_and(|silence| silence < lease.ttl()) || self.is_fit(cluster, node) {

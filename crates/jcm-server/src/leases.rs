@@ -6,7 +6,7 @@
 //! knows of every renewal, whoever checks the node next: a node that changes its checker loses nothing.
 //!
 //! What follows from it is decided elsewhere: the checker judges the nodes whose check is their lease
-//! (`checker/leased.rs`), and the leader clears nodes away that nobody renews any more (`leases/clearing.rs`).
+//! (`checker/leased.rs`), and the leader clears nodes away that nobody renews any more (`clearing.rs`).
 //!
 //! Invariant: everything is in one table with one lock, which is held for as long as it takes to note or to look up, and never
 //! across an `.await`.
@@ -65,14 +65,15 @@ impl Leases {
     ) -> Vec<v1::watch_response::LostLease> {
         let mut lost = Vec::new();
         let mut renewed = Vec::with_capacity(kept.len());
+        let mut table = self.table();
         for kept in kept {
-            match standing(&kept, snapshot) {
+            let may_be_kept = |lease: &Lease| table.may_be_kept(&kept.cluster, &kept.node, lease, now);
+            match standing(&kept, snapshot, may_be_kept) {
                 None => renewed.push(kept),
                 Some(reason) => lost.push(kept.lost(reason)),
             }
         }
         metrics::counter!("jcm_lease_renewals_total").increment(renewed.len() as u64);
-        let mut table = self.table();
         for kept in renewed {
             table.keep(&kept.cluster, &kept.node, kept.lease, now);
         }
@@ -115,14 +116,17 @@ impl Leases {
     }
 
     /// Looks at many nodes in one go.
-    pub(crate) fn look_up(&self, mut look: impl FnMut(&dyn Fn(&ClusterName, &NodeId) -> Option<Renewal>)) {
+    pub(crate) fn look_up(
+        &self,
+        mut look: impl FnMut(&dyn Fn(&ClusterName, &NodeId, LeaseId) -> Option<Renewal>),
+    ) {
         let table = self.table();
-        look(&|cluster, node| table.renewal(cluster, node).cloned());
+        look(&|cluster, node, lease| table.renewal(cluster, node, lease).cloned());
     }
 
     /// The last renewal of a node's lease, through whichever server.
-    pub(crate) fn renewal(&self, cluster: &ClusterName, node: &NodeId) -> Option<Renewal> {
-        self.table().renewal(cluster, node).cloned()
+    pub(crate) fn renewal(&self, cluster: &ClusterName, node: &NodeId, lease: LeaseId) -> Option<Renewal> {
+        self.table().renewal(cluster, node, lease).cloned()
     }
 
     /// Whether a client of this server renewed the lease within its time, or may have.

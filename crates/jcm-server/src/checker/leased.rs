@@ -231,8 +231,10 @@ impl Checker {
 
     fn see(&mut self, moment: Instant, now: Timestamp) -> Vec<Step> {
         let roster = self.around.roster.borrow();
+        let named = roster.members.iter().map(|member| member.id.clone());
+        // One that the store lost a moment ago and that goes on is still a server.
         let others: BTreeSet<ServerId> =
-            roster.members.iter().map(|member| member.id.clone()).filter(|id| *id != self.server).collect();
+            named.chain(self.around.peers.connected()).filter(|id| *id != self.server).collect();
         drop(roster);
         let liveness = self.around.liveness.borrow().clone();
         let contacts = self.leases.contacts();
@@ -245,7 +247,7 @@ impl Checker {
         self.leases.look_up(|renewal| {
             for (cluster, nodes) in &mut *nodes {
                 for (node, watched) in nodes {
-                    let renewal = renewal(cluster, node);
+                    let renewal = renewal(cluster, node, watched.lease.id());
                     let look = watched.watch.look(&watched.lease, renewal.as_ref(), &around);
                     let from = watched.verdict;
                     let through = renewal.as_ref().map(|renewal| &renewal.through);

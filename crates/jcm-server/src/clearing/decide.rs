@@ -72,7 +72,6 @@ impl Clearing {
     /// This server does not lead, or the store takes no writes.
     pub(super) fn interrupt(&mut self) {
         self.last = None;
-        self.clusters.clear();
     }
 
     /// Takes in what this round found, and answers what is to be cleared away.
@@ -86,7 +85,7 @@ impl Clearing {
             before == epoch && now.saturating_duration_since(at) <= ROUND_GAP_MAX
         };
         if !self.last.is_some_and(in_a_row) {
-            self.clusters.clear();
+            self.begin_anew(now);
         }
         self.last = Some((epoch, now));
         self.clusters.retain(|cluster, _| round.contains_key(cluster));
@@ -101,6 +100,13 @@ impl Clearing {
             }
         }
         ripe
+    }
+
+    /// Every time begins anew. What lapsed with many others stays a mass: leaders change just when such things happen.
+    fn begin_anew(&mut self, now: Instant) {
+        for pending in self.clusters.values_mut().flat_map(HashMap::values_mut) {
+            (pending.found, pending.unheld) = (now, now);
+        }
     }
 
     /// How many wait, and how many of them lapsed with many others.
@@ -135,7 +141,8 @@ fn mark_masses(pending: &mut HashMap<NodeId, Pending>, share: &Share) {
     by_time.sort_unstable_by(|one, other| (one.0, &one.2).cmp(&(other.0, &other.2)));
     // The times of one cluster's leases differ little: the longest is the careful choice.
     let window = by_time.iter().map(|(_, ttl, _)| *ttl).max().unwrap_or_default();
-    let mut first = 0;
+    // Up to there all are marked.
+    let (mut first, mut marked) = (0, 0);
     for last in 0..by_time.len() {
         while by_time[last].0.saturating_duration_since(by_time[first].0) > window {
             first += 1;
@@ -144,11 +151,12 @@ fn mark_masses(pending: &mut HashMap<NodeId, Pending>, share: &Share) {
         #[expect(clippy::cast_precision_loss, reason = "a cluster has at most 20,000 nodes")]
         let is_mass = together >= MASS_NODES_MIN && together as f64 > MASS_ABOVE * share.leased as f64;
         if is_mass {
-            for (_, _, node) in &by_time[first..=last] {
+            for (_, _, node) in &by_time[first.max(marked)..=last] {
                 if let Some(pending) = pending.get_mut(node) {
                     pending.is_mass = true;
                 }
             }
+            marked = last + 1;
         }
     }
 }

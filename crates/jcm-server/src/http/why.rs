@@ -78,7 +78,7 @@ pub(super) async fn get(
 
 /// The node's lease, and its last renewal as far as this server knows: all of them are told of every one.
 fn lease_now(app: &App, cluster: &ClusterName, node: &NodeId, lease: &Lease) -> serde_json::Value {
-    let renewal = app.peers.leases().renewal(cluster, node).filter(|renewal| renewal.lease == lease.id());
+    let renewal = app.peers.leases().renewal(cluster, node, lease.id());
     let mut shown = json!(lease);
     shown["renewed"] = json!(renewal.map(|renewal| {
         json!({ "ms_ago": milliseconds(renewal.at.elapsed()).round(), "through": renewal.through })

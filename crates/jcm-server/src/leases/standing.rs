@@ -51,10 +51,14 @@ impl Kept {
 ///
 /// Its own memory may be behind the registration, so that something older stands there: it speaks only once it has come to
 /// the registration's revision. Under another store than that of the registration, or without knowing it, revisions tell
-/// nothing. There it says no more than that the node is gone: registering it again under the same lease does no harm, while a
-/// program that took "taken" for granted would stop. (A lease that really stands in its way there lapses, or is renewed by
-/// whom it belongs to.)
-pub(super) fn standing(kept: &Kept, snapshot: &Snapshot) -> Option<Reason> {
+/// nothing. There it says no more than that the node is gone, because a program that took "taken" for granted would stop: also
+/// where another lease stands that nobody keeps, as after a restore from before the program began. The program then writes on
+/// condition, and finds out what stands there. `may_be_kept` tells whether somebody keeps a lease of the node, as far as is known.
+pub(super) fn standing(
+    kept: &Kept,
+    snapshot: &Snapshot,
+    may_be_kept: impl Fn(&Lease) -> bool,
+) -> Option<Reason> {
     if snapshot.quarantined.contains_key(&kept.cluster) {
         return None;
     }
@@ -64,10 +68,11 @@ pub(super) fn standing(kept: &Kept, snapshot: &Snapshot) -> Option<Reason> {
         None => false,
     };
     let node = snapshot.clusters.get(&kept.cluster).and_then(|cluster| cluster.node(&kept.node));
-    match node.map(|node| node.attributes.lease().map(Lease::id)) {
+    match node.map(|node| node.attributes.lease()) {
         None => Some(Reason::Gone),
-        Some(Some(lease)) if lease == kept.lease => None,
-        Some(_) if !is_comparable => None,
+        Some(Some(lease)) if lease.id() == kept.lease => None,
+        Some(Some(lease)) if !is_comparable => (!may_be_kept(lease)).then_some(Reason::Gone),
+        Some(None) if !is_comparable => None,
         Some(Some(_)) => Some(Reason::Taken),
         Some(None) => Some(Reason::Adopted),
     }
@@ -100,7 +105,23 @@ mod tests {
         ] {
             let registered = registered.map(|(store, revision)| (store, Revision(revision)));
             let kept = Kept { cluster: cluster_name(), node: node_id(node), lease: lease_id(1), registered };
-            assert_eq!(standing(&kept, &snapshot), expected, "{node} registered at {registered:?}");
+            assert_eq!(standing(&kept, &snapshot, |_| true), expected, "{node} registered at {registered:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_nobody_keeps_in_another_store_is_in_nobodys_way() {
+        let snapshot = snapshot(10, &[leased("people", None), leased("other", Some(2))]);
+        let (here, elsewhere) = (snapshot.store, StoreId(uuid::Uuid::from_u128(77)));
+        for (node, store, expected) in [
+            ("other", Some(elsewhere), Some(Reason::Gone)),
+            ("other", None, Some(Reason::Gone)),
+            ("other", Some(here), Some(Reason::Taken)),
+            ("people", Some(elsewhere), None),
+        ] {
+            let registered = store.map(|store| (store, Revision(3)));
+            let kept = Kept { cluster: cluster_name(), node: node_id(node), lease: lease_id(1), registered };
+            assert_eq!(standing(&kept, &snapshot, |_| false), expected, "{node} registered in {store:?}");
         }
     }
 }

@@ -24,6 +24,34 @@ pub(crate) struct Renewal {
     pub(crate) through: ServerId,
 }
 
+/// The latest renewals of one node. Two, because a process whose place another one took may go on with its lease for a while,
+/// through a server that does not know better: that must not hide the renewals of the lease that stands.
+#[derive(Debug)]
+struct Latest {
+    newest: Renewal,
+    /// The newest one of another lease.
+    other: Option<Renewal>,
+}
+
+impl Latest {
+    fn of(&self, lease: LeaseId) -> Option<&Renewal> {
+        std::iter::once(&self.newest).chain(&self.other).find(|renewal| renewal.lease == lease)
+    }
+
+    fn note(&mut self, renewal: Renewal) {
+        let of_it = |held: &&mut Renewal| held.lease == renewal.lease;
+        if let Some(held) = std::iter::once(&mut self.newest).chain(&mut self.other).find(of_it) {
+            if held.at <= renewal.at {
+                *held = renewal;
+            }
+        } else if self.newest.at > renewal.at {
+            self.other = Some(renewal);
+        } else {
+            self.other = Some(std::mem::replace(&mut self.newest, renewal));
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Own {
     lease: LeaseId,
@@ -43,8 +71,8 @@ pub(super) struct Table {
     own: ByNode<Own>,
     /// Which of it is to be handed on.
     fresh: Vec<(ClusterName, NodeId)>,
-    /// The latest renewal of each node, through whichever server.
-    latest: ByNode<Renewal>,
+    /// The latest renewals of each node, through whichever server.
+    latest: ByNode<Latest>,
     contacts: BTreeMap<ServerId, Instant>,
     own_count: usize,
     latest_count: usize,
@@ -121,14 +149,15 @@ impl Table {
         }
     }
 
-    /// Of two renewals the later one counts, whichever lease it is of: who looks it up knows which one stands.
     fn note(&mut self, cluster: &ClusterName, node: &NodeId, renewal: Renewal) {
         match self.latest.get_mut(cluster).and_then(|nodes| nodes.get_mut(node)) {
-            Some(held) if held.at > renewal.at => {}
-            Some(held) => *held = renewal,
+            Some(latest) => latest.note(renewal),
             None if self.latest_count >= RENEWALS_MAX => {}
             None => {
-                self.latest.entry(cluster.clone()).or_default().insert(node.clone(), renewal);
+                self.latest
+                    .entry(cluster.clone())
+                    .or_default()
+                    .insert(node.clone(), Latest { newest: renewal, other: None });
                 self.latest_count += 1;
             }
         }
@@ -142,8 +171,22 @@ impl Table {
         &self.contacts
     }
 
-    pub(super) fn renewal(&self, cluster: &ClusterName, node: &NodeId) -> Option<&Renewal> {
-        self.latest.get(cluster)?.get(node)
+    /// The last renewal of this lease of the node.
+    pub(super) fn renewal(&self, cluster: &ClusterName, node: &NodeId, lease: LeaseId) -> Option<&Renewal> {
+        self.latest.get(cluster)?.get(node)?.of(lease)
+    }
+
+    /// Whether the lease was renewed within its time, through whichever server, or may have been while this one did not run.
+    pub(super) fn may_be_kept(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeId,
+        lease: &Lease,
+        now: Instant,
+    ) -> bool {
+        let is_within = |at: Instant| now.saturating_duration_since(at) < lease.ttl();
+        let renewal = self.renewal(cluster, node, lease.id());
+        is_within(self.running_since) || renewal.is_some_and(|renewal| is_within(renewal.at))
     }
 
     /// What was renewed before it began to run, or during a pause, a server does not know: for a whole time from then on
@@ -172,7 +215,13 @@ impl Table {
         }
         self.own.retain(|_, nodes| !nodes.is_empty());
         for (cluster, nodes) in &mut self.latest {
-            nodes.retain(|node, held| counts(cluster, node, held.lease, held.at));
+            nodes.retain(|node, Latest { newest, other }| {
+                if let Some(kept) = other.take_if(|_| !counts(cluster, node, newest.lease, newest.at)) {
+                    *newest = kept;
+                }
+                other.take_if(|other| !counts(cluster, node, other.lease, other.at));
+                counts(cluster, node, newest.lease, newest.at)
+            });
         }
         self.latest.retain(|_, nodes| !nodes.is_empty());
         self.own_count = self.own.values().map(HashMap::len).sum();
@@ -264,11 +313,44 @@ pub(crate) mod tests {
         let told = |at| Renewals::from([(cluster_name(), vec![(node_id("n1"), lease_id(1), at)])]);
         table.keep(&cluster_name(), &node_id("n1"), lease_id(1), start + 2 * SECOND);
         table.hear(&server("s2"), &told(start + SECOND));
-        let renewal = |table: &Table| table.renewal(&cluster_name(), &node_id("n1")).unwrap().clone();
+        let renewal =
+            |table: &Table| table.renewal(&cluster_name(), &node_id("n1"), lease_id(1)).unwrap().clone();
         assert_eq!(renewal(&table).through, server("s1"));
         table.hear(&server("s2"), &told(start + 3 * SECOND));
         assert_eq!((renewal(&table).through, renewal(&table).at), (server("s2"), start + 3 * SECOND));
         assert!(table.take_fresh()[&cluster_name()].iter().all(|(_, _, at)| *at == start + 2 * SECOND));
+    }
+
+    #[test]
+    fn a_process_that_lost_its_place_does_not_hide_the_one_that_has_it() {
+        let (mut table, start) = table();
+        let (name, node) = (cluster_name(), node_id("n1"));
+        let at = |table: &Table, lease| table.renewal(&name, &node, lease_id(lease)).map(|found| found.at);
+        table.keep(&name, &node, lease_id(2), start);
+        table.keep(&name, &node, lease_id(1), start + SECOND);
+        assert_eq!((at(&table, 1), at(&table, 2)), (Some(start + SECOND), Some(start)));
+        table.keep(&name, &node, lease_id(2), start + 2 * SECOND);
+        table.keep(&name, &node, lease_id(1), start + 3 * SECOND);
+        assert_eq!(at(&table, 2), Some(start + 2 * SECOND));
+        // The oldest of three gives way.
+        table.keep(&name, &node, lease_id(3), start + 4 * SECOND);
+        assert_eq!((at(&table, 3), at(&table, 1)), (Some(start + 4 * SECOND), Some(start + 3 * SECOND)));
+        table.tidy(&snapshot(1, &[leased("n1", Some(1))]), start + 4 * SECOND + UNKNOWN_KEPT_FOR);
+        assert_eq!((at(&table, 1), at(&table, 3)), (Some(start + 3 * SECOND), None));
+    }
+
+    #[test]
+    fn a_lease_may_be_kept_while_a_renewal_lasts_or_may_have_been_missed() {
+        let (mut table, start) = table();
+        let lease = Lease::new(lease_id(1), 10 * SECOND).unwrap();
+        let kept = |table: &Table, at| table.may_be_kept(&cluster_name(), &node_id("n1"), &lease, at);
+        assert!(kept(&table, start + 9 * SECOND), "it began just now");
+        assert!(!kept(&table, start + 10 * SECOND));
+        let told =
+            Renewals::from([(cluster_name(), vec![(node_id("n1"), lease_id(1), start + 10 * SECOND)])]);
+        table.hear(&server("s2"), &told);
+        assert!(kept(&table, start + 19 * SECOND));
+        assert!(!kept(&table, start + 20 * SECOND));
     }
 
     #[test]
@@ -303,7 +385,7 @@ pub(crate) mod tests {
         assert_eq!((table.own_count, table.latest_count), (3, 3), "a definition may be on its way");
         table.tidy(&snapshot, start + UNKNOWN_KEPT_FOR);
         assert_eq!((table.own_count, table.latest_count), (1, 1));
-        assert!(table.renewal(&cluster_name(), &node_id("n1")).is_some());
+        assert!(table.renewal(&cluster_name(), &node_id("n1"), lease_id(1)).is_some());
         // What was to be handed on of it is no more.
         assert_eq!(table.take_fresh()[&cluster_name()].len(), 1);
     }

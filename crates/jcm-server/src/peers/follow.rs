@@ -1,4 +1,4 @@
-//! One follower's stream: all that this server stamped, then what it stamps, and a heartbeat each second.
+//! One follower's stream: all that this server stamped, then what it stamps, and a heartbeat twice a second.
 //!
 //! What is sent whole is read from the board after the stream of turns was subscribed to, so that nothing falls between
 //! the two; and the checker publishes on the board first, so that a turn which was sent with the whole is known by its

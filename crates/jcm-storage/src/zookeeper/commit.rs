@@ -374,7 +374,6 @@ impl Inner {
     }
 }
 
-/// Writes the head on condition of its version. The version -1 would be no condition the next time: it is skipped.
 /// Whether another leader has begun a later epoch.
 fn is_over(refusal: &zk::MultiWriteError) -> bool {
     matches!(
@@ -386,6 +385,7 @@ fn is_over(refusal: &zk::MultiWriteError) -> bool {
     )
 }
 
+/// Writes the head on condition of its version. The version -1 would be no condition the next time: it is skipped.
 fn add_head(
     writer: &mut zk::MultiWriter<'_>,
     path: &str,

@@ -154,6 +154,23 @@ fn the_rest_of_a_mass_that_comes_back_is_no_few() {
 }
 
 #[test]
+fn what_is_left_of_a_mass_stays_one_when_the_lead_is_lost_and_won_again() {
+    let mut world = World::of(100);
+    world.lapse(0..30);
+    assert_eq!(world.run(20), None);
+    // Nearly all come back; few they would be, were it forgotten how many they were.
+    for n in 1..30 {
+        world.come_back(n);
+    }
+    assert_eq!(world.run(1), None);
+    world.clearing.interrupt();
+    world.epoch += 2;
+    assert_eq!(world.run(60), None);
+    assert_eq!(world.clearing.counts(), (1, 1));
+    assert!(world.run(1200).is_some(), "after the grace time");
+}
+
+#[test]
 fn a_mass_does_not_go_while_too_few_would_be_fit_without_it() {
     let mut world = World::of(10);
     world.lapse(0..6);

@@ -242,6 +242,12 @@ impl Entry {
                 self.is_in_trouble(format!("there is no cluster `{}`", self.wanted.cluster));
             }
             Outcome::NoNode | Outcome::NoCluster => self.gone(now, random),
+            // Often it is the node of this very program, under another id, from before it was started again: that one is
+            // cleared away when its lease has lapsed.
+            Outcome::Clash { reason } => {
+                self.delay(Duration::ZERO, REFUSED_BASE, self.clash_max(), now, random);
+                self.is_in_trouble(reason);
+            }
             Outcome::Refused { reason } => {
                 if !self.was_there {
                     return self.end(RegistrationEnd::Refused { reason });
@@ -313,6 +319,11 @@ impl Entry {
         let bound = u32::try_from(doubled.as_millis()).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + after + Duration::from_millis(random.below(bound.max(1)).into());
+    }
+
+    /// The node that is in the way is there for about two ttl, most likely as long as this one's.
+    fn clash_max(&self) -> Duration {
+        self.ttl().clamp(REFUSED_BASE, REFUSED_MAX)
     }
 
     fn is_in_trouble(&mut self, reason: String) {

@@ -255,6 +255,53 @@ fn a_cluster_that_is_not_there_ends_it_unless_it_is_waited_for() {
 }
 
 #[test]
+fn a_place_that_another_node_has_is_tried_for_until_that_is_gone() {
+    let (mut bench, link) = Bench::welcomed(1);
+    let clash = || Outcome::Clash { reason: "it would share 10.0.0.1 port 8001".to_owned() };
+    let (lease, first) = bench.registers(wanted(1));
+    let mut keys = vec![first.key];
+    bench.answers(clash());
+    let trying = RegistrationStatus::Trying { reason: Some("it would share 10.0.0.1 port 8001".to_owned()) };
+    assert_eq!(bench.told[&lease], trying);
+    let waits = |bench: &mut Bench| {
+        let before = bench.now;
+        while bench.writes.is_empty() {
+            bench.wait_with_heartbeats(link, HEARTBEAT);
+        }
+        bench.now - before
+    };
+    let mut longest = Duration::ZERO;
+    for _ in 0..30 {
+        longest = longest.max(waits(&mut bench));
+        assert_eq!(put(&bench.write()).attributes.lease().map(Lease::id), Some(lease));
+        keys.push(bench.write().key);
+        bench.answers(clash());
+        assert_eq!(bench.told[&lease], trying);
+    }
+    assert!((TTL / 2..=TTL + HEARTBEAT).contains(&longest), "{longest:?}");
+    waits(&mut bench);
+    // What was refused is worked out anew: the program may have become ready meanwhile.
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 31);
+    bench.answers(done(5));
+    assert_eq!(bench.told[&lease], registered(1, 5, false));
+
+    // The same after it was there, and it can be left meanwhile.
+    bench.lost(link, lease, Reason::Gone);
+    waits(&mut bench);
+    bench.answers(clash());
+    assert_eq!(bench.told[&lease], trying);
+    bench.lease(LeaseEvent::Leave { lease, drain: TTL });
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Left);
+
+    // Whatever else is refused ends what was never there.
+    let (lease, _) = bench.registers(wanted(2));
+    bench.answers(Outcome::Refused { reason: "no".to_owned() });
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Refused { reason: "no".to_owned() });
+}
+
+#[test]
 fn a_program_that_was_started_again_takes_its_own_place_and_never_one_that_people_keep() {
     let (mut bench, _) = Bench::welcomed(1);
     let before = LeaseId::new([77; 16]);

@@ -54,6 +54,10 @@ pub(crate) enum Outcome {
     Leased {
         found: Option<LeaseId>,
     },
+    /// Another node has its address and port.
+    Clash {
+        reason: String,
+    },
     /// It cannot be as it is.
     Refused {
         reason: String,
@@ -126,6 +130,7 @@ fn outcome(status: &Status) -> Outcome {
         (Code::Aborted, Some("LEASE")) => {
             Outcome::Leased { found: fact("jcm-found").and_then(|found| LeaseId::parse(found).ok()) }
         }
+        (Code::AlreadyExists, Some("CLASH")) => Outcome::Clash { reason },
         (Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange | Code::DataLoss, Some(_))
         | (Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented, _) => {
             Outcome::Refused { reason }
@@ -174,7 +179,9 @@ mod tests {
                 Outcome::Leased { found: Some(LeaseId::parse(found).unwrap()) },
             ),
             (Code::InvalidArgument, &[("jcm-code", "INVALID")], refused()),
-            (Code::AlreadyExists, &[("jcm-code", "CLASH")], refused()),
+            (Code::AlreadyExists, &[("jcm-code", "CLASH")], Outcome::Clash { reason: "so it is".to_owned() }),
+            (Code::AlreadyExists, &[("jcm-code", "ID_TAKEN")], refused()),
+            (Code::AlreadyExists, &[], again(0, "AlreadyExists")),
             (Code::DataLoss, &[("jcm-code", "QUARANTINED")], refused()),
             (Code::Unimplemented, &[], refused()),
             (

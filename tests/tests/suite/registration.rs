@@ -179,8 +179,6 @@ async fn what_cannot_be_registered_is_refused_with_the_reason() {
         (jcm.register("or ders", Me::new().port("http", 80)), "`or ders`"),
         (me(&jcm, 1).ttl(Duration::from_secs(1)), "ttl: 1s is out of range: from 2s to 3600s"),
         (me(&jcm, 9), "without a lease, so people keep it"),
-        // Another node is at this address and port already.
-        (jcm.register("orders", Me::new().port("http", 80).id("mine")).address(address(9)), "10.0.0.9:80"),
     ] {
         let text = refused(registration).await;
         assert!(text.contains(part), "{text}");

@@ -1,8 +1,9 @@
 //! Nodes that are gone although their program did not leave: it died, was cut off, or lost its place.
 
 use std::process::Stdio;
+use std::time::Duration;
 
-use jcm_subscriber::{RegistrationEnd, RegistrationStatus};
+use jcm_subscriber::{Me, RegistrationEnd, RegistrationStatus, Subscriber};
 use jcm_tests::server::start;
 use jcm_tests::{Server, binary, eventually, process};
 use serde_json::json;
@@ -11,7 +12,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::checked::quick_check;
 
-use super::{DEADLINE, TTL, id, lease_of, me, of_leases, program, until_healthy, until_node, view};
+use super::{DEADLINE, TTL, address, id, lease_of, me, of_leases, program, until_healthy, until_node, view};
 
 /// A real program in a process of its own. Ends with its owner.
 struct Program {
@@ -151,6 +152,32 @@ async fn the_last_process_has_the_place_and_the_one_before_says_so() {
     old.leave(TTL).await.expect("there is nothing to leave");
     assert_eq!(lease_of(&client, &id(1)).await, new.lease().to_string(), "the other one's node stays");
     until_healthy(&client, 1).await;
+}
+
+#[tokio::test]
+async fn a_program_that_starts_again_under_another_id_waits_until_its_old_node_is_cleared_away() {
+    let (server, client) = start().await;
+    client.put_cluster("orders", &of_leases()).await.ok();
+    let before = program(&[server.url()]).await;
+    let old = me(&before, 1).ttl(TTL).ready_at_once().start().await.expect("it is registered");
+    until_healthy(&client, 1).await;
+    // It dies.
+    before.shutdown().await;
+    drop(old);
+    let jcm = Subscriber::builder().servers([server.url()]).ready_timeout(Duration::from_secs(1));
+    let jcm = jcm.build().await.expect("a good address");
+    let me = Me::new().port("http", 80).address(address(1)).id("orders-2");
+    let me = jcm.register("orders", me).ttl(TTL).ready_at_once().start().await.expect("it is tried");
+    match me.status() {
+        RegistrationStatus::Trying { reason: Some(reason) } => {
+            assert!(reason.contains(&id(1)) && reason.contains("10.0.0.1 port 80"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let node = tokio::time::timeout(DEADLINE, me.registered()).await.expect("in time").expect("it stands");
+    assert_eq!(node.as_str(), "orders-2");
+    until_node(&client, "orders-2", "routable", json!(true)).await;
+    assert_eq!(client.get_cluster("orders").await.node_ids(), ["orders-2"]);
 }
 
 #[tokio::test]

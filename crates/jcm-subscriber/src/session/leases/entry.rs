@@ -44,6 +44,9 @@ pub(super) struct Entry {
     stage: Stage,
     /// It was there once. From then on only somebody else's claim ends it, whatever a server refuses.
     was_there: bool,
+    /// A node of another lease may be replaced: until it was there for the first time, and once more whenever it is found gone.
+    /// Of two programs that live, the one that is replaced is told so, and ends: it replaces nobody.
+    may_replace: bool,
     pending: Option<Pending>,
     /// Writes that were worked out.
     writes: u64,
@@ -90,6 +93,7 @@ impl Entry {
             leave: None,
             stage: Stage::Away { over: None },
             was_there: false,
+            may_replace: true,
             pending: None,
             writes: 0,
             failures: 0,
@@ -221,6 +225,7 @@ impl Entry {
                     info!(cluster = %pending.write.cluster, node = %pending.write.node, "registered");
                 }
                 self.was_there = true;
+                self.may_replace = false;
                 self.goes_well(now);
             }
             Outcome::NoNode | Outcome::NoCluster | Outcome::Leased { .. } if *what == What::Delete => {
@@ -232,10 +237,17 @@ impl Entry {
                     return self.end(RegistrationEnd::NoCluster);
                 }
                 self.stage = Stage::Away { over: None };
+                self.may_replace = true;
                 self.delay(Duration::ZERO, REFUSED_BASE, REFUSED_MAX, now, random);
                 self.is_in_trouble(format!("there is no cluster `{}`", self.wanted.cluster));
             }
             Outcome::NoNode | Outcome::NoCluster => self.gone(now, random),
+            // Often it is the node of this very program, under another id, from before it was started again: that one is
+            // cleared away when its lease has lapsed.
+            Outcome::Clash { reason } => {
+                self.delay(Duration::ZERO, REFUSED_BASE, self.clash_max(), now, random);
+                self.is_in_trouble(reason);
+            }
             Outcome::Refused { reason } => {
                 if !self.was_there {
                     return self.end(RegistrationEnd::Refused { reason });
@@ -252,9 +264,14 @@ impl Entry {
         match found {
             None => self.end(RegistrationEnd::Adopted),
             // A put that seemed to have failed was carried out after all.
-            Some(found) if found == self.wanted.lease.id() => self.stage = Stage::Away { over: None },
-            // Who comes last has the place: this program was there before, and was started again.
-            Some(found) if put && !self.was_there => {
+            Some(found) if found == self.wanted.lease.id() => {
+                self.stage = Stage::Away { over: None };
+                self.may_replace &= !self.was_there;
+            }
+            // Who comes last has the place: this program was there before, and was started again. Or it was there, and the
+            // store was set back to a time when it had another lease, which nobody renews.
+            Some(found) if put && self.may_replace => {
+                self.may_replace = !self.was_there;
                 self.stage = Stage::Away { over: Some(found) };
                 self.not_before = now;
             }
@@ -277,9 +294,10 @@ impl Entry {
         }
     }
 
-    /// It was cleared away while it could not be kept.
+    /// It was cleared away while it could not be kept, or the store was set back to a time when it was not there.
     fn gone(&mut self, now: Instant, random: &mut Random) {
         self.stage = Stage::Away { over: None };
+        self.may_replace = true;
         self.pending = None;
         if self.leave.is_some() {
             return self.end(RegistrationEnd::Left);
@@ -301,6 +319,11 @@ impl Entry {
         let bound = u32::try_from(doubled.as_millis()).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + after + Duration::from_millis(random.below(bound.max(1)).into());
+    }
+
+    /// The node that is in the way is there for about two ttl, most likely as long as this one's.
+    fn clash_max(&self) -> Duration {
+        self.ttl().clamp(REFUSED_BASE, REFUSED_MAX)
     }
 
     fn is_in_trouble(&mut self, reason: String) {

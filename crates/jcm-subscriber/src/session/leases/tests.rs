@@ -255,6 +255,53 @@ fn a_cluster_that_is_not_there_ends_it_unless_it_is_waited_for() {
 }
 
 #[test]
+fn a_place_that_another_node_has_is_tried_for_until_that_is_gone() {
+    let (mut bench, link) = Bench::welcomed(1);
+    let clash = || Outcome::Clash { reason: "it would share 10.0.0.1 port 8001".to_owned() };
+    let (lease, first) = bench.registers(wanted(1));
+    let mut keys = vec![first.key];
+    bench.answers(clash());
+    let trying = RegistrationStatus::Trying { reason: Some("it would share 10.0.0.1 port 8001".to_owned()) };
+    assert_eq!(bench.told[&lease], trying);
+    let waits = |bench: &mut Bench| {
+        let before = bench.now;
+        while bench.writes.is_empty() {
+            bench.wait_with_heartbeats(link, HEARTBEAT);
+        }
+        bench.now - before
+    };
+    let mut longest = Duration::ZERO;
+    for _ in 0..30 {
+        longest = longest.max(waits(&mut bench));
+        assert_eq!(put(&bench.write()).attributes.lease().map(Lease::id), Some(lease));
+        keys.push(bench.write().key);
+        bench.answers(clash());
+        assert_eq!(bench.told[&lease], trying);
+    }
+    assert!((TTL / 2..=TTL + HEARTBEAT).contains(&longest), "{longest:?}");
+    waits(&mut bench);
+    // What was refused is worked out anew: the program may have become ready meanwhile.
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 31);
+    bench.answers(done(5));
+    assert_eq!(bench.told[&lease], registered(1, 5, false));
+
+    // The same after it was there, and it can be left meanwhile.
+    bench.lost(link, lease, Reason::Gone);
+    waits(&mut bench);
+    bench.answers(clash());
+    assert_eq!(bench.told[&lease], trying);
+    bench.lease(LeaseEvent::Leave { lease, drain: TTL });
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Left);
+
+    // Whatever else is refused ends what was never there.
+    let (lease, _) = bench.registers(wanted(2));
+    bench.answers(Outcome::Refused { reason: "no".to_owned() });
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Refused { reason: "no".to_owned() });
+}
+
+#[test]
 fn a_program_that_was_started_again_takes_its_own_place_and_never_one_that_people_keep() {
     let (mut bench, _) = Bench::welcomed(1);
     let before = LeaseId::new([77; 16]);
@@ -331,11 +378,116 @@ fn a_node_of_another_lease_ends_it_however_that_is_learnt() {
         bench.lease(LeaseEvent::Ready { lease });
         bench.answers(Outcome::Leased { found });
         assert_eq!(*bench.ended(lease), end);
-        let (mut bench, link, lease) = stands();
+    }
+    // What people keep is not replaced, wherever a program comes from.
+    let (mut bench, link, lease) = stands();
+    bench.lost(link, lease, Reason::Gone);
+    bench.wait_with_heartbeats(link, HEARTBEAT);
+    bench.answers(Outcome::Leased { found: None });
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Adopted);
+}
+
+#[test]
+fn after_a_restore_of_an_older_store_it_replaces_its_own_older_lease_and_no_more() {
+    let (older, other) = (LeaseId::new([77; 16]), LeaseId::new([78; 16]));
+    let restored = || {
+        let (mut bench, link) = Bench::welcomed(1);
+        let (lease, _) = bench.registers(Wanted { online: true, ..wanted(1) });
+        bench.answers(done(900));
+        bench.wait(GATHER_FOR);
+        assert_eq!(bench.keeps().len(), 1);
+        // It keeps what it wrote to the store of before; a server of the new one finds that nobody renews what is in place.
         bench.lost(link, lease, Reason::Gone);
+        assert!(matches!(bench.told[&lease], RegistrationStatus::Trying { reason: Some(_) }));
         bench.wait_with_heartbeats(link, HEARTBEAT);
-        bench.answers(Outcome::Leased { found });
-        assert_eq!(*bench.ended(lease), end, "who stood once takes nobody's place");
+        assert!(bench.keeps().is_empty(), "what is lost is not kept");
+        assert_eq!(bench.write().lease, lease);
+        bench.answers(Outcome::Leased { found: Some(older) });
+        let over = bench.write();
+        assert_eq!(over.lease, older, "exactly the one that was found");
+        assert_eq!(put(&over).attributes.lease().map(Lease::id), Some(lease));
+        assert!(put(&over).attributes.online(), "the program was ready");
+        (bench, link, lease)
+    };
+    let (mut bench, link, lease) = restored();
+    let place = Place { store: store(1).0.as_bytes().to_vec(), revision: Revision(12) };
+    bench.answers(Outcome::Done(place.clone()));
+    assert_eq!(bench.told[&lease], registered(1, 12, true));
+    bench.wait(GATHER_FOR);
+    let keeps = bench.keeps();
+    let [(_, held)] = &keeps[..] else { panic!("one message, not {keeps:?}") };
+    assert_eq!((&held[0].store, held[0].revision), (&place.store, 12), "it is kept as it was written now");
+    // From here on it is as it always is.
+    bench.lost(link, lease, Reason::Taken);
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Taken);
+
+    // Somebody was faster: the place is theirs.
+    let (mut bench, _, lease) = restored();
+    bench.answers(Outcome::Leased { found: Some(other) });
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Taken);
+
+    // It was carried out although nobody answered, and then somebody came.
+    let (mut bench, _, lease) = restored();
+    bench.answers(Outcome::Leased { found: Some(lease) });
+    assert_eq!(bench.write().lease, lease);
+    bench.answers(Outcome::Leased { found: Some(other) });
+    assert_eq!(*bench.ended(lease), RegistrationEnd::Taken);
+
+    // Each time that it is found gone is one of its own.
+    let (mut bench, link, lease) = restored();
+    bench.answers(done(13));
+    bench.lost(link, lease, Reason::Gone);
+    bench.wait_with_heartbeats(link, HEARTBEAT);
+    bench.answers(Outcome::Leased { found: Some(other) });
+    assert_eq!(bench.write().lease, other);
+    bench.answers(done(14));
+    assert_eq!(bench.told[&lease], registered(1, 14, true));
+}
+
+/// Both are told that their node is gone, and write in every order against one store.
+#[test]
+fn of_two_living_programs_one_has_the_place_and_the_other_one_ends() {
+    const TURNS: u32 = 6;
+    for order in 0..1_u32 << TURNS {
+        let mut place = LeaseId::new([77; 16]);
+        let mut programs = [1, 2].map(|number| {
+            let (mut bench, link) = Bench::welcomed(1);
+            let (lease, _) = bench.registers(Wanted { lease: wanted(number).lease, ..wanted(1) });
+            bench.answers(done(900));
+            bench.lost(link, lease, Reason::Gone);
+            bench.wait_with_heartbeats(link, HEARTBEAT);
+            (bench, link, lease)
+        });
+        let mut written = 0;
+        for turn in 0..4 * TURNS {
+            let (bench, link, lease) = &mut programs[(order >> (turn % TURNS) & 1) as usize];
+            if bench.writes.is_empty() {
+                // What a server says to its keep.
+                if place != *lease {
+                    bench.lost(*link, *lease, Reason::Taken);
+                }
+                continue;
+            }
+            written += 1;
+            if bench.write().lease == place {
+                place = *lease;
+                bench.answers(done(u64::from(turn)));
+            } else {
+                bench.answers(Outcome::Leased { found: Some(place) });
+            }
+        }
+        let turns = order.count_ones();
+        assert!(written <= 4, "{written} writes in order {order:b}");
+        if turns == 0 || turns == TURNS {
+            continue; // One of them never had a turn.
+        }
+        for (bench, _, lease) in &programs {
+            if place == *lease {
+                assert!(matches!(bench.told[lease], RegistrationStatus::Registered { .. }), "{order:b}");
+            } else {
+                assert_eq!(*bench.ended(*lease), RegistrationEnd::Taken, "{order:b}");
+            }
+        }
     }
 }
 

@@ -28,6 +28,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Outcome::NoCluster),
         1 => Just(Outcome::NoNode),
         1 => found.prop_map(|found| Outcome::Leased { found }),
+        1 => Just(Outcome::Clash { reason: "there is another".to_owned() }),
         1 => Just(Outcome::Refused { reason: "no".to_owned() }),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod cleared;
 mod moves;
+mod restored;
 
 use std::time::Duration;
 

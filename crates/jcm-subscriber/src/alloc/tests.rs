@@ -58,7 +58,9 @@ fn a_handle_picks_by_its_own_policy() {
     let plan = other.plan();
     let in_flight: Vec<u32> =
         plan.calls_of(field.core.view().nodes()).map(|calls| calls.unwrap().in_flight()).collect();
-    assert_eq!(in_flight, [10, 20], "by weight");
+    // Chance draws the two that are compared, and may draw the same one twice at the end.
+    assert_eq!(in_flight.iter().sum::<u32>(), 30);
+    assert!(in_flight[0].abs_diff(10) <= 2, "by weight: {in_flight:?}");
     assert_eq!(field.in_flight(), [0, 0], "each handle counts its own calls");
     drop(calls);
 }

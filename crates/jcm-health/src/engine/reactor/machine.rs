@@ -161,7 +161,7 @@ impl Slot {
         let Some(talk) = self.connection.as_mut().and_then(|connection| connection.talk.as_mut()) else {
             self.phases.answering.get_or_insert(since);
             let step = exchange.take(bytes, &self.target.check);
-            self.hold(fresh);
+            self.hold(step, fresh);
             return step;
         };
         let was_securing = talk.phase() == Phase::Securing;
@@ -173,13 +173,13 @@ impl Slot {
         if phase == Phase::Reading {
             self.phases.answering.get_or_insert(since);
         }
-        self.hold(fresh);
+        self.hold(step, fresh);
         step
     }
 
-    /// Keeps what has come of an answer, if anything has.
-    fn hold(&mut self, fresh: Exchange) {
-        if !fresh.is_empty() {
+    /// Keeps what has come of an answer, if more of it must come.
+    fn hold(&mut self, step: Step, fresh: Exchange) {
+        if step == Step::Waiting && !fresh.is_empty() {
             self.exchange = Some(Box::new(fresh));
         }
     }

@@ -6,6 +6,7 @@
 //! wakes for each thing as it comes, and latencies are exact.
 
 mod rounds;
+mod slot;
 mod timing;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,22 +18,20 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use jcm_model::Check;
-use mio::net::TcpStream;
 use mio::{Events, Poll};
 use tracing::warn;
 
-use super::admission::{Admission, Group};
+use super::admission::Admission;
 use super::answer::{BODY_BYTES_MAX, HEAD_BYTES_MAX};
-use super::exchange::{Exchange, Step};
 use super::lost::Lost;
 use super::pauses::{Pauses, STEP};
-use super::talk::Talk;
 use super::wheel::Wheel;
 use super::{Command, Limits, Once, ReactorEngine, Shared, WAKER};
 use crate::engine::reports::ReportSender;
 use crate::engine::schedule::Schedule;
 use crate::engine::{Report, Target, TargetKey};
-use crate::outcome::{Outcome, Phase, Phases};
+use crate::outcome::Phases;
+use slot::{Slot, State};
 
 /// The tick in which everything is handled in one go while much is going on.
 const TICK: Duration = Duration::from_millis(10);
@@ -52,7 +51,7 @@ const OPENING: Duration = TICK;
 const STRIDE: usize = 32;
 
 /// How long a report that can turn nothing is kept while much is going on: to wake whoever takes them for each tick's worth
-/// costs as much as a tenth of the probes.
+/// costs about a tenth of what the probes do.
 const KEPT_FOR: Duration = Duration::from_millis(100);
 
 /// How long to wait with a report that its receiver has no room for.
@@ -91,135 +90,6 @@ pub(super) struct Machine {
     ephemeral_from: u16,
     buffer: Box<[u8]>,
     request: Vec<u8>,
-}
-
-/// One target. Of many thousands each is long out of the processor's caches when its turn comes, so it is what a round needs
-/// and little else, in four lines of a cache, which `fetch` fetches together.
-#[repr(C, align(64))]
-struct Slot {
-    state: State,
-    connection: Option<Connection>,
-    /// After so many more successes in a row, one more is no news.
-    restless: u32,
-    /// Where its schedule began.
-    origin: Instant,
-
-    /// When the round that is awaited is to begin, or when the one under way was to.
-    due: Instant,
-    /// When it would have been to, had every round before it been begun and kept in time.
-    owed: Instant,
-    started: Instant,
-    /// For how long the round under way has waited for leave to connect.
-    waited: Duration,
-
-    target: Target,
-    /// Asked once, by somebody who waits.
-    once: Option<tokio::sync::oneshot::Sender<Once>>,
-
-    phases: Phases,
-    /// An answer that comes in pieces, as nearly none does.
-    exchange: Option<Box<Exchange>>,
-}
-
-// With debug assertions a socket is larger.
-#[cfg(not(debug_assertions))]
-const _: () = assert!(size_of::<Option<Slot>>() == 4 * 64, "a slot is four lines of a cache");
-
-impl Slot {
-    fn talk(&self) -> Option<&Talk> {
-        self.connection.as_ref()?.talk.as_deref()
-    }
-
-    fn schedule(&self) -> Schedule {
-        Schedule::from_origin(self.origin, self.target.check.interval)
-    }
-
-    /// When the round under way has had its time.
-    fn deadline(&self) -> Instant {
-        self.started + self.target.check.timeout
-    }
-
-    /// In whose line it waits for leave to connect: those of one policy are one cluster's.
-    fn group(&self) -> Group {
-        Arc::as_ptr(&self.target.check).addr()
-    }
-
-    /// How far the answer is.
-    fn phase(&self) -> Phase {
-        match self.talk() {
-            Some(talk) => talk.phase(),
-            None if self.exchange.is_none() => Phase::Waiting,
-            None => Phase::Reading,
-        }
-    }
-
-    /// Takes a part of the answer.
-    fn take(&mut self, bytes: &[u8], now: Instant) -> Step {
-        let since = now.saturating_duration_since(self.started);
-        let mut fresh = Exchange::default();
-        let exchange = self.exchange.as_deref_mut().unwrap_or(&mut fresh);
-        let Some(talk) = self.connection.as_mut().and_then(|connection| connection.talk.as_mut()) else {
-            self.phases.answering.get_or_insert(since);
-            let step = exchange.take(bytes, &self.target.check);
-            self.hold(step, fresh);
-            return step;
-        };
-        let was_securing = talk.phase() == Phase::Securing;
-        let step = talk.take(bytes, exchange, &self.target.check);
-        let phase = talk.phase();
-        if was_securing && phase != Phase::Securing {
-            self.phases.secured = Some(since);
-        }
-        if phase == Phase::Reading {
-            self.phases.answering.get_or_insert(since);
-        }
-        self.hold(step, fresh);
-        step
-    }
-
-    /// Keeps what has come of an answer, if more of it must come.
-    fn hold(&mut self, step: Step, fresh: Exchange) {
-        if step == Step::Waiting && !fresh.is_empty() {
-            self.exchange = Some(Box::new(fresh));
-        }
-    }
-
-    /// No more of the answer comes.
-    fn end(&self, with: Outcome) -> Step {
-        let nothing = Exchange::default();
-        let exchange = self.exchange.as_deref().unwrap_or(&nothing);
-        match self.talk() {
-            Some(talk) => talk.end(with, exchange, &self.target.check),
-            None => exchange.end(with, &self.target.check),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Between rounds.
-    Resting,
-    /// A round waits for leave to open a connection, since then.
-    Queued {
-        since: Instant,
-    },
-    Connecting,
-    /// So much of the request was taken.
-    Writing {
-        sent: usize,
-        reused: bool,
-    },
-    Reading {
-        reused: bool,
-    },
-}
-
-struct Connection {
-    stream: TcpStream,
-    /// What is spoken on it, where that is more than HTTP/1.
-    talk: Option<Box<Talk>>,
-    /// Tells events of this connection from those of an earlier one.
-    serial: u32,
 }
 
 impl Machine {

@@ -20,7 +20,8 @@ use super::super::answer::HEAD_BYTES_MAX;
 use super::super::exchange::{self, Exchange, Step};
 use super::super::talk::Talk;
 use super::super::would_block;
-use super::{Connection, Machine, Slot, State};
+use super::Machine;
+use super::slot::{Connection, Slot, State};
 use crate::engine::{Report, Target};
 use crate::outcome::{Outcome, Phase, Phases};
 

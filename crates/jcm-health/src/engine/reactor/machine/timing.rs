@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::super::exchange::Step;
-use super::{Machine, Slot, State};
+use super::Machine;
+use super::slot::{Slot, State};
 use crate::engine::schedule::Next;
 use crate::outcome::{LocalTrouble, Outcome, Phase};
 

@@ -74,6 +74,9 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) {
         let epoch = parts.membership.leads_in().filter(|_| parts.registry.is_store_available());
         let Some(epoch) = epoch else {
             clearing.interrupt();
+            // Not even what was defined when it last led; and the figures are the leader's.
+            leasing = Leasing::default();
+            tell(0, 0);
             continue;
         };
         tokio::select! {
@@ -82,6 +85,11 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) {
             () = parts.round(&mut clearing, &mut leasing, epoch, (&others, &around)) => {}
         }
     }
+}
+
+fn tell(waiting: usize, mass: usize) {
+    metrics::gauge!("jcm_lease_lapsed_nodes").set(u32::try_from(waiting).unwrap_or(u32::MAX));
+    metrics::gauge!("jcm_lease_mass_nodes").set(u32::try_from(mass).unwrap_or(u32::MAX));
 }
 
 impl Parts {
@@ -103,8 +111,7 @@ impl Parts {
         self.ask(&mut round, others).await;
         let ripe = clearing.round(epoch, &round, Instant::now());
         let (waiting, mass) = clearing.counts();
-        metrics::gauge!("jcm_lease_lapsed_nodes").set(u32::try_from(waiting).unwrap_or(u32::MAX));
-        metrics::gauge!("jcm_lease_mass_nodes").set(u32::try_from(mass).unwrap_or(u32::MAX));
+        tell(waiting, mass);
         if !ripe.is_empty() {
             self.remove(ripe, epoch).await;
         }

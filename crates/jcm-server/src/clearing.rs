@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::leases::{Around, Holders, Leases};
-use crate::peers::Peers;
+use crate::peers::{Peers, QUESTIONS_MAX};
 use crate::registry::{Registry, WRITE_DEADLINE, Wish, Write};
 use crate::views::Views;
 use decide::{Candidate, Clearing, Round, Share};
@@ -34,9 +34,6 @@ const ROUND_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a server may take to say what it holds. One that takes longer holds all.
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Leases in one question.
-const ASKED_MAX: usize = 4096;
 
 /// Nodes that one write removes: more go with the next rounds.
 const REMOVED_MAX: usize = 2_000;
@@ -196,7 +193,7 @@ impl Parts {
     async fn ask_one(&self, server: &ServerId, asked: &[(ClusterName, NodeId, Lease)]) -> Option<Vec<bool>> {
         let deadline = tokio::time::Instant::now() + ASK_DEADLINE;
         let mut held = Vec::with_capacity(asked.len());
-        for part in asked.chunks(ASKED_MAX) {
+        for part in asked.chunks(QUESTIONS_MAX) {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             match self.peers.holds(server, part, left).await {
                 Ok(answers) => held.extend(answers),

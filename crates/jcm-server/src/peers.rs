@@ -65,7 +65,7 @@ const DIGESTS_PAUSE: Duration = Duration::from_secs(10);
 const SERVERS_MAX: usize = 1024;
 
 /// Questions in one call: with the longest names they stay far below what a message may hold.
-const QUESTIONS_MAX: usize = 4096;
+pub(crate) const QUESTIONS_MAX: usize = 4096;
 
 /// How this server stands, as it tells its peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,8 +1,9 @@
 //! The embedded store: one file, one server.
 //!
 //! Invariant: a commit is durable before it is acknowledged, and whole: definitions, change log and head move in one
-//! transaction of the file, with the check of the head inside. The process that has the file open is its only writer,
-//! so what this module keeps in memory (the head, the latest commits) is never behind the file.
+//! transaction of the file, with the check of the head inside. The process that has the file open is its only writer;
+//! what it keeps in memory (the head, the latest commits) is behind the file for the moment between a commit and its
+//! publication, which is one turn of the writer, and nothing that was read in that moment is told before it is over.
 //!
 //! A commit rewrites the header of each cluster it touches and the nodes it names; it costs nothing for the other
 //! nodes and clusters. What is absent on purpose: batching, which is the caller's, and any cache of definitions.
@@ -175,13 +176,19 @@ impl Store for EmbeddedStore {
 
     async fn load(&self) -> Result<Snapshot, LoadError> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || {
+        let snapshot = blocking(move || {
             let snapshot = inner.read(reading::snapshot)?;
             *inner.quarantine() = snapshot.quarantined.iter().cloned().collect();
             Ok(snapshot)
         })
         .await
-        .unwrap_or_else(|reason| Err(LoadError::Unavailable { reason }))
+        .unwrap_or_else(|reason| Err(LoadError::Unavailable { reason }))?;
+        let published = self.inner.current().head();
+        if published.store != snapshot.store || published.revision < snapshot.revision {
+            // The writer has committed it and not told the feeds: one that began there now would seem to be ahead.
+            drop(self.writer.lock().await);
+        }
+        Ok(snapshot)
     }
 
     async fn commit(&self, transaction: Arc<Transaction>, expected: Head) -> Result<(), CommitError> {

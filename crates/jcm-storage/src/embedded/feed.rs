@@ -43,13 +43,13 @@ impl ChangeFeed for EmbeddedFeed {
             }
             // Marked as seen before looking: what happens after the look wakes the wait.
             self.head.borrow_and_update();
-            let next = {
+            let (next, head) = {
                 let current = inner.current();
                 if current.identity.store != self.store {
                     drop(current);
                     return Some(self.cursor.lose());
                 }
-                current.tail.after(self.cursor.at())
+                (current.tail.after(self.cursor.at()), current.tail.head())
             };
             if let Some(read) = self.cursor.next_read() {
                 return Some(read);
@@ -64,7 +64,8 @@ impl ChangeFeed for EmbeddedFeed {
                 Next::Older => {
                     let at = self.cursor.at();
                     let read =
-                        blocking(move || inner.read(|database| reading::log_after(database, at))).await;
+                        blocking(move || inner.read(|database| reading::log_between(database, at, head)))
+                            .await;
                     let transactions = match read {
                         Ok(Ok(transactions)) => transactions,
                         Ok(Err(error)) => {

@@ -131,16 +131,17 @@ fn read_operations(read: &ReadTransaction) -> Result<Vec<Operation>, redb::Error
     Ok(operations)
 }
 
-/// Some of the transactions after a revision, in order. They may start later than asked for, and end early: at a
-/// record that cannot be read, or because they are many.
-pub(super) fn log_after(
+/// Some of the transactions after a revision and up to a head, in order. They may start later than asked for, and end
+/// early: at a record that cannot be read, or because they are many.
+pub(super) fn log_between(
     database: &Database,
     revision: Revision,
+    head: Revision,
 ) -> Result<Vec<Arc<Transaction>>, redb::Error> {
     let log = database.begin_read()?.open_table(LOG)?;
     let mut transactions = Vec::new();
     let mut size_bytes = 0;
-    for row in log.range(revision.0.saturating_add(1)..)? {
+    for row in log.range(revision.0.saturating_add(1)..=head.0)? {
         let (last, row) = row?;
         let (_, bytes) = row.value();
         let transaction = record::decode::<v1::Transaction>(bytes).and_then(Transaction::try_from);

@@ -1,6 +1,6 @@
 //! What needs a disk that fails, or a log that is trimmed sooner than one can wait for.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::file::DataFile;
 use super::retention::Limits;
-use super::{EmbeddedStore, TAIL_TRANSACTIONS_MAX, tables};
+use super::{EmbeddedStore, TAIL_TRANSACTIONS_MAX, tables, writing};
 use crate::submission::Submission;
 use crate::{CommitError, Feed, LoadError, RestoreError, Store};
 
@@ -351,4 +351,60 @@ async fn a_follower_older_than_the_memory_reads_the_file() {
     let store = disk.store(Limits::default());
     commit(&store, TAIL_TRANSACTIONS_MAX as u64 + 300).await;
     expect_whole(&store).await;
+}
+
+/// Commits to the file and tells nobody yet: as the writer has it for a moment in each of its turns.
+fn commit_unpublished(store: &EmbeddedStore) -> Submission {
+    let head = store.inner.current().head().revision;
+    let submission = Submission::parse(creation(head), head).unwrap();
+    let write = |database: &_| writing::write(database, &submission, head, None, &HashMap::new());
+    store.inner.file.with(write).unwrap().unwrap();
+    submission
+}
+
+#[tokio::test]
+async fn a_load_waits_for_the_publication_of_what_it_read() {
+    let store = Disk::default().store(Limits::default());
+    commit(&store, 3).await;
+    let turn = store.writer.lock().await;
+    let submission = commit_unpublished(&store);
+    let mut load = store.load();
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut load).await;
+    assert!(early.is_err(), "loaded at {:?} before the feeds were told", early.unwrap().unwrap().revision);
+    store.inner.publish(submission);
+    drop(turn);
+    let snapshot = load.await.unwrap();
+    assert_eq!(snapshot.revision, Revision(4));
+
+    let mut feed = store.changes(at(&store, 4)).await.unwrap();
+    commit(&store, 1).await;
+    match feed.next().await {
+        Some(Feed::Committed(transaction)) => assert_eq!(transaction.last(), Revision(5)),
+        other => panic!("revision 5 was due, and this came: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_follower_that_reads_the_file_is_told_nothing_before_its_publication() {
+    let disk = Disk::default();
+    let store = disk.store(Limits::default());
+    commit(&store, 3).await;
+    drop(store);
+    // Nothing of it is in memory now.
+    let store = disk.store(Limits::default());
+    let mut feed = store.changes(at(&store, 0)).await.unwrap();
+    let submission = commit_unpublished(&store);
+    for revision in 1..=3 {
+        match feed.next().await {
+            Some(Feed::Committed(transaction)) => assert_eq!(transaction.last(), Revision(revision)),
+            other => panic!("revision {revision} was due, and this came: {other:?}"),
+        }
+    }
+    let early = tokio::time::timeout(Duration::ZERO, feed.next()).await;
+    assert!(early.is_err(), "this came before the publication: {early:?}");
+    store.inner.publish(submission);
+    match feed.next().await {
+        Some(Feed::Committed(transaction)) => assert_eq!(transaction.last(), Revision(4)),
+        other => panic!("revision 4 was due, and this came: {other:?}"),
+    }
 }

@@ -33,7 +33,8 @@ pub(super) struct Writer {
 }
 
 /// Why a commit came to nothing, or may have.
-enum Failure {
+#[derive(Debug)]
+pub(super) enum Failure {
     /// The file is in order and unchanged.
     Refused(CommitError),
     /// The file failed before the commit began: nothing of it is there.
@@ -174,7 +175,7 @@ fn release(inner: &Inner, submission: &Submission) {
     }
 }
 
-fn write(
+pub(super) fn write(
     database: &Database,
     submission: &Submission,
     expected: Revision,

@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
 /// How often samples of histograms are summed up when nobody scrapes: it bounds what they take.
-const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
+const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// Seconds, from a memory access to the longest request.
 const BUCKETS_SECONDS: &[f64] =

@@ -63,6 +63,11 @@ impl Evidence {
         self.next = u8::try_from(next % RESULTS_MAX).expect("the ring has fewer than 256 places");
     }
 
+    /// Whether the next result makes the oldest one forgotten.
+    pub fn is_full(&self) -> bool {
+        self.kept[usize::from(self.next)].is_some()
+    }
+
     /// The results, newest first.
     pub fn iter(&self) -> impl Iterator<Item = Sample> + '_ {
         let (newer, older) = self.kept.split_at(usize::from(self.next));
@@ -90,6 +95,7 @@ mod tests {
         assert_eq!(evidence.latest(), None);
         for pushed in 1..=25 {
             evidence.push(sample(pushed));
+            assert_eq!(evidence.is_full(), pushed >= 10);
             let expected: Vec<_> = (1..=pushed).rev().take(RESULTS_MAX).map(sample).collect();
             assert_eq!(evidence.iter().collect::<Vec<_>>(), expected);
             assert_eq!(evidence.latest(), Some(sample(pushed)));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use jcm_health::{Judge, Opinion, Outcome, Step, TargetKey};
-use jcm_model::{ServerId, Timestamp};
+use jcm_health::{Opinion, Outcome, Step, TargetKey};
+use jcm_model::{ServerId, Timestamp, Verdict};
 use jcm_storage::Membership;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -162,63 +162,50 @@ impl Doubt {
     }
 
     /// What the judge is to be told of the others' view of a node that has just been probed.
-    pub(super) fn opinion(
-        &mut self,
-        key: TargetKey,
-        record: &Record,
-        outcome: Outcome,
-        now: Instant,
-    ) -> Opinion {
+    pub(super) fn opinion(&mut self, record: &Record, outcome: Outcome, now: Instant) -> Opinion {
         if !outcome.is_local_trouble() && outcome != Outcome::Forbidden {
-            self.suspicion.saw(key, &record.cluster, &record.check, outcome.reached(), now);
+            self.suspicion.saw(record.key, &record.cluster, &record.check, outcome.reached(), now);
         }
-        self.known(key, record, now)
+        self.known(record, now)
     }
 
     /// What the judge is to be told of the others' view of a node.
-    pub(super) fn known(&self, key: TargetKey, record: &Record, now: Instant) -> Opinion {
+    pub(super) fn known(&self, record: &Record, now: Instant) -> Opinion {
         if is_planted() {
             return Opinion::NobodyToAsk;
         }
         let somebody = !(self.around.well.is_empty() && self.around.doubting.is_empty());
-        let known = self.opinions.known(subject(key, record), now);
-        self.suspicion.weigh(key, known.opinion(somebody))
+        let known = self.opinions.known(subject(record), now);
+        self.suspicion.weigh(record.key, known.opinion(somebody))
     }
 
     /// The node was judged: asks about it where that is wanted.
-    pub(super) fn judged(
-        &mut self,
-        key: TargetKey,
-        record: &Record,
-        outcome: Outcome,
-        step: &Step,
-        now: Instant,
-    ) {
+    pub(super) fn judged(&mut self, record: &Record, outcome: Outcome, step: &Step, now: Instant) {
         if step.ask_peer {
-            self.ask(key, record, now);
-        } else if outcome.is_success() && !self.suspicion.sample().contains(&key) {
-            self.opinions.settle(key);
+            self.ask(record, now);
+        } else if outcome.is_success() && !self.suspicion.sample().contains(&record.key) {
+            self.opinions.settle(record.key);
         }
-        self.believed(key, &record.judge);
+        self.believed(record);
     }
 
     /// What is down is down, and no loss that could be this server's own.
-    pub(super) fn believed(&mut self, key: TargetKey, judge: &Judge) {
-        if judge.verdict() == jcm_model::Verdict::Down {
-            self.suspicion.believed(key);
+    pub(super) fn believed(&mut self, record: &Record) {
+        if record.judge.verdict() == Verdict::Down {
+            self.suspicion.believed(record.key);
         }
     }
 
     /// Asks once more where nobody answered.
-    pub(super) fn insist(&mut self, key: TargetKey, record: &Record, now: Instant) {
-        if self.opinions.known(subject(key, record), now) == Known::Silent {
-            self.ask(key, record, now);
+    pub(super) fn insist(&mut self, record: &Record, now: Instant) {
+        if self.opinions.known(subject(record), now) == Known::Silent {
+            self.ask(record, now);
         }
     }
 
     /// Who agrees that the node is down.
-    pub(super) fn agreed_by(&self, key: TargetKey, record: &Record, now: Instant) -> Option<ServerId> {
-        match self.opinions.known(subject(key, record), now) {
+    pub(super) fn agreed_by(&self, record: &Record, now: Instant) -> Option<ServerId> {
+        match self.opinions.known(subject(record), now) {
             Known::Failed(server) => Some(server.clone()),
             _ => None,
         }
@@ -277,7 +264,7 @@ impl Doubt {
             share: self.around.sharing > 0,
         };
         let opinions = &self.opinions;
-        let found = |key| match records.by_key(key).map(|record| opinions.known(subject(key, record), now)) {
+        let found = |key| match records.by_key(key).map(|record| opinions.known(subject(record), now)) {
             Some(Known::Pending | Known::Silent) => Found::Pending,
             Some(Known::Reached(_)) => Found::Reached,
             Some(Known::Failed(_)) => Found::Failed,
@@ -301,8 +288,8 @@ impl Doubt {
             let question =
                 Question { cluster: record.cluster.clone(), node: record.node.clone(), birth: record.birth };
             self.sample.push(question);
-            if matches!(self.opinions.known(subject(key, record), now), Known::Unasked | Known::Silent) {
-                self.ask(key, record, now);
+            if matches!(self.opinions.known(subject(record), now), Known::Unasked | Known::Silent) {
+                self.ask(record, now);
             }
         }
     }
@@ -353,18 +340,24 @@ impl Doubt {
         }
     }
 
-    fn ask(&mut self, key: TargetKey, record: &Record, now: Instant) {
+    fn ask(&mut self, record: &Record, now: Instant) {
         let Around { well, doubting, .. } = &self.around;
         // Each node begins with another one of the servers, so that all of them have their part.
-        let first = usize::try_from(key.0).unwrap_or_default() % well.len().max(1);
+        let first = usize::try_from(record.key.0).unwrap_or_default() % well.len().max(1);
         let (before, after) = well.split_at(first.min(well.len()));
         let servers: Vec<ServerId> = after.iter().chain(before).chain(doubting).cloned().collect();
-        self.opinions.ask(subject(key, record), &servers, now);
+        self.opinions.ask(subject(record), &servers, now);
     }
 }
 
-fn subject(key: TargetKey, record: &Record) -> Subject<'_> {
-    Subject { key, cluster: &record.cluster, node: &record.node, birth: record.birth, check: &record.check }
+fn subject(record: &Record) -> Subject<'_> {
+    Subject {
+        key: record.key,
+        cluster: &record.cluster,
+        node: &record.node,
+        birth: record.birth,
+        check: &record.check,
+    }
 }
 
 /// Whether this build was asked to call nodes down without asking anybody.

@@ -1,28 +1,26 @@
 //! Which nodes are held because they flap: said once when it begins and once when it is over, and counted.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
-use jcm_health::TargetKey;
 use tracing::info;
 
 use super::record::Record;
-use super::records::Records;
+use super::records::{KeySet, Records};
 
 /// The nodes that are held now.
 #[derive(Debug, Default)]
-pub(super) struct Held(HashSet<TargetKey>);
+pub(super) struct Held(KeySet);
 
 impl Held {
     /// The node was judged.
-    pub(super) fn look(&mut self, key: TargetKey, record: &Record, now: Instant) {
+    pub(super) fn look(&mut self, record: &Record, now: Instant) {
         let (cluster, node, verdict) = (&record.cluster, &record.node, record.judge.verdict());
         match record.judge.held_until(now) {
-            Some(until) if self.0.insert(key) => {
+            Some(until) if self.0.insert(record.key) => {
                 let seconds = until.saturating_duration_since(now).as_secs();
                 info!(%cluster, %node, %verdict, seconds, "the node flaps: its verdict is held");
             }
-            None if self.0.remove(&key) => {
+            None if self.0.remove(&record.key) => {
                 info!(%cluster, %node, %verdict, "the node is held no longer");
             }
             _ => return,

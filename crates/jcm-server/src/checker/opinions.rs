@@ -10,12 +10,13 @@
 
 mod queue;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use jcm_health::{Opinion, TargetKey};
 use jcm_model::{Check, ClusterName, NodeId, Revision, ServerId, Timestamp};
 
+use super::records::KeyMap;
 use crate::peers::{Answer, Question, Said};
 use queue::{Queue, Queued};
 
@@ -46,11 +47,11 @@ const KEPT_MAX: usize = 4;
 /// What is known, and who is being asked.
 #[derive(Debug, Default)]
 pub(super) struct Opinions {
-    rounds: HashMap<TargetKey, Round>,
+    rounds: KeyMap<Round>,
     servers: BTreeMap<ServerId, Line>,
     under_way: BTreeMap<u64, Sent>,
     last_number: u64,
-    kept: HashMap<TargetKey, VecDeque<Vouched>>,
+    kept: KeyMap<VecDeque<Vouched>>,
 }
 
 /// The node that is asked about.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jcm_health::{Evidence, Judge, Outcome, Sample, Turn};
+use jcm_health::{Evidence, Judge, Outcome, Sample, TargetKey, Turn};
 use jcm_model::{Check, ClusterName, Judged, NodeId, Revision, ServerId, Timestamp, Verdict};
 
 use super::findings::{LastTurn, milliseconds};
@@ -12,20 +12,24 @@ use super::findings::{LastTurn, milliseconds};
 const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// What is known of one checked node. One form of it at a time: a new birth starts it anew.
+///
+/// What every result reads and writes lies together: a record is rarely in a cache when its next result comes.
+#[repr(C)]
 pub(super) struct Record {
-    pub(super) cluster: ClusterName,
-    pub(super) node: NodeId,
-    pub(super) birth: Revision,
-    pub(super) check: Arc<Check>,
+    pub(super) key: TargetKey,
     /// Rises whenever the engine is told something new of this node; 0: not told yet.
     pub(super) generation: u64,
-    pub(super) judge: Judge,
-    pub(super) evidence: Evidence,
-    last_turn: Option<Turned>,
+    pub(super) birth: Revision,
+    pub(super) check: Arc<Check>,
     last_result: Option<Instant>,
     /// The verdict is another server's or an earlier run's: since when it has held, until a result of this run
     /// confirms it.
     unconfirmed: Option<Timestamp>,
+    pub(super) judge: Judge,
+    pub(super) evidence: Evidence,
+    pub(super) cluster: ClusterName,
+    pub(super) node: NodeId,
+    last_turn: Option<Turned>,
 }
 
 /// The verdict's last turn, and what it follows from.
@@ -39,8 +43,15 @@ struct Turned {
 }
 
 impl Record {
-    pub(super) fn new(cluster: ClusterName, node: NodeId, birth: Revision, check: Arc<Check>) -> Self {
+    pub(super) fn new(
+        key: TargetKey,
+        cluster: ClusterName,
+        node: NodeId,
+        birth: Revision,
+        check: Arc<Check>,
+    ) -> Self {
         Self {
+            key,
             cluster,
             node,
             birth,
@@ -52,6 +63,11 @@ impl Record {
             last_result: None,
             unconfirmed: None,
         }
+    }
+
+    /// Reads something of each part that a result changes, and makes little of it: what counts is that it is in a cache then.
+    pub(super) fn warm(&self) -> bool {
+        self.last_result.is_some() & (self.judge.successes_in_a_row() > 0) & self.evidence.is_full()
     }
 
     /// A result was made at this moment. Where the last one is so long ago that rounds were lost in between, they are not

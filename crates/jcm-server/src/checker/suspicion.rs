@@ -12,13 +12,13 @@ mod losses;
 mod reason;
 mod tally;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use jcm_health::{Opinion, TargetKey};
 use jcm_model::{Check, ClusterName};
 
 use super::opinions::GRACE;
+use super::records::KeySet;
 use losses::Losses;
 pub(crate) use reason::Reason;
 pub(super) use tally::Found;
@@ -67,7 +67,7 @@ pub(super) struct Suspicion {
     state: State,
     losses: Losses,
     /// Nodes whose failures are held for a further fall period, because nobody could be asked.
-    alone: HashSet<TargetKey>,
+    alone: KeySet,
     looked: Instant,
     overdue_rounds: u64,
     late: Option<Late>,
@@ -143,7 +143,7 @@ impl Suspicion {
         Self {
             state: State::Trusting,
             losses: Losses::default(),
-            alone: HashSet::new(),
+            alone: KeySet::default(),
             looked: now,
             overdue_rounds: 0,
             late: None,

@@ -13,6 +13,9 @@ use super::record::Record;
 use super::suspicion::Settled;
 use crate::views::Verdicts;
 
+/// Records whose ways into a cache overlap: about as many as a core waits for at once, a few times over.
+const WARM_TOGETHER: usize = 32;
+
 impl Checker {
     pub(super) fn findings(&self, cluster: &ClusterName, node: &NodeId) -> Option<Findings> {
         if let Some(findings) = self.leased.findings(cluster, node, &self.server) {
@@ -27,24 +30,31 @@ impl Checker {
         let (moment, now) = (Instant::now(), wall_clock());
         self.doubt.look(moment);
         let mut turned = Verdicts::new();
-        for report in reports {
-            let Some(record) = self.records.reported(report) else { continue };
-            let at = before(now, moment.saturating_duration_since(report.at));
-            record.evidence.push(Sample::new(at, report.latency, report.outcome));
-            self.tally.count(record.check.kind, report);
-            record.follow(report.at);
-            let opinion = self.doubt.opinion(report.key, record, report.outcome, moment);
-            let step = record.judge.judge(report.outcome, opinion, &record.check, by_the_clock(moment));
-            self.held.look(report.key, record, moment);
-            let confirmed = record.confirm(report.outcome);
-            self.turn(report.key, &step, confirmed, (moment, now), &mut turned);
-            if let Some(record) = self.records.by_key(report.key) {
-                self.doubt.judged(report.key, record, report.outcome, &step, moment);
+        for reports in reports.chunks(WARM_TOGETHER) {
+            self.records.warm(reports);
+            for report in reports {
+                self.judge_one(report, (moment, now), &mut turned);
             }
         }
         self.doubt.send(moment);
         if !turned.is_empty() {
             self.publish(turned);
+        }
+    }
+
+    fn judge_one(&mut self, report: &Report, (moment, now): (Instant, Timestamp), turned: &mut Verdicts) {
+        let Some(record) = self.records.reported(report) else { return };
+        let at = before(now, moment.saturating_duration_since(report.at));
+        record.evidence.push(Sample::new(at, report.latency, report.outcome));
+        self.tally.count(record.check.kind, report);
+        record.follow(report.at);
+        let opinion = self.doubt.opinion(record, report.outcome, moment);
+        let step = record.judge.judge(report.outcome, opinion, &record.check, by_the_clock(moment));
+        self.held.look(record, moment);
+        let confirmed = record.confirm(report.outcome);
+        self.turn(report.key, &step, confirmed, (moment, now), turned);
+        if let Some(record) = self.records.by_key(report.key) {
+            self.doubt.judged(record, report.outcome, &step, moment);
         }
     }
 
@@ -58,7 +68,7 @@ impl Checker {
             Settled::Nothing => {}
             Settled::Released => nodes = self.records.keys().collect(),
             Settled::HandedOver => {
-                self.records.iter_mut().for_each(|(_, record)| {
+                self.records.iter_mut().for_each(|record| {
                     if record.judge.failures_in_a_row() > 0 {
                         record.judge.absolve();
                     }
@@ -69,10 +79,10 @@ impl Checker {
         let mut turned = Verdicts::new();
         for key in nodes {
             let Some(record) = self.records.by_key_mut(key) else { continue };
-            self.doubt.insist(key, record, moment);
-            let opinion = self.doubt.known(key, record, moment);
+            self.doubt.insist(record, moment);
+            let opinion = self.doubt.known(record, moment);
             let step = record.judge.decide(opinion, &record.check, by_the_clock(moment));
-            self.doubt.believed(key, &record.judge);
+            self.doubt.believed(record);
             self.turn(key, &step, None, (moment, now), &mut turned);
         }
         self.doubt.send(moment);
@@ -93,7 +103,7 @@ impl Checker {
         let Some(record) = self.records.by_key_mut(key) else { return };
         let since = if let Some(turn) = &step.turn {
             let is_down = turn.to == Verdict::Down && !turn.single_vantage;
-            let agreed = if is_down { self.doubt.agreed_by(key, record, moment) } else { None };
+            let agreed = if is_down { self.doubt.agreed_by(record, moment) } else { None };
             record.turned(turn, agreed, now);
             info!(
                 cluster = %record.cluster, node = %record.node, from = %turn.from, to = %turn.to,

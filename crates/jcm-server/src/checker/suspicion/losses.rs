@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jcm_health::TargetKey;
 use jcm_model::{Check, ClusterName};
 
+use super::super::records::KeyMap;
 use super::{Others, Reason, SAMPLE_MAX};
 
 /// The part of a checker's nodes that makes a mass, in percent.
@@ -19,7 +20,7 @@ const MASS_NODES_MIN: usize = 5;
 
 /// The nodes to which the way is lost.
 #[derive(Debug, Default)]
-pub(super) struct Losses(HashMap<TargetKey, Lost>);
+pub(super) struct Losses(KeyMap<Lost>);
 
 #[derive(Debug, Clone)]
 struct Lost {

@@ -1,6 +1,6 @@
 //! What holds for every stream of a subscriber, whichever door it came through, and how many there are.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,10 @@ use slab::Slab;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::app::App;
+use crate::peers::Liveness;
 use crate::views::Inbox;
 
 /// Most clusters of one stream.
@@ -61,6 +62,8 @@ pub(crate) struct Subscribers {
     count: AtomicUsize,
     streams: Mutex<Slab<Arc<Inbox>>>,
     gate: Mutex<Gate>,
+    /// Whether this server is cut off from its store and from every other server.
+    cut_off: AtomicBool,
     /// Of streams that need one: server-sent events.
     tasks: TaskTracker,
 }
@@ -131,6 +134,11 @@ impl Subscribers {
         self.gate().let_in(now)
     }
 
+    /// Whether this server learns nothing and can tell nobody anything: neither the store nor another server is in reach.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
     /// A stream is sent a whole view: those who come after it wait for longer.
     pub(crate) fn send(&self, bytes: usize) {
         self.gate().send(bytes);
@@ -156,6 +164,7 @@ impl Default for Subscribers {
             count: AtomicUsize::new(0),
             streams: Mutex::default(),
             gate: Mutex::default(),
+            cut_off: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         }
     }
@@ -177,6 +186,7 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
     let subscribers = &app.subscribers;
     let (mut roster, mut stale) = (app.membership.roster(), app.views.stale());
     let (mut draining, mut cut) = (false, false);
+    let mut was_cut_off = false;
     let mut look = tokio::time::interval(LOOK_PAUSE);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -193,11 +203,25 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
                         info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read");
                     });
                 }
-                continue;
+                // Twice in a row: what has just come about may be over soon, and to move is work for everybody.
+                let is_cut_off = is_cut_off(app.views.is_stale(), &app.peers.liveness().borrow());
+                let is_told = std::mem::replace(&mut was_cut_off, is_cut_off) && is_cut_off;
+                if subscribers.cut_off.swap(is_told, Ordering::Relaxed) == is_told {
+                    continue;
+                }
+                if is_told {
+                    warn!("the store and every other server are out of reach: subscribers are asked to leave");
+                }
             }
         }
         subscribers.each(Inbox::nudge);
     }
+}
+
+/// Where others can be out of reach, and all of them are, as the store is.
+fn is_cut_off(is_stale: bool, liveness: &Liveness) -> bool {
+    let mut others = liveness.others().peekable();
+    is_stale && others.peek().is_some() && !others.any(|other| liveness.is_heard(other))
 }
 
 #[cfg(test)]

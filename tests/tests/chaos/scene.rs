@@ -141,3 +141,14 @@ pub(crate) async fn share(
     let id = Group::id(owner);
     owners.into_iter().filter(|(_, owner)| *owner == id).map(|(node, _)| node).collect()
 }
+
+/// A figure of `/metrics`, over all its labels.
+pub(crate) async fn figure(client: &Client, figure: &str) -> f64 {
+    let text = client.get("/metrics").await.text;
+    let of = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        let name = name.split('{').next()?;
+        (name == figure).then(|| value.parse::<f64>().ok()).flatten()
+    };
+    text.lines().filter_map(of).fold(0.0, |sum, value| sum + value)
+}

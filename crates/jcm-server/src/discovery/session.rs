@@ -62,6 +62,8 @@ pub(super) struct Session {
     now: Instant,
     spoke_at: Instant,
     leave_at: Option<Instant>,
+    /// The client came, or was asked to go, while this server was cut off: others may be out of its reach.
+    stays: bool,
     /// Clusters whose reader is ahead of this server, and until when it waits.
     waiting: BTreeMap<u32, Instant>,
     servers: Servers,
@@ -104,6 +106,7 @@ impl Session {
         Self {
             _counted: app.subscribers.enter(Some(&inbox)),
             stale: app.views.is_stale(),
+            stays: app.subscribers.is_cut_off(),
             app,
             inbox,
             peer,
@@ -283,11 +286,20 @@ impl Session {
         if std::mem::replace(&mut self.stale, self.app.views.is_stale()) != self.stale {
             self.beat();
         }
+        let is_cut_off = self.app.subscribers.is_cut_off();
+        let stays = std::mem::replace(&mut self.stays, is_cut_off);
         if self.leave_at.is_none() && self.app.draining.is_cancelled() {
             self.leave_at = Some(now + LEAVE_MAX);
-            let go_away = watch_response::GoAway { reason: "the server is stopping".to_owned() };
-            self.general.push_back(general(watch_response::Event::GoAway(go_away)));
+            self.ask_to_go("the server is stopping");
+        } else if is_cut_off && !stays {
+            // Whoever finds no other server stays, and is told what this one knows.
+            self.ask_to_go("the server is cut off from the store and from every other server");
         }
+    }
+
+    fn ask_to_go(&mut self, reason: &str) {
+        let go_away = watch_response::GoAway { reason: reason.to_owned() };
+        self.general.push_back(general(watch_response::Event::GoAway(go_away)));
     }
 
     fn beat(&mut self) {

@@ -1,8 +1,10 @@
 //! Programs that keep themselves there, while servers come and go: nobody is taken for dead who is not, and who is, goes.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use jcm_tests::eventually;
+use jcm_tests::network::isolated;
+use jcm_tests::{Client, Ensemble, Group, Network, eventually};
 use serde_json::json;
 
 use crate::keeper::{Guard, Keeper, register, verdicts};
@@ -38,12 +40,7 @@ async fn leases_outlive_servers() {
         programs.push(Keeper::start_registered(known, CLUSTER, nodes, &registered));
     }
     for client in group.clients() {
-        eventually(PATIENCE, "all are healthy", async || {
-            let found = verdicts(&client, CLUSTER).await;
-            let healthy = found.values().filter(|verdict| *verdict == "healthy").count();
-            if healthy == usize::from(ALL) { Ok(()) } else { Err(format!("{found:?}")) }
-        })
-        .await;
+        all_healthy(&client, ALL).await;
     }
     // Program 0 keeps the first ten, of which one will die.
     let guards: Vec<Guard> =
@@ -107,4 +104,69 @@ async fn leases_outlive_servers() {
     let lost: usize = programs.iter().map(|program| program.lost().len()).sum();
     row.none("leases_called_lost", lost);
     row.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_at_a_server_that_is_cut_off() {
+    if !isolated("rows::leases::leases_at_a_server_that_is_cut_off").await {
+        return;
+    }
+    let mut row = Row::begin(
+        "leases-cut-off",
+        "one of three servers reaches neither ZooKeeper nor another server, and programs keep leases there",
+        "they are asked to go elsewhere and do; wrong downs and removals 0",
+    );
+    let hosts = ["zk", "r1", "r2", "r3"];
+    let network = Network::of(&hosts).await;
+    let zookeeper = Ensemble::of(3).within("zk", network.address("zk")).start().await;
+    let places: Vec<_> = hosts[1..]
+        .iter()
+        .map(|host| ((*host).to_owned(), SocketAddr::from((network.address(host), 7400))))
+        .collect();
+    let group = Group::of(&zookeeper, 3).session_timeout(SESSION_TIMEOUT).within(&places).start().await;
+    let lonely = group.follower().await;
+    group.client(lonely).put_cluster(CLUSTER, &json!({ "check": { "kind": "lease" } })).await.ok();
+    let mut urls = group.urls();
+    urls.rotate_left(lonely);
+    let registered = register(&urls[0], CLUSTER, 1..=NODES_EACH).await;
+    let program = Keeper::start_registered(urls, CLUSTER, 1..=NODES_EACH, &registered);
+    for client in group.clients() {
+        all_healthy(&client, NODES_EACH).await;
+    }
+    let kept = async |server: usize| scene::figure(&group.client(server), "jcm_leases_kept_here").await;
+    eventually(PATIENCE, "the program keeps its leases there", async || {
+        if kept(lonely).await > 0.0 { Ok(()) } else { Err("no leases") }
+    })
+    .await;
+    let others = scene::others(&group, lonely);
+    let guards: Vec<Guard> =
+        others.iter().map(|other| Guard::start(group.client(*other), CLUSTER, 1..=NODES_EACH)).collect();
+    network.isolate(&format!("r{}", lonely + 1)).await;
+    let cut = Instant::now();
+    eventually(PATIENCE, "the program keeps its leases elsewhere", async || {
+        let found = kept(others[0]).await + kept(others[1]).await;
+        if found > 0.0 { Ok(()) } else { Err(format!("{found} leases")) }
+    })
+    .await;
+    row.time("elsewhere_after_s", cut.elapsed());
+    // By then what was renewed through that server alone would have lapsed.
+    tokio::time::sleep(SESSION_TIMEOUT + Duration::from_secs(15)).await;
+    row.figure("dropped_packets", json!(network.dropped().await));
+    network.heal().await;
+    row.converged(&group).await;
+    let wrong: Vec<String> = guards.into_iter().flat_map(Guard::stop).collect();
+    row.figure("wrong", json!(wrong.iter().take(10).collect::<Vec<_>>()));
+    row.none("wrong_downs_and_removals", wrong.len());
+    row.none("leases_called_lost", program.lost().len());
+    row.end();
+}
+
+/// Waits until a server says so of that many nodes.
+async fn all_healthy(client: &Client, nodes: u16) {
+    eventually(PATIENCE, "all are healthy", async || {
+        let found = verdicts(client, CLUSTER).await;
+        let healthy = found.values().filter(|verdict| *verdict == "healthy").count();
+        if healthy == usize::from(nodes) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
 }

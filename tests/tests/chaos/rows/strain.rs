@@ -5,13 +5,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use jcm_tests::network::isolated;
-use jcm_tests::{Client, Network, Quota, Server, Target, eventually, target};
+use jcm_tests::{Network, Quota, Server, Target, eventually, target};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
 use crate::lookout::{self, INTERVAL};
 use crate::row::Row;
-use crate::scene::{PATIENCE, is_short};
+use crate::scene::{self, PATIENCE, is_short};
 use crate::turns::Turns;
 
 const SILENT_NODES: u16 = 5_000;
@@ -66,16 +66,16 @@ async fn row_37_swallowed_syns() {
         if down == usize::from(SILENT_NODES) { Ok(()) } else { Err(format!("{down} are; {list}")) }
     })
     .await;
-    let late = sum(&client, "jcm_check_rounds_late_total").await;
-    let skipped = sum(&client, "jcm_check_rounds_skipped_total").await;
+    let late = scene::figure(&client, "jcm_check_rounds_late_total").await;
+    let skipped = scene::figure(&client, "jcm_check_rounds_skipped_total").await;
     tokio::time::sleep(some_rounds).await;
-    row.figure("late_rounds", sum(&client, "jcm_check_rounds_late_total").await - late);
-    row.figure("skipped_rounds", sum(&client, "jcm_check_rounds_skipped_total").await - skipped);
-    row.figure("local_troubles", sum(&client, "jcm_check_local_troubles_total").await);
+    row.figure("late_rounds", scene::figure(&client, "jcm_check_rounds_late_total").await - late);
+    row.figure("skipped_rounds", scene::figure(&client, "jcm_check_rounds_skipped_total").await - skipped);
+    row.figure("local_troubles", scene::figure(&client, "jcm_check_local_troubles_total").await);
     let gaps = well.gaps(well.nodes(), checks).await;
     row.traffic("checks_of_healthy_nodes", gaps.len(), usize::from(BESIDE) * 3 * checks * 3 / 4);
     row.time_within("lag_s", lag(&gaps), WELL_INTERVAL);
-    row.figure("checks_in_flight", sum(&client, "jcm_checks_in_flight").await);
+    row.figure("checks_in_flight", scene::figure(&client, "jcm_checks_in_flight").await);
     row.none("wrong_downs", turns.ever(well.nodes(), "down"));
     let why = client.why("silent", &format!("{hole}:{FIRST_SILENT_PORT}")).await;
     let error = &why.body["vantages"][0]["results"][0]["error"];
@@ -108,23 +108,23 @@ async fn row_52_no_processor() {
     let turns = Turns::follow(server.client(), &CLUSTERS.join(",")).await;
     let length = INTERVAL * if is_short() { 10 } else { 30 };
 
-    let late = sum(&client, "jcm_check_rounds_late_total").await;
-    let skipped = sum(&client, "jcm_check_rounds_skipped_total").await;
-    let suspicions = sum(&client, "jcm_suspicions_total").await;
-    let checks = sum(&client, "jcm_checks_total").await;
+    let late = scene::figure(&client, "jcm_check_rounds_late_total").await;
+    let skipped = scene::figure(&client, "jcm_check_rounds_skipped_total").await;
+    let suspicions = scene::figure(&client, "jcm_suspicions_total").await;
+    let checks = scene::figure(&client, "jcm_checks_total").await;
     let quota = Quota::of(server.pid(), 5);
     tokio::time::sleep(length).await;
     let throttled = quota.throttled();
     drop(quota);
     row.traffic("times_throttled", usize::try_from(throttled).unwrap_or(usize::MAX), 20);
-    let known = sum(&client, "jcm_check_rounds_late_total").await - late;
-    row.figure("checks", sum(&client, "jcm_checks_total").await - checks);
-    row.figure("pauses", sum(&client, "jcm_pauses_total").await);
+    let known = scene::figure(&client, "jcm_check_rounds_late_total").await - late;
+    row.figure("checks", scene::figure(&client, "jcm_checks_total").await - checks);
+    row.figure("pauses", scene::figure(&client, "jcm_pauses_total").await);
     row.figure("late_rounds", known);
-    let skipped = sum(&client, "jcm_check_rounds_skipped_total").await - skipped;
+    let skipped = scene::figure(&client, "jcm_check_rounds_skipped_total").await - skipped;
     row.figure("skipped_rounds", skipped);
     row.require("did-not-know", known + skipped > 0.0, "not one round was thrown away or skipped as late");
-    let suspicions = sum(&client, "jcm_suspicions_total").await - suspicions;
+    let suspicions = scene::figure(&client, "jcm_suspicions_total").await - suspicions;
     row.figure("suspicions", suspicions);
     row.require("did-not-suspect-itself", suspicions > 0.0, "it trusted what it saw");
     tokio::time::sleep(INTERVAL * 5).await;
@@ -165,15 +165,4 @@ fn neighbour() -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).kill_on_drop(true);
     command.spawn().expect("every Unix has a shell")
-}
-
-/// A figure of `/metrics`, over all its labels.
-async fn sum(client: &Client, figure: &str) -> f64 {
-    let text = client.get("/metrics").await.text;
-    let of = |line: &str| {
-        let (name, value) = line.rsplit_once(' ')?;
-        let name = name.split('{').next()?;
-        (name == figure).then(|| value.parse::<f64>().ok()).flatten()
-    };
-    text.lines().filter_map(of).fold(0.0, |sum, value| sum + value)
 }

@@ -385,11 +385,11 @@ fn refuse_unless_checkable(
     let lacks = |node: &&Arc<Node>| {
         if is_leased { node.attributes.lease().is_none() } else { node.port(port).is_none() }
     };
-    let touched: HashSet<&NodeId> = match new {
-        Some(_) => put.iter().map(|node| &node.id).chain(removed).collect(),
-        None => HashSet::new(),
-    };
-    let stay = before.nodes().filter(|node| new.is_some() && !touched.contains(&node.id));
+    // Not even looked at where the check stays: that would make each write cost what the cluster holds.
+    let stay = new.iter().flat_map(|_| {
+        let touched: HashSet<&NodeId> = put.iter().map(|node| &node.id).chain(removed).collect();
+        before.nodes().filter(move |node| !touched.contains(&node.id))
+    });
     match stay.chain(put).filter(lacks).min_by_key(|node| &node.id) {
         Some(node) if is_leased => {
             let reason = format!(

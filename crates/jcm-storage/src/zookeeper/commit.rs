@@ -367,7 +367,7 @@ impl Inner {
         let mut draft = draft(&base.bound.layout, &again.transaction, &base.excerpt)?;
         let (last, data) = (again.transaction.last(), again.record.clone());
         draft.writes.push(Write::Create { path: base.bound.layout.change(last), data });
-        match self.submit(&base, &draft, last, &again.record, deadline).await {
+        match self.submit(&base, &draft, last, (&again.record, None), deadline).await {
             Ok(_) => Ok(()),
             Err(error) => Err(CommitError::Unknown { reason: error.to_string() }),
         }

@@ -125,3 +125,44 @@ async fn a_tcp_check_says_nothing_and_closes_with_a_reset_that_leaves_no_trace()
     let (said, end) = timeout(DEADLINE, heard.recv()).await.unwrap().unwrap();
     assert_eq!((said, end), (Vec::new(), Err(std::io::ErrorKind::ConnectionReset)));
 }
+
+/// Sockets of connections that are over are connected to other nodes: nothing of what was before may show there.
+#[tokio::test]
+async fn what_one_node_left_behind_is_nothing_to_the_next() {
+    const ROUNDS: usize = 300;
+    let fresh = Check { fresh: true, ..http() };
+    let well = Node::answering(OK).await;
+    let failing = Node::answering("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno").await;
+    let chatty = Node::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        let page = format!("HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n{}", "x".repeat(100_000));
+        while stream.write_all(page.as_bytes()).await.is_ok() {}
+    })
+    .await;
+    let resetting = Node::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    let closing = Node::answering_once(OK).await;
+    let (_taken, nobody) = refusing();
+    let targets = [
+        (well.address, &fresh, Outcome::Answered(200)),
+        (failing.address, &fresh, Outcome::UnexpectedStatus(500)),
+        (chatty.address, &fresh, Outcome::Answered(200)),
+        (resetting.address, &fresh, Outcome::Reset),
+        (closing.address, &fresh, Outcome::Answered(200)),
+        (nobody, &fresh, Outcome::Refused),
+        (well.address, &tcp(), Outcome::Connected),
+    ];
+    let mut checker = Checker::start();
+    for (key, (address, check, _)) in (0..).zip(targets) {
+        checker.set(key, 1, address, check);
+    }
+    for _ in 0..ROUNDS {
+        let report = checker.next().await;
+        let (address, _, expected) = targets[usize::try_from(report.key.0).unwrap()];
+        assert_eq!(report.outcome, expected, "{address}");
+    }
+    checker.stop().await;
+}

@@ -7,6 +7,7 @@
 
 mod rounds;
 mod slot;
+mod spares;
 mod timing;
 
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +33,7 @@ use crate::engine::schedule::Schedule;
 use crate::engine::{Report, Target, TargetKey};
 use crate::outcome::Phases;
 use slot::{Slot, State};
+use spares::Spares;
 
 /// The tick in which everything is handled in one go while much is going on.
 const TICK: Duration = Duration::from_millis(10);
@@ -66,6 +68,7 @@ pub(super) struct Machine {
     poll: Poll,
     epoch: Instant,
     open: usize,
+    spares: Spares,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_key: HashMap<TargetKey, u32>,
@@ -110,6 +113,7 @@ impl Machine {
             poll,
             epoch,
             open: 0,
+            spares: Spares::default(),
             slots: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::new(),

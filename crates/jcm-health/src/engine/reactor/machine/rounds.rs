@@ -93,13 +93,19 @@ impl Machine {
 
     pub(super) fn dial(&mut self, id: u32) -> io::Result<Connection> {
         let Target { address, ref check, .. } = self.slot(id).target;
-        let mut stream = connect(address, check.kind != CheckKind::Tcp)?;
+        let speaks = check.kind != CheckKind::Tcp;
         self.serial = self.serial.wrapping_add(1);
-        self.poll.registry().register(
-            &mut stream,
-            token(id, self.serial),
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        let (token, interest) = (token(id, self.serial), Interest::READABLE | Interest::WRITABLE);
+        let stream = if let Some(mut stream) = self.spares.take(address) {
+            connect(&stream, address, speaks)?;
+            self.poll.registry().reregister(&mut stream, token, interest)?;
+            stream
+        } else {
+            let mut stream = socket(address)?;
+            connect(&stream, address, speaks)?;
+            self.poll.registry().register(&mut stream, token, interest)?;
+            stream
+        };
         Ok(Connection { stream, talk: None, serial: self.serial })
     }
 
@@ -147,6 +153,7 @@ impl Machine {
         } else if kind == CheckKind::Tcp {
             let slot = self.slot(id);
             slot.phases.connected = Some(now.saturating_duration_since(slot.started));
+            self.hang_up(id);
             self.conclude(id, Outcome::Connected, now, false);
         } else {
             self.admission.give_back(group);
@@ -286,7 +293,7 @@ impl Machine {
                 if reusable && !is_ending {
                     self.keep(id);
                 } else {
-                    self.close(id);
+                    self.hang_up(id);
                 }
                 self.conclude_open(id, outcome, now);
             }
@@ -315,8 +322,8 @@ impl Machine {
         let is_well = connection.talk.as_mut().is_none_or(|talk| talk.flush(&mut connection.stream).is_ok());
         if !is_well {
             self.close(id);
-        } else if self.open > self.limits.kept_max {
-            self.close(id);
+        } else if self.open + self.spares.len() > self.limits.kept_max {
+            self.hang_up(id);
             if self.shared.unkept.fetch_add(1, Relaxed) == 0 {
                 warn!(
                     limit = self.limits.kept_max,
@@ -379,6 +386,16 @@ impl Machine {
         self.in_flight -= 1;
     }
 
+    /// Ends a connection that was as it should be: its socket may serve another one.
+    fn hang_up(&mut self, id: u32) {
+        let slot = self.slot(id);
+        let address = slot.target.address;
+        if let Some(connection) = slot.connection.take() {
+            self.open -= 1;
+            self.spares.give(connection.stream, address);
+        }
+    }
+
     pub(super) fn close(&mut self, id: u32) {
         if self.slot(id).connection.take().is_some() {
             self.open -= 1;
@@ -386,8 +403,8 @@ impl Machine {
     }
 }
 
-/// Begins to connect. `speaks`: whatever is asked comes as soon as it is open.
-fn connect(address: SocketAddr, speaks: bool) -> io::Result<TcpStream> {
+/// A socket for connections to such addresses.
+fn socket(address: SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -395,12 +412,17 @@ fn connect(address: SocketAddr, speaks: bool) -> io::Result<TcpStream> {
     // leaves a minute of TIME_WAIT for every probe, here or on the node, and on a hung node a connection that nobody
     // ever takes down. Nothing is lost: whatever is unsent or unread by then is not wanted.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+/// Begins to connect. `speaks`: whatever is asked comes as soon as it is open.
+fn connect(stream: &TcpStream, address: SocketAddr, speaks: bool) -> io::Result<()> {
     if speaks {
-        // The question acknowledges the connection as well, which spares both sides a packet.
-        sockopt::set_tcp_quickack(&socket, false)?;
+        // The question acknowledges the connection as well, which spares both sides a packet. It holds for one connection.
+        sockopt::set_tcp_quickack(stream, false)?;
     }
-    match rustix::net::connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from_std(socket.into())),
+    match rustix::net::connect(stream, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -37,7 +37,7 @@ impl Balancer {
         let slot = SlotNumber::take();
         let all_calls = Arc::default();
         let now = world.now();
-        let ground = ground(&policy, &slot, &all_calls, &world);
+        let ground = ground(&policy, &all_calls, &world);
         let plan = Plan::new(&ground, None, view, alarm, now);
         Self {
             generation: Generation(AtomicU64::new(plan.generation)),
@@ -56,7 +56,7 @@ impl Balancer {
 
     /// Lays the view out anew. One at a time: its core sees to that.
     pub(crate) fn follow(&self, view: &Arc<View>, alarm: Alarm, now: Instant) {
-        let ground = ground(&self.policy, &self.slot, &self.all_calls, &self.world);
+        let ground = ground(&self.policy, &self.all_calls, &self.world);
         let next = Plan::new(&ground, Some(&self.plan.load()), view, alarm, now);
         let generation = next.generation;
         self.plan.store(Arc::new(next));
@@ -79,15 +79,10 @@ impl Balancer {
     }
 }
 
-fn ground<'a>(
-    policy: &'a Policy,
-    slot: &SlotNumber,
-    all_calls: &'a Arc<AllCalls>,
-    world: &World,
-) -> Ground<'a> {
+fn ground<'a>(policy: &'a Policy, all_calls: &'a Arc<AllCalls>, world: &World) -> Ground<'a> {
     let chance = world.chance();
     let client = if chance.is_some() { 0 } else { this_client() };
-    Ground { policy, slot: slot.get(), all_calls, client, chance }
+    Ground { policy, all_calls, client, chance }
 }
 
 /// A number that tells this process from others.

@@ -39,8 +39,6 @@ use crate::view::{self, View};
 pub(crate) struct Plan {
     /// Differs from that of every other plan in this process.
     pub(crate) generation: u64,
-    /// Where threads keep their part of this handle.
-    pub(crate) slot: usize,
     pub(crate) choice: Choice,
     table: Table,
     entries: Box<[Entry]>,
@@ -97,7 +95,6 @@ pub(crate) struct Alarm {
 #[derive(Debug)]
 pub(crate) struct Ground<'a> {
     pub(crate) policy: &'a Policy,
-    pub(crate) slot: usize,
     pub(crate) all_calls: &'a Arc<AllCalls>,
     /// Tells this client's subset from others'.
     pub(crate) client: u64,
@@ -130,7 +127,6 @@ impl Plan {
         let entries: Box<[Entry]> = chosen.into_iter().chain(standing_by).map(entry).collect();
         let mut plan = Self {
             generation: next_generation(),
-            slot: ground.slot,
             choice: ground.policy.choice,
             table: Table::Draw(None),
             weight_sum: entries[..chosen_count as usize].iter().map(|entry| entry.weight).sum(),

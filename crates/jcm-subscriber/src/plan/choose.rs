@@ -20,6 +20,8 @@ const TRIES_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Hand {
     turn: Cell<usize>,
+    /// How many turns there are in all, where each is its own entry; else 0. So a pick in even turns need not ask the plan.
+    even_turns: Cell<usize>,
     random: Cell<Random>,
 }
 
@@ -27,7 +29,7 @@ impl Hand {
     pub(crate) fn new(mut random: Random) -> Self {
         // Threads that start together must not march together.
         let turn = random.below(u32::MAX) as usize;
-        Self { turn: Cell::new(turn), random: Cell::new(random) }
+        Self { turn: Cell::new(turn), even_turns: Cell::new(0), random: Cell::new(random) }
     }
 
     /// Another plan is to be chosen from.
@@ -36,9 +38,30 @@ impl Hand {
             self.turn.set(0);
             self.random.set(random);
         }
+        self.even_turns.set(0);
         if let Table::Turns(turns) = &plan.table {
             self.turn.set(self.turn.get() % turns.len().max(1));
+            self.even_turns.set(turns.even());
         }
+    }
+
+    /// The entry whose turn it is, where turns are even.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "as many even turns as nodes: at most 20,000")]
+    pub(crate) fn next_even(&self) -> Option<u32> {
+        match self.even_turns.get() {
+            0 => None,
+            turns => Some(self.next_of(turns) as u32),
+        }
+    }
+
+    /// Whose turn it is, of so many. It may stand beyond the last.
+    #[inline]
+    fn next_of(&self, turns: usize) -> usize {
+        let turn = self.turn.get();
+        let turn = if turn < turns { turn } else { 0 };
+        self.turn.set(turn + 1);
+        turn
     }
 
     #[inline]
@@ -57,14 +80,7 @@ impl Hand {
     #[inline(always)]
     pub(crate) fn choose(&self, plan: &Plan, now: impl Fn() -> Micros) -> Option<u32> {
         match &plan.table {
-            Table::Turns(turns) => {
-                let mut turn = self.turn.get();
-                if turn >= turns.len() {
-                    turn = 0;
-                }
-                self.turn.set(turn + 1);
-                turns.get(turn)
-            }
+            Table::Turns(turns) => turns.get(self.next_of(turns.len())),
             // The default policy, so it is worth a place here as well.
             Table::Draw(_) if plan.choice == Choice::P2c && plan.chosen > 0 => {
                 let (first, second) = plan.two(|| self.bits());

@@ -47,7 +47,7 @@ pub(super) fn plan_of(policy: &Policy, view: &Arc<View>, now: Instant) -> Plan {
 
 fn plan_after(policy: &Policy, before: Option<&Plan>, view: &Arc<View>, now: Instant) -> Plan {
     let all_calls = before.map_or_else(Arc::default, |before| Arc::clone(&before.all_calls));
-    let ground = Ground { policy, slot: 0, all_calls: &all_calls, client: 1, chance: None };
+    let ground = Ground { policy, all_calls: &all_calls, client: 1, chance: None };
     Plan::new(&ground, before, view, Alarm { failures: None, judge: Arc::default() }, now)
 }
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use crate::latency::Micros;
+use crate::plan::hashed::{Lookup, Made};
 use crate::plan::{Entry, Plan, Table};
 use crate::policy::Choice;
 use crate::random::{Random, mixed, scale, two_below};
@@ -15,6 +16,9 @@ const SCANNED_MAX: u32 = 32;
 const LOAD_BOUND: f32 = 1.25;
 /// Chances that the policy itself gets to meet a node that is not excluded before all are looked through.
 const TRIES_MAX: usize = 8;
+/// Places of a table that are looked at for a node that is still there: at least every other one is, so that of a million keys
+/// one finds none.
+const LOOKS_MAX: usize = 20;
 
 /// What a thread brings to a choice.
 #[derive(Debug)]
@@ -141,8 +145,7 @@ impl Plan {
                 let turn = scale((bits() >> 32) as u32, turns.len() as u32);
                 turns.get(turn as usize)?
             }
-            (Table::Ring(ring), _) => self.bounded(ring.walk(bits())),
-            (Table::Maglev(maglev), _) => maglev.at(bits()),
+            (Table::Hashed(lookup), _) => self.by_hash(lookup, bits()),
             (Table::Draw(_), Choice::Random) => self.draw(bits()),
             (Table::Draw(_), Choice::LeastInFlight) => self.least(bits),
             (Table::Draw(_), Choice::PeakEwma) => {
@@ -212,8 +215,19 @@ impl Plan {
         best
     }
 
+    /// Whose the hash is, by a table of hashes.
+    #[inline]
+    fn by_hash(&self, lookup: &Lookup, hash: u64) -> u32 {
+        let entry = match &lookup.hashed.table {
+            Made::Ring(ring) => self.bounded(ring.walk(hash).filter_map(|node| lookup.entry(node))),
+            Made::Maglev(maglev) => again_and_again(hash).find_map(|hash| lookup.entry(maglev.at(hash))),
+        };
+        // Nearly all nodes of a table are those of the plan, so hardly ever.
+        entry.unwrap_or_else(|| scale((hash >> 32) as u32, self.chosen))
+    }
+
     /// The first on the way that has room under the bound.
-    fn bounded(&self, walk: impl Iterator<Item = u32>) -> u32 {
+    fn bounded(&self, walk: impl Iterator<Item = u32>) -> Option<u32> {
         #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
         let with_this = (self.all_calls.0.load(Ordering::Relaxed) + 1) as f32;
         let mut owner = None;
@@ -223,12 +237,18 @@ impl Plan {
             let room = (LOAD_BOUND * with_this * weight / self.weight_sum).ceil();
             #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
             if (calls.in_flight() + 1) as f32 <= room || self.chosen == 1 {
-                return entry;
+                return Some(entry);
             }
         }
         // All together have more room than there are calls, so only counts that change meanwhile lead here.
-        owner.unwrap_or(0)
+        owner
     }
+}
+
+/// A hash, and others that follow from it: for a key whose node is not there any more.
+#[inline]
+fn again_and_again(hash: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(hash), |hash| Some(mixed(hash.wrapping_add(1)))).take(LOOKS_MAX)
 }
 
 /// A call, so that the compiler makes a branch of it. The processor guesses the first choice, and fetches its counts for

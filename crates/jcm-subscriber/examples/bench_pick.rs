@@ -5,12 +5,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark whose preparation fails has nothing to say")]
 
+#[path = "bench_pick/beside.rs"]
+mod beside;
 #[path = "../tests/suite/fake.rs"]
 #[expect(dead_code, reason = "a benchmark says little to the server")]
 mod fake;
+#[path = "bench_pick/measure.rs"]
+mod measure;
 #[path = "../tests/suite/model.rs"]
-#[expect(dead_code, reason = "a benchmark needs a view and no changes")]
+#[expect(dead_code, reason = "a benchmark needs views and no changes")]
 mod model;
+#[path = "bench_pick/report.rs"]
+mod report;
 
 use std::alloc::System;
 use std::cell::{Cell, RefCell};
@@ -21,34 +27,34 @@ use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use jcm_subscriber::{Cluster, Node, Policy, Subscriber};
-use rustix::time::{ClockId, clock_gettime};
+use jcm_subscriber::{Cluster, Node, Policy, Subscriber, Verdict};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::Service;
 use tower::balance::p2c::Balance;
 use tower::discover::ServiceList;
 use tower::load::{CompleteOnResponse, PendingRequests};
 
+use crate::beside::Beside;
+use crate::measure::measure;
+use crate::report::{Case, Figure, print_table, write_json};
+
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SIZES: [u16; 3] = [10, 100, 10_000];
 const THREADS: [usize; 2] = [1, 2];
-/// Picks of one thread in one measurement: a few milliseconds, so that the clock's own cost is nothing and a busy machine
-/// still has stretches in which all threads run.
-const PICKS: u32 = 200_000;
 const ROUNDS: usize = 5;
 
 type MakePolicy = fn() -> Policy;
 /// The policies, by name.
-const POLICIES: [(&str, MakePolicy); 8] = [
+const POLICIES: [(&str, MakePolicy); 9] = [
     ("jcm round robin, even weights", Policy::round_robin),
     ("jcm random", Policy::random),
     ("jcm p2c", Policy::p2c),
@@ -57,28 +63,39 @@ const POLICIES: [(&str, MakePolicy); 8] = [
     ("jcm ring hash", Policy::ring_hash),
     ("jcm maglev", Policy::maglev),
     ("jcm primary", Policy::primary),
+    ("jcm weighted, one of four a quarter", Policy::weighted),
 ];
+/// The one that picks from the same nodes with uneven weights.
+const UNEVEN: usize = 8;
 /// What they are compared with comes behind them.
 const ANCHORS: usize = POLICIES.len();
 
 /// The anchors. What JCM is compared with does just what its name says, on the same nodes, and hands nothing out that
 /// could outlive the pick.
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 7] = [
     "(a) snapshot cached per thread, counter % nodes",
     "(b) ArcSwap load, shared counter % nodes",
     "(c) ArcSwap load, two choices, calls in flight",
     "(d) as (a), comparing instead of dividing",
     "(e) tower p2c by calls in flight, ready and call",
+    "(f) pingora-load-balancing round robin",
+    "(g) pingora-load-balancing random",
 ];
+/// The last of them are measured by a program of their own, under these names.
+const BESIDE: [&str; 2] = ["round-robin", "random"];
 /// Which figures belong side by side.
-const RATIOS: [(usize, usize); 7] = [
+const RATIOS: [(usize, usize); 11] = [
     (0, ANCHORS),
     (0, ANCHORS + 3),
+    (UNEVEN, ANCHORS),
     (1, ANCHORS + 2),
     (2, ANCHORS + 2),
     (3, ANCHORS + 2),
     (7, ANCHORS + 2),
     (2, ANCHORS + 4),
+    (0, ANCHORS + 5),
+    (UNEVEN, ANCHORS + 5),
+    (1, ANCHORS + 6),
 ];
 const CONTENDERS: usize = POLICIES.len() + NAMES.len();
 
@@ -87,7 +104,9 @@ fn name(contender: usize) -> &'static str {
 }
 
 fn main() -> anyhow::Result<()> {
-    let json = std::env::args().nth(1).map(PathBuf::from).context("usage: bench_pick OUTPUT.json")?;
+    let mut arguments = std::env::args().skip(1).map(PathBuf::from);
+    let json = arguments.next().context("usage: bench_pick OUTPUT.json [PINGORA]")?;
+    let mut beside = arguments.next().map(|program| Beside::start(&program)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let fields: Vec<Field> = SIZES.iter().map(|size| runtime.block_on(Field::new(*size))).collect();
 
@@ -99,7 +118,13 @@ fn main() -> anyhow::Result<()> {
             for threads in THREADS {
                 for turn in 0..CONTENDERS {
                     let contender = (turn + round) % CONTENDERS;
-                    let sample = field.measure(contender, threads);
+                    let sample = match contender.checked_sub(CONTENDERS - BESIDE.len()) {
+                        None => field.measure(contender, threads),
+                        Some(at) => match &mut beside {
+                            Some(beside) => beside.measure(BESIDE[at], SIZES[size], threads)?,
+                            None => None,
+                        },
+                    };
                     samples.entry((contender, size, threads)).or_default().extend(sample);
                 }
             }
@@ -113,35 +138,22 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A contender, a place in [`SIZES`] and a number of threads.
-type Case = (usize, usize, usize);
-
-/// Nanoseconds over all rounds.
-#[derive(Debug, Clone, Copy)]
-struct Figure {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Figure {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let (min, max) = (*values.first()?, *values.last()?);
-        Some(Self { median: values[values.len() / 2], min, max })
-    }
-}
-
 /// Everything that picks are made from, for one number of nodes.
 struct Field {
-    _server: fake::Fake,
-    _stream: fake::Stream,
+    _even: Served,
+    _uneven: Served,
     /// One for each policy.
     clusters: Vec<Cluster>,
     snapshot: CachedSnapshot,
     swapped: ArcSwap<Vec<Arc<Node>>>,
     shared_counter: AtomicUsize,
     loads: ArcSwap<Vec<Loaded>>,
+}
+
+/// A server, and what it said to one subscriber.
+struct Served {
+    _server: fake::Fake,
+    _stream: fake::Stream,
 }
 
 /// Anchor (a): the version tells threads when to look again.
@@ -175,17 +187,12 @@ thread_local! {
 
 impl Field {
     async fn new(size: u16) -> Self {
-        let mut server = fake::Fake::start().await;
-        let builder = Subscriber::builder().servers([server.url()]).ready_timeout(Duration::ZERO);
-        let jcm = builder.build().await.unwrap();
-        let mut clusters = Vec::new();
-        for (_, policy) in POLICIES {
-            clusters.push(jcm.cluster("orders").policy(policy()).subscribe().await.unwrap());
-        }
-        let mut stream = server.welcome().await;
-        stream.subscription().await;
-        stream.send(model::view(&model::state(1, &model::healthy(1..size + 1))));
-        stream.acknowledged(1).await;
+        let verdicts = model::healthy(1..size + 1);
+        let (even, mut clusters) = subscribe(&POLICIES[..UNEVEN], &verdicts).await;
+        let degraded = |(port, verdict)| (port, if port % 4 == 0 { Verdict::Degraded } else { verdict });
+        let verdicts: Vec<_> = verdicts.into_iter().map(degraded).collect();
+        let (uneven, weighted) = subscribe(&POLICIES[UNEVEN..], &verdicts).await;
+        clusters.extend(weighted);
         let nodes: Vec<Arc<Node>> = clusters[0].nodes().into_iter().map(|status| status.node).collect();
         assert_eq!(nodes.len(), usize::from(size));
         let loads = nodes.iter().map(|node| Loaded { in_flight: AtomicU32::new(0), node: Arc::clone(node) });
@@ -199,8 +206,8 @@ impl Field {
             swapped: ArcSwap::from_pointee(nodes),
             shared_counter: AtomicUsize::new(0),
             clusters,
-            _server: server,
-            _stream: stream,
+            _even: even,
+            _uneven: uneven,
         }
     }
 
@@ -285,6 +292,22 @@ impl Field {
     }
 }
 
+/// One handle for each policy, from a server that says this of the nodes.
+async fn subscribe(policies: &[(&str, MakePolicy)], verdicts: &[(u16, Verdict)]) -> (Served, Vec<Cluster>) {
+    let mut server = fake::Fake::start().await;
+    let builder = Subscriber::builder().servers([server.url()]).ready_timeout(Duration::ZERO);
+    let jcm = builder.build().await.unwrap();
+    let mut clusters = Vec::new();
+    for (_, policy) in policies {
+        clusters.push(jcm.cluster("orders").policy(policy()).subscribe().await.unwrap());
+    }
+    let mut stream = server.welcome().await;
+    stream.subscription().await;
+    stream.send(model::view(&model::state(1, verdicts)));
+    stream.acknowledged(1).await;
+    (Served { _server: server, _stream: stream }, clusters)
+}
+
 /// Answers at once.
 #[derive(Debug)]
 struct Here;
@@ -314,117 +337,4 @@ fn random_below(bound: usize) -> usize {
         state.set(bits);
         usize::try_from(((bits >> 32) * bound as u64) >> 32).unwrap()
     })
-}
-
-/// Threads that did not run at the same time say nothing about what they cost one another, so such a measurement is made
-/// again, and given up when the machine is too busy.
-fn measure(threads: usize, pick: impl Fn() + Sync) -> Option<f64> {
-    const TRIES_MAX: usize = 15;
-    const AT_ONCE_MIN: f64 = 0.85;
-    (0..TRIES_MAX)
-        .map(|_| measure_once(threads, &pick))
-        .find(|(_, at_once)| threads == 1 || *at_once > AT_ONCE_MIN)
-        .map(|(nanoseconds, _)| nanoseconds)
-}
-
-/// The cost of a pick, and how much of the time all threads were running.
-fn measure_once(threads: usize, pick: &(impl Fn() + Sync)) -> (f64, f64) {
-    const WARM_UP: u32 = 20_000;
-    let start = Barrier::new(threads);
-    let each = || {
-        for _ in 0..WARM_UP {
-            pick();
-        }
-        start.wait();
-        let (began, before) = (Instant::now(), clock_gettime(ClockId::ThreadCPUTime));
-        for _ in 0..PICKS {
-            pick();
-        }
-        let after = clock_gettime(ClockId::ThreadCPUTime);
-        let spent = (after.tv_sec - before.tv_sec) * 1_000_000_000 + (after.tv_nsec - before.tv_nsec);
-        let spent = Duration::from_nanos(u64::try_from(spent).unwrap());
-        (spent.as_secs_f64(), began, Instant::now())
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(each)).collect();
-        let done: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
-        let spent: f64 = done.iter().map(|(spent, ..)| spent).sum();
-        let began = done.iter().map(|(_, began, _)| *began).min().unwrap();
-        let ended = done.iter().map(|(.., ended)| *ended).max().unwrap();
-        let threads = f64::from(u32::try_from(threads).unwrap());
-        let at_once = spent / threads / (ended - began).as_secs_f64();
-        (spent / threads / f64::from(PICKS) * 1e9, at_once)
-    })
-}
-
-fn ratio(figures: &BTreeMap<Case, Option<Figure>>, one: Case, other: Case) -> Option<f64> {
-    Some(figures[&one]?.median / figures[&other]?.median)
-}
-
-fn print_table(figures: &BTreeMap<Case, Option<Figure>>, allocations: &[f64]) {
-    let shown = |figure: Option<Figure>| match figure {
-        Some(Figure { median, min, max }) => format!("{median:.1} ({min:.1}-{max:.1})"),
-        None => "machine too busy".to_owned(),
-    };
-    let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-    println!("\nCPU ns a pick, median (min-max) of {ROUNDS} rounds of {PICKS} picks a thread\n");
-    println!("{:<50}{:>6}{:>22}{:>22}{:>9}", "", "nodes", "one thread", "two threads", "scaling");
-    for (contender, name) in (0..CONTENDERS).map(|contender| (contender, name(contender))) {
-        for (size, nodes) in SIZES.iter().enumerate() {
-            let [one, two] = THREADS.map(|threads| (contender, size, threads));
-            let scaling = times(ratio(figures, one, two).map(|ratio| 2.0 * ratio));
-            println!(
-                "{name:<50}{nodes:>6}{:>22}{:>22}{scaling:>9}",
-                shown(figures[&one]),
-                shown(figures[&two])
-            );
-        }
-    }
-    println!("\n{:<50}{:>6}{:>22}{:>22}", "ratio in this run", "nodes", "one thread", "two threads");
-    for (contender, anchor) in RATIOS {
-        let name = format!("{} / {}", name(contender), &name(anchor)[..3]);
-        for (size, nodes) in SIZES.iter().enumerate() {
-            let [one, two] = THREADS
-                .map(|threads| times(ratio(figures, (contender, size, threads), (anchor, size, threads))));
-            println!("{name:<50}{nodes:>6}{one:>22}{two:>22}");
-        }
-    }
-    println!("\n{:<50}{:>28}{:>10}", "", "10,000 / 10 nodes, one thread", "allocs");
-    for (policy, (name, _)) in POLICIES.iter().enumerate() {
-        let growth = times(ratio(figures, (policy, SIZES.len() - 1, 1), (policy, 0, 1)));
-        println!("{name:<50}{growth:>28}{:>10}", allocations[policy]);
-    }
-}
-
-fn write_json(
-    path: &PathBuf,
-    figures: &BTreeMap<Case, Option<Figure>>,
-    allocations: &[f64],
-) -> anyhow::Result<()> {
-    let rows = figures.iter().map(|((contender, size, threads), figure)| {
-        serde_json::json!({
-            "pick": name(*contender), "nodes": SIZES[*size], "threads": threads,
-            "median_ns": figure.map(|figure| figure.median),
-            "min_ns": figure.map(|figure| figure.min),
-            "max_ns": figure.map(|figure| figure.max),
-        })
-    });
-    let ratios = RATIOS.iter().flat_map(|(contender, anchor)| {
-        figures.keys().filter(move |(other, ..)| contender == other).map(move |(_, size, threads)| {
-            serde_json::json!({
-                "pick": name(*contender), "anchor": name(*anchor), "nodes": SIZES[*size], "threads": threads,
-                "ratio": ratio(figures, (*contender, *size, *threads), (*anchor, *size, *threads)),
-            })
-        })
-    });
-    let report = serde_json::json!({
-        "what": "pick", "unit": "CPU ns a pick", "rounds": ROUNDS, "picks": PICKS,
-        "allocations_a_pick": POLICIES.iter().map(|(name, _)| *name).zip(allocations).collect::<BTreeMap<_, _>>(),
-        "figures": rows.collect::<Vec<_>>(), "ratios": ratios.collect::<Vec<_>>(),
-    });
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    std::fs::write(path, format!("{report:#}\n"))?;
-    Ok(())
 }

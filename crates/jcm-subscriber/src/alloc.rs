@@ -5,6 +5,9 @@
 //! touched; only policies that count calls write, to those of the node that they chose. A slot is refilled when the
 //! generation of the handle's plan changes: that is the one place that loads the shared plan, and the only one that
 //! allocates.
+//!
+//! What a slot needs to tell whether a reference fits, and where a round robin is, lies in the slot itself, and the node in
+//! hand knows its slot: a pick by even turns and its drop read nothing of the plan at all.
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,8 @@ const STOCK_MAX: usize = 64;
 const CHUNK: usize = 32;
 /// Most chunks: 4096 handles of one process are picked from at full speed, further ones at the cost of a shared count.
 const CHUNKS_MAX: usize = 128;
+/// Slots of a thread. Numbers from here on have none.
+pub(crate) const SLOTS_MAX: usize = CHUNK * CHUNKS_MAX;
 
 thread_local! {
     static SLOTS: [OnceCell<Box<[Slot; CHUNK]>>; CHUNKS_MAX] = const { [const { OnceCell::new() }; CHUNKS_MAX] };
@@ -77,9 +82,12 @@ fn none_of(nodes: usize) -> String {
 struct Slot {
     /// Of the plan in `plan`; 0 when there is none.
     generation: Cell<u64>,
-    hand: Hand,
+    /// Where that plan lies, and so who may be put back. It is compared and never looked through: while the slot holds the
+    /// plan, nothing else can lie there.
+    address: Cell<*const Plan>,
     /// The reference that the next pick takes and the last drop put back.
     spare: Cell<Option<Arc<Plan>>>,
+    hand: Hand,
     /// References beyond that one, for threads with several calls in flight.
     stock: RefCell<Vec<Arc<Plan>>>,
     plan: RefCell<Option<Arc<Plan>>>,
@@ -89,8 +97,9 @@ impl Slot {
     fn empty() -> Self {
         Self {
             generation: Cell::new(0),
-            hand: Hand::new(Random::from_entropy()),
+            address: Cell::new(std::ptr::null()),
             spare: Cell::new(None),
+            hand: Hand::new(Random::from_entropy()),
             stock: RefCell::new(Vec::new()),
             plan: RefCell::new(None),
         }
@@ -98,6 +107,7 @@ impl Slot {
 
     fn refill(&self, plan: Arc<Plan>) {
         self.generation.set(plan.generation);
+        self.address.set(Arc::as_ptr(&plan));
         self.hand.begin(&plan);
         self.spare.set(None);
         let mut stock = self.stock.borrow_mut();
@@ -131,19 +141,20 @@ impl Slot {
     }
 
     /// The short way: with a spare reference, to a plan that has nodes. `None` is no refusal, see [`Self::pick`].
-    ///
-    /// It looks at the plan through the slot's own reference and hands the spare one out unseen. That one went through
-    /// memory with the last drop; a processor that had to wait for it could not look ahead to this pick meanwhile.
     #[inline]
-    fn pick_with_spare(&self) -> Option<Picked> {
-        let reference = self.spare.take()?;
-        let plan = self.plan.borrow();
-        let plan = plan.as_deref()?;
-        let entry = self.hand.choose(plan, Micros::now)?;
-        Some(Picked::begin(plan, reference, entry))
+    fn pick_with_spare(&self, number: usize) -> Option<Picked> {
+        let plan = self.spare.take()?;
+        if let Some(entry) = self.hand.next_even() {
+            return Some(Picked::in_turn(plan, number, entry));
+        }
+        if let Some(entry) = self.hand.choose(&plan, Micros::now) {
+            return Some(Picked::begin(plan, number, entry));
+        }
+        self.put_back(plan);
+        None
     }
 
-    fn pick(&self, want: Want<'_>) -> Result<Picked, AllocError> {
+    fn pick(&self, number: usize, want: Want<'_>) -> Result<Picked, AllocError> {
         let plan = self.take();
         let allowed = |entry: u32| !want.excluded.contains(&&plan.node(entry).id);
         let by_key = || {
@@ -155,7 +166,7 @@ impl Slot {
             _ => by_key().or_else(|| self.hand.choose_allowed(&plan, allowed, Micros::now)),
         };
         match entry {
-            Some(entry) => Ok(Picked::begin(&Arc::clone(&plan), plan, entry)),
+            Some(entry) => Ok(Picked::begin(plan, number, entry)),
             None => Err(refusal(&plan)),
         }
     }
@@ -193,21 +204,24 @@ pub(crate) fn pick(balancer: &Balancer) -> Result<Picked, AllocError> {
     }
 }
 
-/// What nearly every pick is. By itself, because it returns in registers and a `Result` with an error does not.
+/// What nearly every pick is. By itself, because it is two words and returns in registers; a `Result` with an error does
+/// not.
+#[inline]
 fn pick_with_spare(balancer: &Balancer) -> Option<Picked> {
+    let number = balancer.slot();
     let picked = SLOTS.try_with(|slots| {
-        let slot = slot(slots, balancer.slot())?;
+        let slot = slot(slots, number)?;
         if slot.generation.get() != balancer.generation() {
             return None;
         }
-        slot.pick_with_spare()
+        slot.pick_with_spare(number)
     });
     picked.ok().flatten()
 }
 
 /// The same with wishes.
 pub(crate) fn pick_wanted(balancer: &Balancer, want: Want<'_>) -> Result<Picked, AllocError> {
-    with_slot(balancer, |slot| slot.pick(want))
+    with_slot(balancer, |slot| slot.pick(balancer.slot(), want))
 }
 
 #[inline]
@@ -235,13 +249,13 @@ fn with_slot<T>(balancer: &Balancer, use_slot: impl Fn(&Slot) -> T) -> T {
     })
 }
 
-/// Puts a reference back into the calling thread's slot, if that holds the same plan.
+/// Puts a reference back into the calling thread's slot of that number, if that holds the same plan.
 #[inline]
-pub(crate) fn give_back(plan: Arc<Plan>) {
+pub(crate) fn give_back(number: usize, plan: Arc<Plan>) {
     // Where it fits nowhere the reference is dropped, here or with the closure of a thread that is ending.
     let _ = SLOTS.try_with(|slots| {
-        if let Some(slot) = slot(slots, plan.slot)
-            && slot.generation.get() == plan.generation
+        if let Some(slot) = slot(slots, number)
+            && slot.address.get() == Arc::as_ptr(&plan)
         {
             slot.put_back(plan);
         }

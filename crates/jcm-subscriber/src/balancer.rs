@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::alloc::SlotNumber;
+use crate::plan::hashed::Hashed;
 use crate::plan::{Alarm, AllCalls, Ground, Plan};
 use crate::policy::Policy;
 use crate::retry::Spent;
@@ -37,7 +38,7 @@ impl Balancer {
         let slot = SlotNumber::take();
         let all_calls = Arc::default();
         let now = world.now();
-        let ground = ground(&policy, &slot, &all_calls, &world);
+        let ground = ground(&policy, &all_calls, &world);
         let plan = Plan::new(&ground, None, view, alarm, now);
         Self {
             generation: Generation(AtomicU64::new(plan.generation)),
@@ -54,10 +55,21 @@ impl Balancer {
         self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lays the view out anew. One at a time: its core sees to that.
+    /// Lays the view out anew. One at a time, as for everything that replaces the plan: its core sees to that.
     pub(crate) fn follow(&self, view: &Arc<View>, alarm: Alarm, now: Instant) {
-        let ground = ground(&self.policy, &self.slot, &self.all_calls, &self.world);
-        let next = Plan::new(&ground, Some(&self.plan.load()), view, alarm, now);
+        let ground = ground(&self.policy, &self.all_calls, &self.world);
+        self.replace(Plan::new(&ground, Some(&self.plan.load()), view, alarm, now));
+    }
+
+    /// Looks up in this table from now on, where the plan lacks its own. It is newer than the one before, though not always
+    /// for the nodes of today.
+    pub(crate) fn take_table(&self, table: &Arc<Hashed>) {
+        if let Some(next) = self.plan.load().with_table(table) {
+            self.replace(next);
+        }
+    }
+
+    fn replace(&self, next: Plan) {
         let generation = next.generation;
         self.plan.store(Arc::new(next));
         // After the plan: a thread that sees this number finds a plan at least as new.
@@ -79,15 +91,10 @@ impl Balancer {
     }
 }
 
-fn ground<'a>(
-    policy: &'a Policy,
-    slot: &SlotNumber,
-    all_calls: &'a Arc<AllCalls>,
-    world: &World,
-) -> Ground<'a> {
+fn ground<'a>(policy: &'a Policy, all_calls: &'a Arc<AllCalls>, world: &World) -> Ground<'a> {
     let chance = world.chance();
     let client = if chance.is_some() { 0 } else { this_client() };
-    Ground { policy, slot: slot.get(), all_calls, client, chance }
+    Ground { policy, all_calls, client, chance, tables_later: !world.is_fake() }
 }
 
 /// A number that tells this process from others.

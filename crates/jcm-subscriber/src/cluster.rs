@@ -19,7 +19,7 @@ use crate::key;
 use crate::outlier::Cause;
 use crate::picked::Picked;
 use crate::retry::Retry;
-use crate::status::{Standing, Status};
+use crate::status::Status;
 use crate::subscriber::Shared;
 use crate::view::View;
 
@@ -177,7 +177,8 @@ impl Cluster {
     /// Waits until the definition held is at least of the given revision. The caller sets the deadline. Answers `false`
     /// when the subscriber was shut down before.
     pub async fn reached(&self, revision: Revision) -> bool {
-        self.wait_for(|published| published.view.revision().is_some_and(|held| held >= revision)).await
+        let reached = |published: &Published| published.view.revision().is_some_and(|held| held >= revision);
+        self.shared.until(&self.core, reached).await
     }
 
     /// Waits until anything is known of the cluster: from a server or from disk, be it that it was removed. The caller
@@ -186,13 +187,7 @@ impl Cluster {
     /// [`subscribe`](crate::ClusterBuilder::subscribe) has waited for this already, as long as the ready timeout
     /// allows.
     pub async fn ready(&self) -> bool {
-        self.wait_for(|published| published.standing != Standing::Unknown).await
-    }
-
-    async fn wait_for(&self, reached: impl FnMut(&Published) -> bool) -> bool {
-        let mut published = self.core.subscribe();
-        let ended = self.shared.ended();
-        matches!(ended.run_until_cancelled(published.wait_for(reached)).await, Some(Ok(_)))
+        self.shared.until(&self.core, Published::is_known).await
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::balancer::Balancer;
 use crate::outlier::{INTERVAL, Outliers};
 use crate::plan::Alarm;
+use crate::plan::hashed::{Draft, Hashed};
 use crate::policy::Policy;
 use crate::status::Standing;
 use crate::view::{Content, Seat, View};
@@ -32,7 +33,7 @@ pub(crate) struct Core {
 /// What follows the view, and how it is judged. Its lock makes writers take turns; who picks never meets it.
 #[derive(Debug)]
 struct Tended {
-    balancers: Vec<Weak<Balancer>>,
+    followers: Vec<Follower>,
     outliers: Outliers,
     /// When success rates are compared next.
     interval_ends: Instant,
@@ -42,11 +43,62 @@ struct Tended {
     gone: (u64, u64),
 }
 
+/// A way of picking that follows the view.
+#[derive(Debug)]
+struct Follower {
+    balancer: Weak<Balancer>,
+    /// Whether a table for it is being made. One at a time: the next is for the nodes of then.
+    in_making: bool,
+}
+
+impl Follower {
+    fn draft(&mut self) -> Option<Work> {
+        if self.in_making {
+            return None;
+        }
+        let draft = self.balancer.upgrade()?.plan().draft()?;
+        self.in_making = true;
+        Some(Work { balancer: Weak::clone(&self.balancer), draft })
+    }
+}
+
+/// A table to be made for one way of picking, which goes on with the former one meanwhile.
+#[derive(Debug)]
+pub(crate) struct Work {
+    balancer: Weak<Balancer>,
+    draft: Draft,
+}
+
+impl Work {
+    /// Makes the table, and further ones until it is the latest. It takes up to a tenth of a second each time, so it is no work
+    /// for a task.
+    pub(crate) fn carry_out(self, core: &Weak<Core>) {
+        let mut next = Some(self);
+        while let Some(Self { balancer, draft }) = next {
+            let table = Arc::new(draft.make());
+            next = core.upgrade().and_then(|core| core.take_table(&balancer, &table));
+        }
+    }
+}
+
 /// What is held at one moment, and how far it can be relied on.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
     pub(crate) view: Arc<View>,
     pub(crate) standing: Standing,
+}
+
+impl Published {
+    /// Whether a server or the disk said anything.
+    pub(crate) fn is_known(&self) -> bool {
+        self.standing != Standing::Unknown
+    }
+}
+
+impl Tended {
+    fn balancers(&self) -> impl Iterator<Item = Arc<Balancer>> {
+        self.followers.iter().filter_map(|follower| follower.balancer.upgrade())
+    }
 }
 
 impl Core {
@@ -56,7 +108,7 @@ impl Core {
             view: ArcSwap::new(Arc::clone(&view)),
             published: watch::Sender::new(Published { view, standing: Standing::Unknown }),
             tended: Mutex::new(Tended {
-                balancers: Vec::new(),
+                followers: Vec::new(),
                 outliers: Outliers::default(),
                 interval_ends: world.now() + INTERVAL,
                 ejections: 0,
@@ -69,14 +121,18 @@ impl Core {
 
     /// Adds a way of picking, which follows the view from now on while it lives. Given `outliers` hold for all of the cluster.
     pub(crate) fn balance(&self, policy: Policy, outliers: Option<Outliers>) -> Arc<Balancer> {
+        // A first table is made before the lock is taken: whoever publishes waits for that.
+        let alarm = self.alarm(&self.tended());
+        let balancer = Arc::new(Balancer::new(policy, &self.view(), alarm, self.world.clone()));
         let mut tended = self.tended();
+        tended.followers.push(Follower { balancer: Arc::downgrade(&balancer), in_making: false });
+        let now = self.world.now();
         if let Some(outliers) = outliers {
             tended.outliers = outliers;
-            self.follow(&mut tended, &self.view(), self.world.now());
+            self.follow(&mut tended, &self.view(), now);
+        } else {
+            balancer.follow(&self.view(), self.alarm(&tended), now);
         }
-        let alarm = self.alarm(&tended);
-        let balancer = Arc::new(Balancer::new(policy, &self.view(), alarm, self.world.clone()));
-        tended.balancers.push(Arc::downgrade(&balancer));
         balancer
     }
 
@@ -123,16 +179,31 @@ impl Core {
                 changed
             });
         }
-        for balancer in tended.balancers.iter().filter_map(Weak::upgrade) {
+        for balancer in tended.balancers() {
             if balancer.plan().ramping {
                 balancer.follow(&self.view(), self.alarm(&tended), now);
             }
         }
     }
 
+    /// The tables that are wanted now and not in the making. To be asked for after whatever changes plans.
+    pub(crate) fn work(&self) -> Vec<Work> {
+        self.tended().followers.iter_mut().filter_map(Follower::draft).collect()
+    }
+
+    /// A table was made. Answers with what is wanted by now instead.
+    fn take_table(&self, balancer: &Weak<Balancer>, table: &Arc<Hashed>) -> Option<Work> {
+        let mut tended = self.tended();
+        let mut followers = tended.followers.iter_mut();
+        let follower = followers.find(|follower| follower.balancer.ptr_eq(balancer))?;
+        follower.in_making = false;
+        balancer.upgrade()?.take_table(table);
+        follower.draft()
+    }
+
     fn follow(&self, tended: &mut Tended, view: &Arc<View>, now: Instant) {
-        tended.balancers.retain(|balancer| balancer.strong_count() > 0);
-        for balancer in tended.balancers.iter().filter_map(Weak::upgrade) {
+        tended.followers.retain(|follower| follower.balancer.strong_count() > 0);
+        for balancer in tended.balancers() {
             balancer.follow(view, self.alarm(tended), now);
         }
     }

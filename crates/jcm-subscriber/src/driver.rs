@@ -203,6 +203,7 @@ impl Driver {
         };
         let standing = self.session.standing(cluster);
         core.publish(changed.then(|| held.content()), standing, now());
+        self.make_tables(core);
         // Nothing is worth no file, and what was just read from disk would only look younger if it were written again.
         if let Some(disk) = &self.disk
             && changed
@@ -264,7 +265,18 @@ impl Driver {
 
     fn tend(&self) {
         let now = now();
-        self.cores.values().for_each(|core| core.tend(now));
+        for core in self.cores.values() {
+            core.tend(now);
+            self.make_tables(core);
+        }
+    }
+
+    /// Has tables that take long made beside this task, which has heartbeats to send and other clusters to follow.
+    fn make_tables(&self, core: &Arc<Core>) {
+        for work in core.work() {
+            let core = Arc::downgrade(core);
+            self.tasks.spawn_blocking(move || work.carry_out(&core));
+        }
     }
 
     fn sweep(&mut self) {

@@ -1,6 +1,7 @@
 //! A node to call, for as long as the call takes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use jcm_model::{ClusterName, Node, NodeId};
@@ -20,35 +21,51 @@ pub struct Picked {
     call: Call,
 }
 
-/// Which entry of the plan with the [`NOTED`] bit, and in the upper half when the call began, where the policy wants to
-/// know. One word: a pick is then two, and returns in two registers; with two halves it goes through memory and costs three
-/// times as much.
+/// What a call was begun with, in one word: a pick is then two, and returns in two registers. Never 0, so that no pick is
+/// two words as well. From the lowest bit on: 15 bits for the entry of the plan, [`NOTED`], 15 bits for the slot, one that
+/// is always set, and 32 for when the call began, where the policy wants to know.
 #[derive(Clone, Copy)]
-struct Call(u64);
+struct Call(NonZeroU64);
 
-/// Set where the plan keeps account of the call, so that others need not ask it when they end. Plans have far fewer entries.
-const NOTED: u32 = 1 << 31;
+const ENTRY_BITS: u32 = 15;
+/// Set where the plan keeps account of the call, so that others need not ask it when they end.
+const NOTED: u64 = 1 << ENTRY_BITS;
+const SLOT_AT: u32 = 16;
+/// A bit that is always set.
+const ALWAYS: NonZeroU64 = NonZeroU64::new(1 << 31).expect("one bit is not 0");
+const BEGAN_AT: u32 = 32;
+const _: () = assert!(jcm_model::cluster::NODES_MAX < 1 << ENTRY_BITS && alloc::SLOTS_MAX < 1 << 15);
 
 impl Call {
     #[inline]
-    fn new(entry: u32, noted: bool, began: Micros) -> Self {
-        let entry = if noted { entry | NOTED } else { entry };
-        Self(u64::from(entry) | u64::from(began.0) << 32)
+    fn new(slot: usize, entry: u32) -> Self {
+        // Numbers beyond the last slot are alike: there is nowhere to put anything back.
+        let slot = slot.min(alloc::SLOTS_MAX) as u64;
+        Self(ALWAYS | u64::from(entry) | slot << SLOT_AT)
+    }
+
+    #[inline]
+    fn noted(self, began: Micros) -> Self {
+        Self(self.0 | NOTED | u64::from(began.0) << BEGAN_AT)
     }
 
     #[inline]
     fn is_noted(self) -> bool {
-        self.0 & u64::from(NOTED) != 0
+        self.0.get() & NOTED != 0
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     fn entry(self) -> u32 {
-        self.0 as u32 & !NOTED
+        (self.0.get() & (NOTED - 1)) as u32
+    }
+
+    #[inline]
+    fn slot(self) -> usize {
+        (self.0.get() >> SLOT_AT) as usize & 0x7fff
     }
 
     fn began(self) -> Micros {
-        Micros((self.0 >> 32) as u32)
+        Micros((self.0.get() >> BEGAN_AT) as u32)
     }
 }
 
@@ -67,15 +84,21 @@ pub struct NoSuchPort {
 }
 
 impl Picked {
-    /// A call to an entry of `plan` begins; `reference` is to the same plan.
+    /// A call to an entry of a plan begins.
     #[inline]
-    pub(crate) fn begin(plan: &Plan, reference: Arc<Plan>, entry: u32) -> Self {
-        let noted = plan.choice.counts();
-        if noted {
+    pub(crate) fn begin(plan: Arc<Plan>, slot: usize, entry: u32) -> Self {
+        let mut call = Call::new(slot, entry);
+        if plan.choice.counts() {
             plan.begin(entry);
+            call = call.noted(if plan.choice.times() { Micros::now() } else { Micros::default() });
         }
-        let began = if plan.choice.times() { Micros::now() } else { Micros::default() };
-        Self { plan: Some(reference), call: Call::new(entry, noted, began) }
+        Self { plan: Some(plan), call }
+    }
+
+    /// The same where it is known that calls are not counted.
+    #[inline]
+    pub(crate) fn in_turn(plan: Arc<Plan>, slot: usize, entry: u32) -> Self {
+        Self { plan: Some(plan), call: Call::new(slot, entry) }
     }
 
     #[inline]
@@ -175,7 +198,7 @@ impl Picked {
             if noted {
                 plan.end(self.call.entry());
             }
-            alloc::give_back(plan);
+            alloc::give_back(self.call.slot(), plan);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod alias;
 mod choose;
+pub(crate) mod hashed;
 mod maglev;
 mod ring;
 #[cfg(test)]
@@ -27,8 +28,7 @@ pub(crate) use choose::Hand;
 use crate::calls::Calls;
 use crate::latency::Micros;
 use crate::plan::alias::Alias;
-use crate::plan::maglev::Maglev;
-use crate::plan::ring::Ring;
+use crate::plan::hashed::{Draft, Hashed, Lookup, Named};
 use crate::plan::turns::Turns;
 use crate::plan::weigh::{Weighed, weigh};
 use crate::policy::{Choice, Policy};
@@ -39,8 +39,6 @@ use crate::view::{self, View};
 pub(crate) struct Plan {
     /// Differs from that of every other plan in this process.
     pub(crate) generation: u64,
-    /// Where threads keep their part of this handle.
-    pub(crate) slot: usize,
     pub(crate) choice: Choice,
     table: Table,
     entries: Box<[Entry]>,
@@ -67,12 +65,11 @@ enum Table {
     Turns(Turns),
     /// `None` where every weight is the same.
     Draw(Option<Alias>),
-    Ring(Arc<Ring>),
-    Maglev(Arc<Maglev>),
+    Hashed(Lookup),
 }
 
 /// A node that may be picked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     calls: Arc<Calls>,
     weight: f32,
@@ -97,11 +94,12 @@ pub(crate) struct Alarm {
 #[derive(Debug)]
 pub(crate) struct Ground<'a> {
     pub(crate) policy: &'a Policy,
-    pub(crate) slot: usize,
     pub(crate) all_calls: &'a Arc<AllCalls>,
     /// Tells this client's subset from others'.
     pub(crate) client: u64,
     pub(crate) chance: Option<Random>,
+    /// Whether somebody makes the tables that take long, see [`Plan::draft`].
+    pub(crate) tables_later: bool,
 }
 
 impl Plan {
@@ -130,7 +128,6 @@ impl Plan {
         let entries: Box<[Entry]> = chosen.into_iter().chain(standing_by).map(entry).collect();
         let mut plan = Self {
             generation: next_generation(),
-            slot: ground.slot,
             choice: ground.policy.choice,
             table: Table::Draw(None),
             weight_sum: entries[..chosen_count as usize].iter().map(|entry| entry.weight).sum(),
@@ -144,34 +141,58 @@ impl Plan {
             ramping,
             chance: ground.chance,
         };
-        plan.table = plan.table(&weights, before);
+        let former = before.and_then(|before| before.lookup()).map(|lookup| &lookup.hashed);
+        plan.table = plan.table(&weights, former, ground.tables_later);
         plan
     }
 
-    fn table(&self, weights: &[f64], before: Option<&Self>) -> Table {
-        let same = before.filter(|before| self.chooses_as(before));
-        let named = || -> Vec<(&str, f64)> {
-            self.chosen().iter().zip(weights).map(|(entry, weight)| (self.name_of(entry), *weight)).collect()
-        };
-        match (self.choice, same.map(|before| &before.table)) {
-            (Choice::Turns, _) => Table::Turns(Turns::new(weights)),
-            (Choice::RingHash, Some(Table::Ring(ring))) => Table::Ring(Arc::clone(ring)),
-            (Choice::RingHash, _) => Table::Ring(Arc::new(Ring::new(&named()))),
-            (Choice::Maglev, Some(Table::Maglev(maglev))) => Table::Maglev(Arc::clone(maglev)),
-            (Choice::Maglev, _) => Table::Maglev(Arc::new(Maglev::new(&named()))),
-            (
-                Choice::Random | Choice::P2c | Choice::PeakEwma | Choice::LeastInFlight | Choice::Primary,
-                _,
-            ) => Table::Draw(Alias::new(weights)),
+    fn table(&self, weights: &[f64], former: Option<&Arc<Hashed>>, later: bool) -> Table {
+        match self.choice {
+            Choice::Turns => Table::Turns(Turns::new(weights)),
+            choice if choice.hashes() => {
+                Table::Hashed(Lookup::new(Draft::new(choice, self.named()), former, later))
+            }
+            _ => Table::Draw(Alias::new(weights)),
         }
     }
 
-    /// Whether both choose among nodes of the same names with the same weights, in the same order.
-    fn chooses_as(&self, other: &Self) -> bool {
-        let same = |(one, another): (&Entry, &Entry)| {
-            one.weight.to_bits() == another.weight.to_bits() && self.name_of(one) == other.name_of(another)
-        };
-        self.chosen == other.chosen && self.chosen().iter().zip(other.chosen()).all(same)
+    /// The table that it lacks: it looks up in one that was made for others.
+    pub(crate) fn draft(&self) -> Option<Draft> {
+        self.lookup().filter(|lookup| !lookup.is_own())?;
+        Some(Draft::new(self.choice, self.named()))
+    }
+
+    /// The same with another table, which may be for others again; `None` where it has its own, or would be served badly.
+    pub(crate) fn with_table(&self, table: &Arc<Hashed>) -> Option<Self> {
+        let lookup = Lookup::within(table, &self.draft()?)?;
+        Some(Self {
+            generation: next_generation(),
+            choice: self.choice,
+            table: Table::Hashed(lookup),
+            entries: self.entries.clone(),
+            chosen: self.chosen,
+            weight_sum: self.weight_sum,
+            all_calls: Arc::clone(&self.all_calls),
+            view: Arc::clone(&self.view),
+            calls: self.calls.clone(),
+            alarm: self.alarm.clone(),
+            panic: self.panic,
+            ramping: self.ramping,
+            chance: self.chance,
+        })
+    }
+
+    fn lookup(&self) -> Option<&Lookup> {
+        match &self.table {
+            Table::Hashed(lookup) => Some(lookup),
+            Table::Turns(_) | Table::Draw(_) => None,
+        }
+    }
+
+    /// Whom a table is made for: those that are chosen among, in the order of ids.
+    fn named(&self) -> Vec<Named> {
+        let named = |entry: &Entry| (self.view.nodes()[entry.node as usize].id.clone(), entry.weight);
+        self.chosen().iter().map(named).collect()
     }
 
     fn chosen(&self) -> &[Entry] {
@@ -182,10 +203,6 @@ impl Plan {
     #[cfg(feature = "tower")]
     pub(crate) fn chosen_nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.chosen().iter().map(|entry| &self.view.nodes()[entry.node as usize])
-    }
-
-    fn name_of(&self, entry: &Entry) -> &str {
-        self.view.nodes()[entry.node as usize].id.as_str()
     }
 
     /// How many nodes may be called, those that stand by included.

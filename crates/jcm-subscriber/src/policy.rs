@@ -61,6 +61,11 @@ impl Choice {
         !matches!(self, Self::Turns | Self::Random | Self::Maglev)
     }
 
+    /// Whether it looks keys up in a table of hashes, which takes long to make.
+    pub(crate) fn hashes(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
+
     /// Whether it needs to know how long calls take.
     #[inline]
     pub(crate) fn times(self) -> bool {

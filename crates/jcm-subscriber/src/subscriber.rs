@@ -9,8 +9,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::balancer::Balancer;
 use crate::cluster::Cluster;
-use crate::core::Core;
+use crate::core::{Core, Published};
 use crate::disk::{self, Disk};
 use crate::driver::{Command, Driver};
 use crate::me::Me;
@@ -149,6 +150,12 @@ impl Shared {
     /// Cancelled when nothing is published any more.
     pub(crate) fn ended(&self) -> CancellationToken {
         self.ended.clone()
+    }
+
+    /// Waits for what is published of a cluster. Answers `false` when the subscriber was shut down before.
+    pub(crate) async fn until(&self, core: &Core, reached: impl FnMut(&Published) -> bool) -> bool {
+        let mut published = core.subscribe();
+        matches!(self.ended.clone().run_until_cancelled(published.wait_for(reached)).await, Some(Ok(_)))
     }
 
     /// Starts a task that [`Subscriber::shutdown`] joins. It must end when `ended` is cancelled.
@@ -415,10 +422,20 @@ impl ClusterBuilder {
         self.outliers.as_ref().map_or(Ok(()), Outliers::check).map_err(SubscribeError::Outliers)?;
         let deadline = Instant::now() + self.shared.ready_timeout;
         let core = self.shared.source.core(&cluster, self.shared.snapshot_dir.as_ref()).await?;
-        let balancer = core.balance(self.policy, self.outliers);
-        let handle = Cluster::new(core, balancer, self.shared);
         // Where nothing is known in time, the status says so.
-        let _ = tokio::time::timeout_at(deadline.into(), handle.ready()).await;
-        Ok(handle)
+        let _ = tokio::time::timeout_at(deadline.into(), self.shared.until(&core, Published::is_known)).await;
+        // Only now, so that the task that follows all clusters does not lay out a large one for the first time.
+        let balancer = balance(Arc::clone(&core), self.policy, self.outliers).await;
+        let balancer = balancer.ok_or(SubscribeError::Stopped { cluster })?;
+        Ok(Cluster::new(core, balancer, self.shared))
     }
+}
+
+/// Lays a cluster out for a policy for the first time; `None` when the runtime is shutting down.
+async fn balance(core: Arc<Core>, policy: Policy, outliers: Option<Outliers>) -> Option<Arc<Balancer>> {
+    if !policy.choice.hashes() {
+        return Some(core.balance(policy, outliers));
+    }
+    // The table of a large cluster takes up to a tenth of a second: too long for whatever else this thread has to do.
+    tokio::task::spawn_blocking(move || core.balance(policy, outliers)).await.ok()
 }

@@ -30,6 +30,11 @@ impl World {
         Self { fake: Some(Arc::default()) }
     }
 
+    /// Whether everything happens in the call that leads to it.
+    pub(crate) fn is_fake(&self) -> bool {
+        self.fake.is_some()
+    }
+
     pub(crate) fn now(&self) -> Instant {
         let now = driver::now();
         match &self.fake {

@@ -136,6 +136,41 @@ fn a_node_in_hand_outlives_the_view_it_came_from_on_any_thread() {
     .unwrap();
 }
 
+/// Picks once more when its thread ends.
+struct Last {
+    balancer: Arc<Balancer>,
+    kept: Vec<Picked>,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.kept.push(pick(&self.balancer).unwrap());
+    }
+}
+
+#[test]
+fn a_thread_that_ends_may_still_pick_and_let_go_of_nodes() {
+    thread_local! {
+        static BEFORE: RefCell<Option<Last>> = const { RefCell::new(None) };
+        static AFTER: RefCell<Option<Last>> = const { RefCell::new(None) };
+    }
+    for policy in [Policy::round_robin(), Policy::p2c()] {
+        let field = field(policy, &[healthy(1), healthy(2)]);
+        let (one, other) = (Arc::clone(&field.balancer), Arc::clone(&field.balancer));
+        // One is made before the thread has slots and one after, so that one of them goes after they are gone.
+        let ending = std::thread::spawn(move || {
+            BEFORE.with_borrow_mut(|last| *last = Some(Last { balancer: one, kept: Vec::new() }));
+            drop(pick(&other).unwrap());
+            let kept = (0..3).map(|_| pick(&other).unwrap()).collect();
+            AFTER.with_borrow_mut(|last| *last = Some(Last { balancer: other, kept }));
+        });
+        ending.join().unwrap();
+        assert_eq!(field.in_flight(), [0, 0]);
+        // Nothing of that thread holds on to the plan.
+        assert_eq!(Arc::strong_count(&field.balancer.plan()), 2);
+    }
+}
+
 #[test]
 fn a_new_view_is_picked_from_at_once_by_every_thread() {
     let fields: Vec<Field> = [Policy::round_robin(), Policy::p2c(), Policy::maglev()]

@@ -124,5 +124,45 @@ fn a_handle_that_is_gone_is_not_followed() {
     let core = core(&ten());
     drop(core.balance(Policy::maglev(), None));
     publish(&core, state(&[healthy(1)]));
-    assert!(core.tended().balancers.is_empty());
+    assert!(core.tended().followers.is_empty());
+}
+
+#[test]
+fn one_table_is_made_at_a_time_and_the_latest_wins() {
+    let nodes: Vec<Sketch> = (1..=400).map(healthy).collect();
+    let core = Arc::new(core(&nodes));
+    let balancer = core.balance(Policy::maglev(), None);
+    assert!(core.work().is_empty(), "a first table is made at once");
+    publish(&core, state(&nodes[1..]));
+    let first = core.work().pop().unwrap();
+    publish(&core, state(&nodes[2..]));
+    assert!(core.work().is_empty(), "one is in the making");
+    assert!(balancer.plan().draft().is_some());
+    first.carry_out(&Arc::downgrade(&core));
+    assert!(balancer.plan().draft().is_none() && core.work().is_empty());
+}
+
+#[test]
+fn a_table_for_a_view_that_did_not_last_is_not_used() {
+    let nodes: Vec<Sketch> = (1..=400).map(healthy).collect();
+    let core = Arc::new(core(&nodes));
+    let balancer = core.balance(Policy::maglev(), None);
+    publish(&core, state(&nodes[1..]));
+    let work = core.work().pop().unwrap();
+    publish(&core, state(&nodes));
+    let generation = balancer.generation();
+    work.carry_out(&Arc::downgrade(&core));
+    assert!(balancer.generation() == generation && core.work().is_empty());
+}
+
+#[test]
+fn a_table_for_a_handle_that_is_gone_is_dropped() {
+    let nodes: Vec<Sketch> = (1..=400).map(healthy).collect();
+    let core = Arc::new(core(&nodes));
+    let balancer = core.balance(Policy::ring_hash(), None);
+    publish(&core, state(&nodes[1..]));
+    let work = core.work().pop().unwrap();
+    drop(balancer);
+    work.carry_out(&Arc::downgrade(&core));
+    assert!(core.work().is_empty());
 }

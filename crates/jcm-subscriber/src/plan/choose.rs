@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use crate::latency::Micros;
+use crate::plan::hashed::{Lookup, Made};
 use crate::plan::{Entry, Plan, Table};
 use crate::policy::Choice;
 use crate::random::{Random, mixed, scale, two_below};
@@ -15,11 +16,16 @@ const SCANNED_MAX: u32 = 32;
 const LOAD_BOUND: f32 = 1.25;
 /// Chances that the policy itself gets to meet a node that is not excluded before all are looked through.
 const TRIES_MAX: usize = 8;
+/// Places of a table that are looked at for a node that is still there: at least every other one is, so that of a million keys
+/// one finds none.
+const LOOKS_MAX: usize = 20;
 
 /// What a thread brings to a choice.
 #[derive(Debug)]
 pub(crate) struct Hand {
     turn: Cell<usize>,
+    /// How many turns there are in all, where each is its own entry; else 0. So a pick in even turns need not ask the plan.
+    even_turns: Cell<usize>,
     random: Cell<Random>,
 }
 
@@ -27,7 +33,7 @@ impl Hand {
     pub(crate) fn new(mut random: Random) -> Self {
         // Threads that start together must not march together.
         let turn = random.below(u32::MAX) as usize;
-        Self { turn: Cell::new(turn), random: Cell::new(random) }
+        Self { turn: Cell::new(turn), even_turns: Cell::new(0), random: Cell::new(random) }
     }
 
     /// Another plan is to be chosen from.
@@ -36,9 +42,30 @@ impl Hand {
             self.turn.set(0);
             self.random.set(random);
         }
+        self.even_turns.set(0);
         if let Table::Turns(turns) = &plan.table {
             self.turn.set(self.turn.get() % turns.len().max(1));
+            self.even_turns.set(turns.even());
         }
+    }
+
+    /// The entry whose turn it is, where turns are even.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "as many even turns as nodes: at most 20,000")]
+    pub(crate) fn next_even(&self) -> Option<u32> {
+        match self.even_turns.get() {
+            0 => None,
+            turns => Some(self.next_of(turns) as u32),
+        }
+    }
+
+    /// Whose turn it is, of so many. It may stand beyond the last.
+    #[inline]
+    fn next_of(&self, turns: usize) -> usize {
+        let turn = self.turn.get();
+        let turn = if turn < turns { turn } else { 0 };
+        self.turn.set(turn + 1);
+        turn
     }
 
     #[inline]
@@ -57,14 +84,7 @@ impl Hand {
     #[inline(always)]
     pub(crate) fn choose(&self, plan: &Plan, now: impl Fn() -> Micros) -> Option<u32> {
         match &plan.table {
-            Table::Turns(turns) => {
-                let mut turn = self.turn.get();
-                if turn >= turns.len() {
-                    turn = 0;
-                }
-                self.turn.set(turn + 1);
-                turns.get(turn)
-            }
+            Table::Turns(turns) => turns.get(self.next_of(turns.len())),
             // The default policy, so it is worth a place here as well.
             Table::Draw(_) if plan.choice == Choice::P2c && plan.chosen > 0 => {
                 let (first, second) = plan.two(|| self.bits());
@@ -125,8 +145,7 @@ impl Plan {
                 let turn = scale((bits() >> 32) as u32, turns.len() as u32);
                 turns.get(turn as usize)?
             }
-            (Table::Ring(ring), _) => self.bounded(ring.walk(bits())),
-            (Table::Maglev(maglev), _) => maglev.at(bits()),
+            (Table::Hashed(lookup), _) => self.by_hash(lookup, bits()),
             (Table::Draw(_), Choice::Random) => self.draw(bits()),
             (Table::Draw(_), Choice::LeastInFlight) => self.least(bits),
             (Table::Draw(_), Choice::PeakEwma) => {
@@ -196,8 +215,19 @@ impl Plan {
         best
     }
 
+    /// Whose the hash is, by a table of hashes.
+    #[inline]
+    fn by_hash(&self, lookup: &Lookup, hash: u64) -> u32 {
+        let entry = match &lookup.hashed.table {
+            Made::Ring(ring) => self.bounded(ring.walk(hash).filter_map(|node| lookup.entry(node))),
+            Made::Maglev(maglev) => again_and_again(hash).find_map(|hash| lookup.entry(maglev.at(hash))),
+        };
+        // Nearly all nodes of a table are those of the plan, so hardly ever.
+        entry.unwrap_or_else(|| scale((hash >> 32) as u32, self.chosen))
+    }
+
     /// The first on the way that has room under the bound.
-    fn bounded(&self, walk: impl Iterator<Item = u32>) -> u32 {
+    fn bounded(&self, walk: impl Iterator<Item = u32>) -> Option<u32> {
         #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
         let with_this = (self.all_calls.0.load(Ordering::Relaxed) + 1) as f32;
         let mut owner = None;
@@ -207,12 +237,18 @@ impl Plan {
             let room = (LOAD_BOUND * with_this * weight / self.weight_sum).ceil();
             #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
             if (calls.in_flight() + 1) as f32 <= room || self.chosen == 1 {
-                return entry;
+                return Some(entry);
             }
         }
         // All together have more room than there are calls, so only counts that change meanwhile lead here.
-        owner.unwrap_or(0)
+        owner
     }
+}
+
+/// A hash, and others that follow from it: for a key whose node is not there any more.
+#[inline]
+fn again_and_again(hash: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(hash), |hash| Some(mixed(hash.wrapping_add(1)))).take(LOOKS_MAX)
 }
 
 /// A call, so that the compiler makes a branch of it. The processor guesses the first choice, and fetches its counts for

@@ -39,6 +39,11 @@ impl Turns {
         self.count
     }
 
+    /// How many turns there are if each is its own position, else 0.
+    pub(crate) fn even(&self) -> usize {
+        if self.table.is_none() { self.count } else { 0 }
+    }
+
     /// Whose turn it is; `None` beyond the last.
     #[inline]
     pub(crate) fn get(&self, turn: usize) -> Option<u32> {

@@ -7,6 +7,7 @@ mod follow;
 mod input;
 mod learn;
 mod model;
+mod tables;
 
 use std::time::Duration;
 

@@ -25,12 +25,17 @@ use session::Session;
 pub(crate) const PATH: &str = "/jcm.v1.Discovery/Watch";
 
 /// The one route of this door.
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route(PATH, post(watch))
+pub(crate) fn routes(app: App) -> Router<App> {
+    // One for all streams, each of which keeps it for as long as it lives.
+    Router::new().route(PATH, post(watch)).with_state(Arc::new(app))
 }
 
 /// The inbox comes with the connection, which gives a stream up by it that is not read.
-async fn watch(State(app): State<App>, inbox: Option<Extension<Arc<Inbox>>>, request: Request) -> Response {
+async fn watch(
+    State(app): State<Arc<App>>,
+    inbox: Option<Extension<Arc<Inbox>>>,
+    request: Request,
+) -> Response {
     let Some(Extension(inbox)) = inbox else {
         let text = "a watch stream is gRPC, which needs HTTP/2; server-sent events are at /v1/watch";
         return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, text).into_response();

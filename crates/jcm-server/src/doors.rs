@@ -29,7 +29,7 @@ pub(crate) fn router(app: App) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::map_request(drain))
         // A watch is read for as long as it lives: there is nothing to drain.
-        .merge(discovery::routes())
+        .merge(discovery::routes(app.clone()))
         .merge(grpc::routes(app.clone()))
         .merge(between_servers)
         .layer(middleware::from_fn(measure))

@@ -13,7 +13,9 @@ mod tests;
 mod together;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -21,17 +23,17 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::pause::Pulse;
 use admission::Admission;
-use bounds::Bounds;
+use bounds::{Bounds, Called, Calls};
 use patience::{IDLE_DEADLINE, Patience, Reads};
 use socket::Socket;
-use together::Together;
+use together::{Streams, Together};
 
 /// Time for the first bytes of a connection.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
@@ -67,7 +69,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) async fn serve(listener: TcpListener, router: Router, pulse: Pulse, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(connections_max()));
     let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
+    let (cut, calls) = (CancellationToken::new(), Arc::new(Calls::default()));
     let mut stretch = pulse.stretch();
     loop {
         let accepted = tokio::select! {
@@ -75,6 +77,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, pulse: Pulse, s
             () = stop.cancelled() => break,
             () = pulse.over(stretch) => {
                 stretch = pulse.stretch();
+                calls.call();
                 refuse_backlog(&listener);
                 continue;
             }
@@ -98,19 +101,26 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, pulse: Pulse, s
         };
         // Small answers must not wait for an acknowledgement of the ones before.
         let _ = socket.set_nodelay(true);
-        let bounds = Bounds { pulse: pulse.clone(), stretch, cut: cut.clone(), stop: stop.clone() };
+        let (cut, stop, calls) = (cut.clone(), stop.clone(), Arc::clone(&calls));
+        let bounds = Bounds { pulse: pulse.clone(), stretch, stop, cut, calls };
         let service = Admission::new(router.clone(), peer, pulse.clone(), stretch);
         metrics::counter!("jcm_connections_total").increment(1);
-        connections.spawn(async move {
-            connection(socket, peer, service, bounds).await;
-            drop(permit);
-        });
+        connections.spawn(connection(
+            socket,
+            Place { peer, _permit: permit },
+            service,
+            bounds,
+            connections.clone(),
+        ));
     }
     drop(listener);
     connections.close();
+    // Nobody is called for a pause from here on: whoever is asked sees it first, and all are cut soon.
+    calls.call();
     if tokio::time::timeout(DRAIN_DEADLINE, connections.wait()).await.is_err() {
         info!(open = connections.len(), "connections are cut that did not finish in time");
         cut.cancel();
+        calls.call();
         connections.wait().await;
     }
 }
@@ -150,7 +160,31 @@ pub(crate) fn descriptors_max() -> usize {
     limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Admission, bounds: Bounds) {
+/// An open connection: one of those that may be, and who is at its other end.
+struct Place {
+    peer: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// `None`: it was ended.
+    fn note(&self, ended: Option<hyper::Result<()>>) {
+        let peer = self.peer;
+        match ended {
+            Some(Ok(())) => {}
+            Some(Err(error)) => debug!(%peer, %error, "connection ended early"),
+            None => debug!(%peer, "connection closed: it is from before a pause, or the stop takes too long"),
+        }
+    }
+}
+
+async fn connection(
+    mut socket: TcpStream,
+    place: Place,
+    service: Admission,
+    bounds: Bounds,
+    connections: TaskTracker,
+) {
     let first = tokio::select! {
         biased;
         () = bounds.over() => return,
@@ -158,39 +192,51 @@ async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Admission,
         first = tokio::time::timeout(FIRST_BYTES_DEADLINE, first_bytes(&mut socket)) => first,
     };
     let Ok(Ok(first)) = first else {
-        debug!(%peer, "connection closed: it sent nothing");
+        debug!(peer = %place.peer, "connection closed: it sent nothing");
         return;
     };
     let is_http2 = first == HTTP2_PREFACE;
     let socket = Socket::new(first, socket);
-    // Apart, because there are many of the one and few of the other, and a task is as large as its largest part.
-    let ended = if is_http2 {
-        Box::pin(http2(socket, service, bounds)).await
+    if is_http2 {
+        // There are many of them, and they live for long: a task that is no larger than that, and nothing of it elsewhere.
+        connections.spawn(Http2 { place, together: http2(socket, service, bounds) });
     } else {
-        Box::pin(http1(socket, service, bounds)).await
-    };
-    match ended {
-        Some(Ok(())) => {}
-        Some(Err(error)) => debug!(%peer, %error, "connection ended early"),
-        None => debug!(%peer, "connection closed: it is from before a pause, or the stop takes too long"),
+        let ended = Box::pin(http1(socket, service, bounds)).await;
+        place.note(ended);
     }
 }
 
-/// `None`: it was ended.
-async fn http2(socket: Socket, service: Admission, bounds: Bounds) -> Option<hyper::Result<()>> {
-    let together = {
-        let streams = service.streams();
-        let mut builder = http2::Builder::new(streams.clone());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADER_BYTES_MAX)
-            .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-            .keep_alive_interval(PING_AFTER)
-            .keep_alive_timeout(PING_DEADLINE);
-        Together::new(builder.serve_connection(TokioIo::new(socket), service), streams, bounds.watched())
-    };
-    together.await
+/// A connection of HTTP/2 until its end.
+struct Http2 {
+    place: Place,
+    together: Together<http2::Connection<TokioIo<Socket>, Admission, Streams>, Called>,
+}
+
+impl Future for Http2 {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let ended = ready!(Pin::new(&mut self.together).poll(context));
+        self.place.note(ended);
+        Poll::Ready(())
+    }
+}
+
+fn http2(
+    socket: Socket,
+    service: Admission,
+    bounds: Bounds,
+) -> Together<http2::Connection<TokioIo<Socket>, Admission, Streams>, Called> {
+    let streams = service.streams();
+    let mut builder = http2::Builder::new(streams.clone());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_DEADLINE);
+    Together::new(builder.serve_connection(TokioIo::new(socket), service), streams, bounds.called())
 }
 
 /// `None`: it was ended.

@@ -25,7 +25,8 @@ pub(crate) const COALESCE_FOR: Duration = Duration::from_millis(10);
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The same for the watch stream, whose clients look elsewhere after three: a server that is cut off is left within 5 s,
-/// and one that stutters for three seconds is not.
+/// and one that stutters for three seconds is not. A longer pause keeps only one of the two, however many are missed: the
+/// stutter that is borne is the silence after which a server is left, less one pause.
 pub(crate) const WATCH_HEARTBEAT: Duration = Duration::from_millis(1500);
 
 /// Heartbeats are said at multiples of so many milliseconds, so that those of the streams of one connection go out together.

@@ -31,7 +31,7 @@ use crate::convergence::Count;
 use crate::snapshot::Snapshot;
 use cell::Cell;
 pub(crate) use event::{Event, EventKind, Held, general};
-pub(crate) use inbox::{Inbox, Subscriber, Watching};
+pub(crate) use inbox::{Inbox, Keys, Subscriber, Watching};
 pub(crate) use published::Published;
 
 /// Names that are watched without being defined, over all readers: enough for every program that starts before its

@@ -1,7 +1,6 @@
 //! What a client says on its stream.
 
 use axum::body::Body;
-use bytes::Buf;
 use jcm_proto::v1::WatchRequest;
 use prost::Message;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
@@ -11,7 +10,7 @@ use tonic::{Status, Streaming};
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// What is set aside for a message before it comes: most are a name and a token, and there is one such buffer a stream.
-const BUFFER_BYTES: usize = 256;
+const BUFFER_BYTES: usize = 64;
 
 /// The messages in the body of a request.
 pub(super) fn read(body: Body) -> Streaming<WatchRequest> {
@@ -26,8 +25,7 @@ impl Decoder for Requests {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<WatchRequest>, Status> {
-        let request = WatchRequest::decode(buffer.copy_to_bytes(buffer.remaining()));
-        request
+        WatchRequest::decode(buffer)
             .map(Some)
             .map_err(|error| Status::invalid_argument(format!("a request that cannot be read: {error}")))
     }

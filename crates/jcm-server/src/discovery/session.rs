@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 
 use axum::http::HeaderMap;
@@ -26,7 +26,7 @@ use super::servers::Servers;
 use crate::app::App;
 use crate::leases::Kept;
 use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, Counted, HEARTBEAT, LEAVE_MAX, WATCH_HEARTBEAT};
-use crate::views::{EventKind, Held, Inbox, Subscriber, Watching, general};
+use crate::views::{EventKind, Held, Inbox, Keys, Subscriber, Watching, general};
 
 /// Requests that are read before others have a turn: a program that starts follows some tens of clusters.
 const REQUESTS_A_TURN: usize = 64;
@@ -34,12 +34,17 @@ const REQUESTS_A_TURN: usize = 64;
 /// Leases in one message of a client: with the longest names they fit what a request may be.
 const KEPT_MAX: usize = 128;
 
+/// What is said when nothing else is, while the store is in reach and while it is not: the same for all streams.
+static HEARTBEATS: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
+    [false, true].map(|stale| general(watch_response::Event::Heartbeat(watch_response::Heartbeat { stale })))
+});
+
 /// Lost leases that wait to be told.
 const LOST_MAX: usize = 1024;
 
 /// One subscriber's stream.
 pub(super) struct Session {
-    app: App,
+    app: Arc<App>,
     inbox: Arc<Inbox>,
     _counted: Counted,
     peer: Option<SocketAddr>,
@@ -48,16 +53,19 @@ pub(super) struct Session {
     requests_waker: Waker,
     standing: Standing,
     watched: Slab<Watched>,
-    /// Messages that belong to no cluster, and are sent before all others. There are five kinds of them, each of which waits
-    /// here once at most.
+    /// Messages that belong to no cluster, and are sent before all others. There are four kinds of them, each of which waits
+    /// here once at most, and a heartbeat behind them.
     general: VecDeque<Bytes>,
+    beat: bool,
     /// Leases that the client keeps and that are not there: it is told in one message.
     lost: Vec<watch_response::LostLease>,
     /// Clusters that are told of now, and those that are to be told of next.
-    telling: Vec<u32>,
-    changed: Vec<u32>,
+    telling: Keys,
+    changed: Keys,
     /// Until then what changes is gathered.
     gathering_until: Instant,
+    /// It was asked until it had nothing to say, and has left word with all that it waits for.
+    resting: bool,
     /// When it was asked for a message last, and when it gave one.
     now: Instant,
     spoke_at: Instant,
@@ -93,7 +101,7 @@ enum Standing {
 
 impl Session {
     pub(super) fn new(
-        app: App,
+        app: Arc<App>,
         inbox: Arc<Inbox>,
         peer: Option<SocketAddr>,
         requests: Streaming<WatchRequest>,
@@ -115,10 +123,12 @@ impl Session {
             standing: Standing::Unknown { until },
             watched: Slab::new(),
             general: VecDeque::new(),
+            beat: false,
             lost: Vec::new(),
-            telling: Vec::new(),
-            changed: Vec::new(),
+            telling: Keys::new(),
+            changed: Keys::new(),
             gathering_until: now,
+            resting: false,
             now,
             spoke_at: now,
             leave_at: None,
@@ -135,7 +145,7 @@ impl Session {
             if matches!(self.standing, Standing::Ending(_) | Standing::Ended) {
                 return Poll::Ready(None);
             }
-            if let Some(message) = self.general.pop_front() {
+            if let Some(message) = self.next_general() {
                 return Poll::Ready(Some(message));
             }
             if self.inbox.take_word()
@@ -152,7 +162,7 @@ impl Session {
                     continue;
                 }
             }
-            if !self.general.is_empty() {
+            if self.beat || !self.general.is_empty() {
                 continue;
             }
             if !self.lost.is_empty() {
@@ -172,10 +182,29 @@ impl Session {
                 self.timer.as_mut().reset(due);
             }
             if self.timer.as_mut().poll(context).is_pending() {
+                self.resting = true;
                 return Poll::Pending;
             }
             self.now = Instant::now();
         }
+    }
+
+    /// Whether nothing has happened since it came to rest. The connection asks whenever its room for messages changed, which is
+    /// twice for each of them.
+    fn is_undisturbed(&self, context: &Context<'_>) -> bool {
+        self.resting && !self.timer.is_elapsed() && self.inbox.is_quiet(context.waker())
+    }
+
+    /// The next message that belongs to no cluster.
+    fn next_general(&mut self) -> Option<Bytes> {
+        if let Some(message) = self.general.pop_front() {
+            if self.general.is_empty() {
+                // Nearly all of them come first, and there may be no other for days.
+                self.general = VecDeque::new();
+            }
+            return Some(message);
+        }
+        std::mem::take(&mut self.beat).then(|| HEARTBEATS[usize::from(self.stale)].clone())
     }
 
     /// Reads what the client says, as much as a turn has room for: who says more comes again.
@@ -284,7 +313,7 @@ impl Session {
         self.general.extend(self.servers.news(self.app.roster()));
         // One small message for all clusters of the stream, when it turns: their next views and deltas say it too.
         if std::mem::replace(&mut self.stale, self.app.views.is_stale()) != self.stale {
-            self.beat();
+            self.beat = true;
         }
         let is_cut_off = self.app.subscribers.is_cut_off();
         let stays = std::mem::replace(&mut self.stays, is_cut_off);
@@ -300,11 +329,6 @@ impl Session {
     fn ask_to_go(&mut self, reason: &str) {
         let go_away = watch_response::GoAway { reason: reason.to_owned() };
         self.general.push_back(general(watch_response::Event::GoAway(go_away)));
-    }
-
-    fn beat(&mut self) {
-        let heartbeat = watch_response::Heartbeat { stale: self.stale };
-        self.general.push_back(general(watch_response::Event::Heartbeat(heartbeat)));
     }
 
     fn key(&self, name: &ClusterName) -> Option<usize> {
@@ -329,6 +353,10 @@ impl Session {
             if self.watched.len() == CLUSTERS_MAX {
                 let text = format!("a stream carries at most {CLUSTERS_MAX} clusters");
                 return Err(Status::resource_exhausted(text));
+            }
+            if self.watched.capacity() == 0 {
+                // Most follow one cluster, and room would be made for four.
+                self.watched = Slab::with_capacity(1);
             }
             let key = self.watched.vacant_key();
             let inbox = &self.inbox;
@@ -406,7 +434,7 @@ impl Session {
         });
         if self.heartbeat_at() <= now {
             self.spoke_at = now;
-            self.beat();
+            self.beat = true;
         }
     }
 
@@ -427,6 +455,10 @@ impl http_body::Body for Session {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let session = &mut *self;
+        if session.is_undisturbed(context) {
+            return Poll::Pending;
+        }
+        session.resting = false;
         session.now = Instant::now();
         match session.poll_next(context) {
             Poll::Pending => Poll::Pending,

@@ -1,10 +1,12 @@
 //! When a connection ends that would go on: after a pause of this process, and when the server stops.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
+use slab::Slab;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
@@ -22,6 +24,7 @@ pub(super) struct Bounds {
     pub(super) stop: CancellationToken,
     /// That takes too long.
     pub(super) cut: CancellationToken,
+    pub(super) calls: Arc<Calls>,
 }
 
 impl Bounds {
@@ -34,39 +37,59 @@ impl Bounds {
         }
     }
 
-    /// The same for who asks only when something has come.
-    pub(super) fn watched(self) -> Watched {
-        let (pulse, stretch, stop) = (self.pulse.clone(), self.stretch, self.stop.clone());
-        let over = Box::pin(async move { self.over().await });
-        Watched { pulse, stretch, over, stop: Some(Box::pin(stop.cancelled_owned())) }
+    /// The same for who is called.
+    pub(super) fn called(self) -> Called {
+        Called { bounds: self, place: None, told: false }
     }
 }
 
-type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Wakes connections when one of their bounds has come. One place in a list for each: ten thousand connections that each
+/// waited for each bound would keep half a kilobyte for it.
+#[derive(Debug, Default)]
+pub(super) struct Calls(Mutex<Slab<Waker>>);
 
-/// Bounds that are waited for.
-pub(super) struct Watched {
-    pulse: Pulse,
-    stretch: Stretch,
-    over: Wait,
-    /// None once the connection was told.
-    stop: Option<Wait>,
+impl Calls {
+    /// Has everybody look: a bound has come.
+    pub(super) fn call(&self) {
+        self.wakers().iter().for_each(|(_, waker)| waker.wake_by_ref());
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Slab<Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl together::Bounds<http2::Connection<TokioIo<Socket>, Admission, Streams>> for Watched {
+/// The bounds of a connection that is called when one of them has come.
+pub(super) struct Called {
+    bounds: Bounds,
+    place: Option<usize>,
+    /// Whether the connection was told to end by itself.
+    told: bool,
+}
+
+impl together::Bounds<http2::Connection<TokioIo<Socket>, Admission, Streams>> for Called {
+    fn call(&mut self, waker: Waker) {
+        self.place = Some(self.bounds.calls.wakers().insert(waker));
+    }
+
     fn is_over(&self) -> bool {
-        self.pulse.is_over(self.stretch)
+        self.bounds.pulse.is_over(self.bounds.stretch)
     }
 
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        connection: Pin<&mut http2::Connection<TokioIo<Socket>, Admission, Streams>>,
-    ) -> Poll<()> {
-        if self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(context).is_ready()) {
-            self.stop = None;
+    fn look(&mut self, connection: Pin<&mut http2::Connection<TokioIo<Socket>, Admission, Streams>>) -> bool {
+        if self.bounds.stop.is_cancelled() && !std::mem::replace(&mut self.told, true) {
             connection.graceful_shutdown();
         }
-        self.over.as_mut().poll(context)
+        self.bounds.cut.is_cancelled()
+    }
+}
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            // Dropped behind the lock: the last one takes more with it.
+            let waker = self.bounds.calls.wakers().try_remove(place);
+            drop(waker);
+        }
     }
 }

@@ -93,7 +93,12 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let stream = Pin::new(&mut self.stream);
+        // What an event comes to is one slice, and the system's way for that is shorter.
+        let written = match slices {
+            [slice] => stream.poll_write(context, slice),
+            slices => stream.poll_write_vectored(context, slices),
+        };
         self.paced(context, written)
     }
 

@@ -6,27 +6,27 @@
 //! tasks of their own, so that one that works for long holds up nobody.
 //!
 //! Whatever the parts wait for rings a bell, which knows whether the task is at work anyway: a stream that hands a frame to
-//! the connection wakes nobody. Each part is asked only when it rang: the end of a connection is waited for together with
-//! ten thousand others, whose list nobody should have to look at for each message.
+//! the connection wakes nobody. Each part is asked only when it rang. What an event touches lies together: ten thousand
+//! connections are in no processor's cache, and every line that is fetched costs as much as a hundred instructions.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use futures_util::task::AtomicWaker;
-use tokio::task::unconstrained;
+use slab::Slab;
+use tokio::task::coop::unconstrained;
 
 use crate::views::Inbox;
 
-/// Rounds of one turn. What has more to do lets other tasks work first.
+/// Rounds of one turn, and of the streams before the connection has its turn. What has more to do lets others work first.
 const ROUNDS_MAX: usize = 4;
 
-/// Rounds of the streams before the connection has its turn: enough for all that one connection may have.
-const STREAM_ROUNDS_MAX: usize = 256;
+/// Streams that are told apart when they ring: all that one connection may have. Where more of them linger that have ended,
+/// some are asked in vain.
+const PLACES: usize = WORDS * 64;
+const WORDS: usize = 4;
 
 const CONNECTION: u8 = 1;
 const STREAMS: u8 = 2;
@@ -35,15 +35,21 @@ const AT_WORK: u8 = 8;
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Where hyper brings the futures of one connection's streams.
+/// Where hyper brings the futures of one connection's streams, and where all parts ring.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Streams(Arc<Mutex<Coming>>);
+pub(super) struct Streams(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    bell: Bell,
+    coming: Mutex<Coming>,
+}
 
 #[derive(Default)]
 struct Coming {
     /// The next future is that of the watch stream with this inbox.
     next: Option<Arc<Inbox>>,
-    watches: Vec<Running>,
+    watches: Vec<(Arc<Inbox>, Running)>,
 }
 
 impl std::fmt::Debug for Coming {
@@ -59,7 +65,15 @@ impl Streams {
     }
 
     fn coming(&self) -> MutexGuard<'_, Coming> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.0.bell
+    }
+
+    fn waker(&self, part: Part) -> Waker {
+        Waker::from(Arc::new(Rope { shared: Arc::clone(&self.0), part }))
     }
 }
 
@@ -70,21 +84,10 @@ where
     fn execute(&self, future: F) {
         let mut coming = self.coming();
         match coming.next.take() {
-            Some(inbox) => coming.watches.push(Box::pin(watch(inbox, future))),
+            Some(inbox) => coming.watches.push((inbox, Box::pin(future))),
             None => drop(tokio::spawn(future)),
         }
     }
-}
-
-/// A watch stream, until it ends or is given up because nobody reads it: then nobody asks it for anything either.
-async fn watch(inbox: Arc<Inbox>, future: impl Future<Output = ()>) {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        inbox.attend(context);
-        Poll::Ready(())
-    })
-    .await;
-    poll_fn(|context| if inbox.is_over() { Poll::Ready(()) } else { future.as_mut().poll(context) }).await;
 }
 
 /// Wakes the one task, unless that is at work or was woken already.
@@ -92,14 +95,20 @@ async fn watch(inbox: Arc<Inbox>, future: impl Future<Output = ()>) {
 struct Bell {
     /// Who rang, and whether the task is at work.
     state: AtomicU8,
+    /// Which of the streams rang.
+    places: [AtomicU64; WORDS],
     task: AtomicWaker,
 }
 
-/// One part's way to the bell.
-#[derive(Debug)]
-struct Rope {
-    bell: Arc<Bell>,
-    part: u8,
+impl Default for Bell {
+    /// The connection and its bounds are asked first, before anything can have rung.
+    fn default() -> Self {
+        Self {
+            state: AtomicU8::new(BOUNDS | CONNECTION),
+            places: Default::default(),
+            task: AtomicWaker::new(),
+        }
+    }
 }
 
 impl Bell {
@@ -109,6 +118,12 @@ impl Bell {
         }
     }
 
+    fn ring_stream(&self, place: usize) {
+        // First who it was: the task looks for that once it sees that it was one of them.
+        self.places[place / 64].fetch_or(1 << (place % 64), Ordering::AcqRel);
+        self.ring(STREAMS);
+    }
+
     fn begin(&self, task: &Waker) {
         self.task.register(task);
         self.state.fetch_or(AT_WORK, Ordering::AcqRel);
@@ -116,7 +131,14 @@ impl Bell {
 
     /// Whether this part rang since it was looked after.
     fn take(&self, part: u8) -> bool {
-        self.state.fetch_and(!part, Ordering::AcqRel) & part != 0
+        self.state.load(Ordering::Acquire) & part != 0
+            && self.state.fetch_and(!part, Ordering::AcqRel) & part != 0
+    }
+
+    /// The places in one word that rang since they were looked after.
+    fn take_places(&self, word: usize) -> u64 {
+        let places = &self.places[word];
+        if places.load(Ordering::Acquire) == 0 { 0 } else { places.swap(0, Ordering::AcqRel) }
     }
 
     /// The task will go on by itself.
@@ -130,117 +152,171 @@ impl Bell {
     }
 }
 
+/// One part's way to the bell.
+#[derive(Debug)]
+struct Rope {
+    shared: Arc<Shared>,
+    part: Part,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Connection,
+    Bounds,
+    /// The streams at this place.
+    Stream(usize),
+}
+
 impl Wake for Rope {
     fn wake(self: Arc<Self>) {
-        self.bell.ring(self.part);
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.bell.ring(self.part);
+        let bell = &self.shared.bell;
+        match self.part {
+            Part::Connection => bell.ring(CONNECTION),
+            Part::Bounds => bell.ring(BOUNDS),
+            Part::Stream(place) => bell.ring_stream(place),
+        }
     }
 }
 
 /// When a connection ends that would go on.
 pub(super) trait Bounds<C>: Send {
+    /// Whom to wake when they have come.
+    fn call(&mut self, waker: Waker);
+
     /// Asked at every turn, before anything else: whether it ends at once.
     fn is_over(&self) -> bool;
 
-    /// Asked when it was woken. Tells the connection if it is to end by itself; ready when it ends at once.
-    fn poll(&mut self, context: &mut Context<'_>, connection: Pin<&mut C>) -> Poll<()>;
+    /// Asked when it was called. Tells the connection if it is to end by itself; true when it ends at once.
+    fn look(&mut self, connection: Pin<&mut C>) -> bool;
+}
+
+/// A watch stream.
+struct Watch {
+    inbox: Arc<Inbox>,
+    waker: Waker,
+    future: Running,
+}
+
+impl Watch {
+    /// Ready when it ended, or was given up because nobody reads it: then nobody asks it for anything either.
+    fn poll(&mut self) -> Poll<()> {
+        if self.inbox.is_over() {
+            return Poll::Ready(());
+        }
+        // The runtime gives a task a budget, and has whoever is beyond it ask again. Streams would do so at once, and in vain:
+        // what bounds their turn are the rounds.
+        let mut future = unconstrained(self.future.as_mut());
+        Pin::new(&mut future).poll(&mut Context::from_waker(&self.waker))
+    }
 }
 
 /// Runs a connection and its watch streams, which end with it.
 pub(super) struct Together<C, B> {
-    connection: Pin<Box<C>>,
+    connection: C,
     bounds: B,
-    coming: Streams,
-    running: FuturesUnordered<Running>,
-    bell: Arc<Bell>,
+    watches: Slab<Watch>,
+    streams: Streams,
     connection_waker: Waker,
-    streams_waker: Waker,
-    bounds_waker: Waker,
 }
 
-impl<C: Future, B: Bounds<C>> Together<C, B> {
-    /// `coming` is the executor of the connection.
-    pub(super) fn new(connection: C, coming: Streams, bounds: B) -> Self {
-        let bell = Arc::new(Bell { state: AtomicU8::new(BOUNDS | CONNECTION), task: AtomicWaker::new() });
-        let waker = |part| Waker::from(Arc::new(Rope { bell: Arc::clone(&bell), part }));
-        Self {
-            connection: Box::pin(connection),
-            bounds,
-            coming,
-            running: FuturesUnordered::new(),
-            connection_waker: waker(CONNECTION),
-            streams_waker: waker(STREAMS),
-            bounds_waker: waker(BOUNDS),
-            bell,
-        }
+impl<C: Future + Unpin, B: Bounds<C>> Together<C, B> {
+    /// `streams` is the executor of the connection.
+    pub(super) fn new(connection: C, streams: Streams, mut bounds: B) -> Self {
+        bounds.call(streams.waker(Part::Bounds));
+        let connection_waker = streams.waker(Part::Connection);
+        // Most connections have one watch: room for it alone comes with it.
+        Self { connection, bounds, watches: Slab::new(), streams, connection_waker }
     }
 
-    /// Runs all streams that have something to do. Their set hands control back after every second one that woke itself,
-    /// which each does that sends something: gone to the connection then, they would be written two at a time.
+    /// Runs all streams that have something to do, also what they want to do next: a stream that sends something asks to be
+    /// asked again.
     fn poll_streams(&mut self) {
-        let mut context = Context::from_waker(&self.streams_waker);
-        // The runtime gives a task a budget, and has whoever is beyond it ask again. Streams would do so at once, and in vain:
-        // what bounds their turn are the rounds here.
-        let mut poll = pin!(unconstrained(poll_fn(|context| {
-            while let Poll::Ready(Some(())) = self.running.poll_next_unpin(context) {}
-            Poll::<()>::Pending
-        })));
-        for _ in 0..STREAM_ROUNDS_MAX {
-            let _ = poll.as_mut().poll(&mut context);
-            if !self.bell.take(STREAMS) {
+        for _ in 0..ROUNDS_MAX {
+            for word in 0..WORDS {
+                let mut places = self.streams.bell().take_places(word);
+                while places != 0 {
+                    self.poll_place(word * 64 + places.trailing_zeros() as usize);
+                    places &= places - 1;
+                }
+            }
+            if !self.streams.bell().take(STREAMS) {
                 return;
             }
         }
-        self.bell.ring(STREAMS);
+        self.streams.bell().ring(STREAMS);
     }
 
-    fn poll_bounds(&mut self) -> Poll<()> {
-        // What it does to the connection, that has to carry out.
-        self.bell.ring(CONNECTION);
-        self.bounds.poll(&mut Context::from_waker(&self.bounds_waker), self.connection.as_mut())
+    fn poll_place(&mut self, place: usize) {
+        for key in (place..self.watches.capacity()).step_by(PLACES) {
+            if self.watches.get_mut(key).is_some_and(|watch| watch.poll().is_ready()) {
+                self.watches.remove(key);
+            }
+        }
     }
 
     fn poll_connection(&mut self) -> Poll<C::Output> {
-        let ended = self.connection.as_mut().poll(&mut Context::from_waker(&self.connection_waker));
-        let watches = std::mem::take(&mut self.coming.coming().watches);
-        if !watches.is_empty() {
-            self.running.extend(watches);
-            self.bell.ring(STREAMS);
-        }
+        let ended = Pin::new(&mut self.connection).poll(&mut Context::from_waker(&self.connection_waker));
+        self.take_in();
         ended
+    }
+
+    /// Takes in the streams that have come.
+    fn take_in(&mut self) {
+        let mut coming = self.streams.coming();
+        if coming.watches.is_empty() {
+            return;
+        }
+        let watches = std::mem::take(&mut coming.watches);
+        drop(coming);
+        if self.watches.is_empty() {
+            self.watches = Slab::with_capacity(watches.len());
+        }
+        for (inbox, future) in watches {
+            let place = self.watches.vacant_key() % PLACES;
+            let waker = self.streams.waker(Part::Stream(place));
+            inbox.attend(&Context::from_waker(&waker));
+            self.watches.insert(Watch { inbox, waker, future });
+            self.streams.bell().ring_stream(place);
+        }
     }
 }
 
-impl<C: Future, B: Bounds<C> + Unpin> Future for Together<C, B> {
+impl<C: Future + Unpin, B: Bounds<C> + Unpin> Future for Together<C, B> {
     /// `None`: it was ended.
     type Output = Option<C::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.bounds.is_over() {
+        let this = &mut *self;
+        if this.bounds.is_over() {
             return Poll::Ready(None);
         }
-        self.bell.begin(context.waker());
+        this.streams.bell().begin(context.waker());
         for _ in 0..ROUNDS_MAX {
-            if self.bell.take(BOUNDS) && self.poll_bounds().is_ready() {
-                return Poll::Ready(None);
+            if this.streams.bell().take(BOUNDS) {
+                if this.bounds.look(Pin::new(&mut this.connection)) {
+                    return Poll::Ready(None);
+                }
+                // What it did to the connection, that has to carry out.
+                this.streams.bell().ring(CONNECTION);
             }
-            if self.bell.take(STREAMS) {
-                self.poll_streams();
+            if this.streams.bell().take(STREAMS) {
+                this.poll_streams();
             }
             // After the streams: what they have handed over goes out at once.
-            if self.bell.take(CONNECTION)
-                && let Poll::Ready(ended) = self.poll_connection()
+            if this.streams.bell().take(CONNECTION)
+                && let Poll::Ready(ended) = this.poll_connection()
             {
                 return Poll::Ready(Some(ended));
             }
-            if self.bell.rest() {
+            if this.streams.bell().rest() {
                 return Poll::Pending;
             }
         }
-        self.bell.pause();
+        this.streams.bell().pause();
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -248,6 +324,7 @@ impl<C: Future, B: Bounds<C> + Unpin> Future for Together<C, B> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::sync::atomic::{AtomicBool, AtomicUsize};
     use std::time::Instant;
 
@@ -260,12 +337,14 @@ mod tests {
     struct Unbound;
 
     impl<C> Bounds<C> for Unbound {
+        fn call(&mut self, _: Waker) {}
+
         fn is_over(&self) -> bool {
             false
         }
 
-        fn poll(&mut self, _: &mut Context<'_>, _: Pin<&mut C>) -> Poll<()> {
-            Poll::Pending
+        fn look(&mut self, _: Pin<&mut C>) -> bool {
+            false
         }
     }
 
@@ -284,7 +363,7 @@ mod tests {
     }
 
     /// A connection that ends when so much was handed to it. Notes how much there was each time that it was asked.
-    fn connection(outbox: Arc<Outbox>, all: usize) -> impl Future<Output = Vec<usize>> {
+    fn connection(outbox: Arc<Outbox>, all: usize) -> impl Future<Output = Vec<usize>> + Unpin {
         let mut seen = Vec::new();
         poll_fn(move |context| {
             outbox.taker.register(context.waker());
@@ -348,6 +427,27 @@ mod tests {
         let all = STREAMS * MESSAGES;
         let seen = tokio::spawn(Together::new(connection(outbox, all), streams, Unbound)).await.unwrap();
         assert_eq!(seen.unwrap().last(), Some(&all));
+    }
+
+    #[tokio::test]
+    async fn streams_are_heard_also_where_more_of_them_linger_than_there_are_places() {
+        const STREAMS: usize = PLACES + 50;
+        let (outbox, streams) = (Arc::new(Outbox::default()), Streams::default());
+        let mut changes = Vec::new();
+        for _ in 0..STREAMS {
+            let ((change, mut changed), outbox) = (level::channel(()), Arc::clone(&outbox));
+            bring(&streams, async move {
+                changed.changed().await.unwrap();
+                outbox.hand();
+            });
+            changes.push(change);
+        }
+        let together = tokio::spawn(Together::new(connection(outbox, STREAMS), streams, Unbound));
+        for change in changes.into_iter().rev() {
+            tokio::task::yield_now().await;
+            change.send_replace(());
+        }
+        assert_eq!(together.await.unwrap().unwrap().last(), Some(&STREAMS));
     }
 
     #[tokio::test]

@@ -7,10 +7,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use jcm_model::{ClusterName, Head, Revision, StoreId};
+use smallvec::SmallVec;
 
 use super::cell::Cell;
 use super::{Event, Held, Views};
 use crate::convergence::{Acknowledged, Count};
+
+/// Clusters by the keys that a reader gave them: most readers have one, and no memory elsewhere for that.
+pub(crate) type Keys = SmallVec<[u32; 4]>;
 
 /// One reader's set of clusters that changed since it looked: bounded by the clusters it watches, whatever happens.
 #[derive(Debug, Default)]
@@ -35,7 +39,7 @@ pub(crate) struct Subscriber {
 #[derive(Debug, Default)]
 struct Inner {
     /// Each key once. A list, because most readers watch one cluster and none more than a thousand.
-    changed: Vec<u32>,
+    changed: Keys,
     /// Something that is no cluster of its own: see [`Inbox::nudge`].
     nudged: bool,
     reader: Option<Waker>,
@@ -70,6 +74,10 @@ impl Inbox {
         let key = key as usize;
         let mut inner = self.inner();
         if inner.acknowledged.len() <= key {
+            if key == 0 {
+                // Most watch one cluster, and room would be made for four.
+                inner.acknowledged.reserve_exact(1);
+            }
             inner.acknowledged.resize(key + 1, None);
         }
         inner.acknowledged[key] = Some(Acknowledged { revision, store, at: Instant::now() });
@@ -109,7 +117,7 @@ impl Inbox {
 
     /// Takes all keys that changed, and answers whether there was a nudge; waits while there is neither. Whatever comes
     /// after this wakes the reader, also where there was something to take: it may wait for something else next.
-    pub(crate) fn poll_take(&self, context: &mut Context<'_>, changed: &mut Vec<u32>) -> Poll<bool> {
+    pub(crate) fn poll_take(&self, context: &mut Context<'_>, changed: &mut Keys) -> Poll<bool> {
         let mut inner = self.inner();
         inner.full_since = None;
         inner.wake(context);
@@ -127,7 +135,15 @@ impl Inbox {
 
     /// Whether the reader may have said something since this was asked last: the inbox, as a waker, was woken.
     pub(crate) fn take_word(&self) -> bool {
-        !self.heard_out.swap(true, Ordering::AcqRel)
+        !self.heard_out.load(Ordering::Acquire) && !self.heard_out.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether there is nothing for the reader, who is woken by this waker as soon as there is.
+    pub(crate) fn is_quiet(&self, waker: &Waker) -> bool {
+        let inner = self.inner();
+        inner.is_empty()
+            && inner.reader.as_ref().is_some_and(|reader| reader.will_wake(waker))
+            && self.heard_out.load(Ordering::Acquire)
     }
 
     /// Gives the reader up when its connection has had no room since then or earlier. Answers whether it was just now.
@@ -153,8 +169,8 @@ impl Inbox {
     }
 
     /// Waits until something changed, and takes all that did. Cancelling the wait loses nothing.
-    pub(crate) async fn take(&self) -> Vec<u32> {
-        let mut changed = Vec::new();
+    pub(crate) async fn take(&self) -> Keys {
+        let mut changed = Keys::new();
         poll_fn(|context| self.poll_take(context, &mut changed)).await;
         changed
     }

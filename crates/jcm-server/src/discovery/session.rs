@@ -43,6 +43,7 @@ static HEARTBEATS: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
 const LOST_MAX: usize = 1024;
 
 /// One subscriber's stream.
+#[expect(clippy::struct_excessive_bools, reason = "four questions, each with its own answer")]
 pub(super) struct Session {
     app: Arc<App>,
     inbox: Arc<Inbox>,

@@ -25,8 +25,8 @@ pub(crate) const COALESCE_FOR: Duration = Duration::from_millis(10);
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The same for the watch stream, whose clients look elsewhere after three: a server that is cut off is left within 5 s,
-/// and one that stutters for three seconds is not. A longer pause keeps only one of the two, however many are missed: the
-/// stutter that is borne is the silence after which a server is left, less one pause.
+/// and one that stutters for three seconds is not. A longer pause keeps only one of the two: with `n` missed ones
+/// of `p` each, `n * p` is to be below 5 s and `(n - 1) * p` at least 3 s.
 pub(crate) const WATCH_HEARTBEAT: Duration = Duration::from_millis(1500);
 
 /// Heartbeats are said at multiples of so many milliseconds, so that those of the streams of one connection go out together.
@@ -53,7 +53,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// thousand are let in by then.
 const LET_IN_MAX: Duration = Duration::from_millis(2_500);
 
-/// How often it is looked whether streams are read.
+/// How often it is looked whether streams are read, and whether this server is cut off.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The streams of subscribers that are open now.
@@ -187,7 +187,6 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
     let subscribers = &app.subscribers;
     let (mut roster, mut stale) = (app.membership.roster(), app.views.stale());
     let (mut draining, mut cut) = (false, false);
-    let mut was_cut_off = false;
     let mut look = tokio::time::interval(LOOK_PAUSE);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -204,14 +203,12 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
                         info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read");
                     });
                 }
-                // Twice in a row: what has just come about may be over soon, and to move is work for everybody.
                 let is_cut_off = is_cut_off(app.views.is_stale(), &app.peers.liveness().borrow());
-                let is_told = std::mem::replace(&mut was_cut_off, is_cut_off) && is_cut_off;
-                if subscribers.cut_off.swap(is_told, Ordering::Relaxed) == is_told {
+                if subscribers.cut_off.swap(is_cut_off, Ordering::Relaxed) == is_cut_off {
                     continue;
                 }
-                if is_told {
-                    warn!("the store and every other server are out of reach: subscribers are asked to leave");
+                if is_cut_off {
+                    warn!("the store and every other server are out of reach: programs that keep leases here are asked to leave");
                 }
             }
         }
@@ -219,7 +216,7 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
     }
 }
 
-/// Where others can be out of reach, and all of them are, as the store is.
+/// Neither the store nor any other server is in reach, of those that were last known: one that stopped meanwhile counts.
 fn is_cut_off(is_stale: bool, liveness: &Liveness) -> bool {
     let mut others = liveness.others().peekable();
     is_stale && others.peek().is_some() && !others.any(|other| liveness.is_heard(other))

@@ -122,15 +122,16 @@ impl Core {
     /// Adds a way of picking, which follows the view from now on while it lives. Given `outliers` hold for all of the cluster.
     pub(crate) fn balance(&self, policy: Policy, outliers: Option<Outliers>) -> Arc<Balancer> {
         // A first table is made before the lock is taken: whoever publishes waits for that.
-        let alarm = self.alarm(&self.tended());
-        let balancer = Arc::new(Balancer::new(policy, &self.view(), alarm, self.world.clone()));
+        let (view, alarm) = (self.view(), self.alarm(&self.tended()));
+        let urgent_at = alarm.failures;
+        let balancer = Arc::new(Balancer::new(policy, &view, alarm, self.world.clone()));
         let mut tended = self.tended();
         tended.followers.push(Follower { balancer: Arc::downgrade(&balancer), in_making: false });
         let now = self.world.now();
         if let Some(outliers) = outliers {
             tended.outliers = outliers;
             self.follow(&mut tended, &self.view(), now);
-        } else {
+        } else if !Arc::ptr_eq(&view, &self.view()) || tended.outliers.urgent_at() != urgent_at {
             balancer.follow(&self.view(), self.alarm(&tended), now);
         }
         balancer

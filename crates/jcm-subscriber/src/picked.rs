@@ -8,7 +8,7 @@ use jcm_model::{ClusterName, Node, NodeId};
 
 use crate::alloc;
 use crate::latency::Micros;
-use crate::plan::Plan;
+use crate::plan::{ENTRIES_MAX, Plan};
 
 /// A node that was picked for one call. Hold it while the call is under way, and [`report`](Self::report) how it went;
 /// dropped without a report, the call counts as cancelled.
@@ -34,7 +34,11 @@ const SLOT_AT: u32 = 16;
 /// A bit that is always set.
 const ALWAYS: NonZeroU64 = NonZeroU64::new(1 << 31).expect("one bit is not 0");
 const BEGAN_AT: u32 = 32;
-const _: () = assert!(jcm_model::cluster::NODES_MAX < 1 << ENTRY_BITS && alloc::SLOTS_MAX < 1 << 15);
+const _: () = assert!(
+    jcm_model::cluster::NODES_MAX <= ENTRIES_MAX
+        && ENTRIES_MAX < 1 << ENTRY_BITS
+        && alloc::SLOTS_MAX < 1 << 15
+);
 
 impl Call {
     #[inline]

@@ -68,6 +68,9 @@ enum Table {
     Hashed(Lookup),
 }
 
+/// Nodes that can be picked from: what a pick's own number of its node has room for.
+pub(crate) const ENTRIES_MAX: usize = (1 << 15) - 1;
+
 /// A node that may be picked.
 #[derive(Debug, Clone)]
 struct Entry {
@@ -112,7 +115,11 @@ impl Plan {
         alarm: Alarm,
         now: Instant,
     ) -> Self {
-        let Weighed { panic, chosen, standing_by, ramping } = weigh(view, ground.policy, ground.client, now);
+        let Weighed { panic, mut chosen, mut standing_by, ramping } =
+            weigh(view, ground.policy, ground.client, now);
+        // No server has a cluster as large. One of another version that had would not make picks go wrong.
+        chosen.truncate(ENTRIES_MAX);
+        standing_by.truncate(ENTRIES_MAX - chosen.len());
         let calls = match before {
             Some(before) => view::carried(before.view.nodes(), &before.calls, view.nodes()),
             None => view.nodes().iter().map(|_| Arc::default()).collect(),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -39,11 +40,14 @@ static HEARTBEATS: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
     [false, true].map(|stale| general(watch_response::Event::Heartbeat(watch_response::Heartbeat { stale })))
 });
 
+/// Those who keep leases through a server that is cut off are asked to go within this time.
+const ASK_OVER: Duration = Duration::from_secs(2);
+
 /// Lost leases that wait to be told.
 const LOST_MAX: usize = 1024;
 
 /// One subscriber's stream.
-#[expect(clippy::struct_excessive_bools, reason = "four questions, each with its own answer")]
+#[expect(clippy::struct_excessive_bools, reason = "five questions, each with its own answer")]
 pub(super) struct Session {
     app: Arc<App>,
     inbox: Arc<Inbox>,
@@ -55,7 +59,7 @@ pub(super) struct Session {
     standing: Standing,
     watched: Slab<Watched>,
     /// Messages that belong to no cluster, and are sent before all others. There are four kinds of them, each of which waits
-    /// here once at most, and a heartbeat behind them.
+    /// here once at most (two of `go_away`), and a heartbeat behind them.
     general: VecDeque<Bytes>,
     beat: bool,
     /// Leases that the client keeps and that are not there: it is told in one message.
@@ -71,8 +75,12 @@ pub(super) struct Session {
     now: Instant,
     spoke_at: Instant,
     leave_at: Option<Instant>,
+    /// It keeps leases through this server.
+    keeps: bool,
     /// The client came, or was asked to go, while this server was cut off: others may be out of its reach.
     stays: bool,
+    /// When it is to be asked to go because this server is cut off.
+    ask_at: Option<Instant>,
     /// Clusters whose reader is ahead of this server, and until when it waits.
     waiting: BTreeMap<u32, Instant>,
     servers: Servers,
@@ -115,7 +123,9 @@ impl Session {
         Self {
             _counted: app.subscribers.enter(Some(&inbox)),
             stale: app.views.is_stale(),
+            keeps: false,
             stays: app.subscribers.is_cut_off(),
+            ask_at: None,
             app,
             inbox,
             peer,
@@ -263,6 +273,7 @@ impl Session {
 
     /// The client keeps these leases.
     fn keep(&mut self, keep: watch_request::Keep) -> Result<(), Status> {
+        self.keeps = true;
         let count = keep.held.len();
         if count > KEPT_MAX {
             let text = format!("{count} leases in one message, the limit is {KEPT_MAX}");
@@ -316,14 +327,13 @@ impl Session {
         if std::mem::replace(&mut self.stale, self.app.views.is_stale()) != self.stale {
             self.beat = true;
         }
-        let is_cut_off = self.app.subscribers.is_cut_off();
-        let stays = std::mem::replace(&mut self.stays, is_cut_off);
         if self.leave_at.is_none() && self.app.draining.is_cancelled() {
             self.leave_at = Some(now + LEAVE_MAX);
             self.ask_to_go("the server is stopping");
-        } else if is_cut_off && !stays {
-            // Whoever finds no other server stays, and is told what this one knows.
-            self.ask_to_go("the server is cut off from the store and from every other server");
+        } else if self.keeps && !self.stays && self.app.subscribers.is_cut_off() {
+            // Not all at once: who finds no other server comes back.
+            self.stays = true;
+            self.ask_at = Some(now + ASK_OVER.mul_f64(fastrand::f64()));
         }
     }
 
@@ -408,7 +418,7 @@ impl Session {
         if !self.changed.is_empty() {
             due = due.min(self.gathering_until);
         }
-        if let Some(at) = self.leave_at {
+        for at in [self.leave_at, self.ask_at].into_iter().flatten() {
             due = due.min(at);
         }
         self.waiting.values().min().map_or(due, |at| due.min(*at))
@@ -425,6 +435,12 @@ impl Session {
         }
         if self.leave_at.is_some_and(|at| at <= now) {
             return self.end(Status::ok(""));
+        }
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask_at = None;
+            if self.app.subscribers.is_cut_off() {
+                self.ask_to_go("the server is cut off from the store and from every other server");
+            }
         }
         self.waiting.retain(|key, at| {
             let is_due = *at <= now;

@@ -104,6 +104,9 @@ impl Machine {
             let mut stream = socket(address)?;
             connect(&stream, address, speaks)?;
             self.poll.registry().register(&mut stream, token, interest)?;
+            if self.open + self.spares.len() >= self.limits.kept_max {
+                self.spares.close_one();
+            }
             stream
         };
         Ok(Connection { stream, talk: None, serial: self.serial })
@@ -322,7 +325,7 @@ impl Machine {
         let is_well = connection.talk.as_mut().is_none_or(|talk| talk.flush(&mut connection.stream).is_ok());
         if !is_well {
             self.close(id);
-        } else if self.open + self.spares.len() > self.limits.kept_max {
+        } else if self.open > self.limits.kept_max {
             self.hang_up(id);
             if self.shared.unkept.fetch_add(1, Relaxed) == 0 {
                 warn!(
@@ -392,7 +395,7 @@ impl Machine {
         let address = slot.target.address;
         if let Some(connection) = slot.connection.take() {
             self.open -= 1;
-            self.spares.give(connection.stream, address);
+            self.spares.give(connection.stream, address, self.limits.kept_max.saturating_sub(self.open));
         }
     }
 

@@ -11,7 +11,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::app::App;
-use crate::peers::Liveness;
 use crate::views::Inbox;
 
 /// Most clusters of one stream.
@@ -203,7 +202,7 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
                         info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read");
                     });
                 }
-                let is_cut_off = is_cut_off(app.views.is_stale(), &app.peers.liveness().borrow());
+                let is_cut_off = app.views.is_stale() && app.peers.liveness().borrow().hears_nobody();
                 if subscribers.cut_off.swap(is_cut_off, Ordering::Relaxed) == is_cut_off {
                     continue;
                 }
@@ -214,12 +213,6 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
         }
         subscribers.each(Inbox::nudge);
     }
-}
-
-/// Neither the store nor any other server is in reach, of those that were last known: one that stopped meanwhile counts.
-fn is_cut_off(is_stale: bool, liveness: &Liveness) -> bool {
-    let mut others = liveness.others().peekable();
-    is_stale && others.peek().is_some() && !others.any(|other| liveness.is_heard(other))
 }
 
 #[cfg(test)]

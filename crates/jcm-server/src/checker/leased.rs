@@ -32,6 +32,8 @@ pub(super) struct Leased {
     nodes: HashMap<ClusterName, HashMap<NodeId, Watched>>,
     count: usize,
     holders: Holders,
+    /// Neither the store nor another server was in reach, and none has been heard since.
+    cut_off: bool,
     looked: Instant,
     tidied: Instant,
 }
@@ -68,7 +70,14 @@ struct Step {
 
 impl Leased {
     pub(super) fn new(now: Instant) -> Self {
-        Self { nodes: HashMap::new(), count: 0, holders: Holders::default(), looked: now, tidied: now }
+        Self {
+            nodes: HashMap::new(),
+            count: 0,
+            holders: Holders::default(),
+            cut_off: false,
+            looked: now,
+            tidied: now,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -238,7 +247,11 @@ impl Checker {
         drop(roster);
         let liveness = self.around.liveness.borrow().clone();
         let contacts = self.leases.contacts();
-        let around = self.leased.holders.look(&others, &contacts, |server| liveness.is_live(server), moment);
+        let mut around =
+            self.leased.holders.look(&others, &contacts, |server| liveness.is_live(server), moment);
+        // Programs may have gone to others for just that, and will be known to have when one of those is heard.
+        self.leased.cut_off = liveness.hears_nobody() && (self.leased.cut_off || self.views.is_stale());
+        around.is_cut |= self.leased.cut_off;
         let mut steps = Vec::new();
         if self.leased.nodes.is_empty() {
             return steps;

@@ -81,7 +81,12 @@ impl Liveness {
         self.lives.iter().filter(move |(_, life)| is_well(life)).map(|(id, _)| id)
     }
 
-    /// Every other member, whether heard or not.
+    /// Whether there are others and none of them is heard here. Those count that stopped since the store was last in reach.
+    pub(crate) fn hears_nobody(&self) -> bool {
+        !self.lives.is_empty() && !self.lives.values().any(|life| self.hears(life))
+    }
+
+    /// Every other member, whether heard or not, and who is none any more and still heard.
     pub(crate) fn others(&self) -> impl Iterator<Item = &ServerId> {
         self.lives.keys()
     }

@@ -47,18 +47,23 @@ struct Tended {
 #[derive(Debug)]
 struct Follower {
     balancer: Weak<Balancer>,
-    /// Whether a table for it is being made. One at a time: the next is for the nodes of then.
-    in_making: bool,
+    /// There while a table for it is being made, however that ends. One at a time: the next is for the nodes of then.
+    in_making: Weak<Making>,
 }
+
+/// A table is being made.
+#[derive(Debug)]
+struct Making;
 
 impl Follower {
     fn draft(&mut self) -> Option<Work> {
-        if self.in_making {
+        if self.in_making.strong_count() > 0 {
             return None;
         }
         let draft = self.balancer.upgrade()?.plan().draft()?;
-        self.in_making = true;
-        Some(Work { balancer: Weak::clone(&self.balancer), draft })
+        let making = Arc::new(Making);
+        self.in_making = Arc::downgrade(&making);
+        Some(Work { balancer: Weak::clone(&self.balancer), draft, making })
     }
 }
 
@@ -67,6 +72,7 @@ impl Follower {
 pub(crate) struct Work {
     balancer: Weak<Balancer>,
     draft: Draft,
+    making: Arc<Making>,
 }
 
 impl Work {
@@ -74,9 +80,9 @@ impl Work {
     /// for a task.
     pub(crate) fn carry_out(self, core: &Weak<Core>) {
         let mut next = Some(self);
-        while let Some(Self { balancer, draft }) = next {
+        while let Some(Self { balancer, draft, making }) = next {
             let table = Arc::new(draft.make());
-            next = core.upgrade().and_then(|core| core.take_table(&balancer, &table));
+            next = core.upgrade().and_then(|core| core.take_table(&balancer, &table, making));
         }
     }
 }
@@ -126,7 +132,7 @@ impl Core {
         let urgent_at = alarm.failures;
         let balancer = Arc::new(Balancer::new(policy, &view, alarm, self.world.clone()));
         let mut tended = self.tended();
-        tended.followers.push(Follower { balancer: Arc::downgrade(&balancer), in_making: false });
+        tended.followers.push(Follower { balancer: Arc::downgrade(&balancer), in_making: Weak::new() });
         let now = self.world.now();
         if let Some(outliers) = outliers {
             tended.outliers = outliers;
@@ -193,11 +199,16 @@ impl Core {
     }
 
     /// A table was made. Answers with what is wanted by now instead.
-    fn take_table(&self, balancer: &Weak<Balancer>, table: &Arc<Hashed>) -> Option<Work> {
+    fn take_table(
+        &self,
+        balancer: &Weak<Balancer>,
+        table: &Arc<Hashed>,
+        making: Arc<Making>,
+    ) -> Option<Work> {
         let mut tended = self.tended();
         let mut followers = tended.followers.iter_mut();
         let follower = followers.find(|follower| follower.balancer.ptr_eq(balancer))?;
-        follower.in_making = false;
+        drop(making);
         balancer.upgrade()?.take_table(table);
         follower.draft()
     }

@@ -143,6 +143,18 @@ fn one_table_is_made_at_a_time_and_the_latest_wins() {
 }
 
 #[test]
+fn a_table_whose_making_came_to_nothing_is_made_by_somebody_else() {
+    let nodes: Vec<Sketch> = (1..=400).map(healthy).collect();
+    let core = Arc::new(core(&nodes));
+    let balancer = core.balance(Policy::maglev(), None);
+    publish(&core, state(&nodes[1..]));
+    // As a panic leaves it.
+    drop(core.work().pop().unwrap());
+    core.work().pop().unwrap().carry_out(&Arc::downgrade(&core));
+    assert!(balancer.plan().draft().is_none());
+}
+
+#[test]
 fn a_table_for_a_view_that_did_not_last_is_not_used() {
     let nodes: Vec<Sketch> = (1..=400).map(healthy).collect();
     let core = Arc::new(core(&nodes));

@@ -11,37 +11,28 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use tonic::transport::server::TcpConnectInfo;
 
 use crate::app::App;
-use crate::views::Inbox;
 use session::Session;
 
-/// The one route of this door. Routed by hand, because its answers are bytes already.
-pub(crate) const PATH: &str = "/jcm.v1.Discovery/Watch";
-
-/// The one route of this door.
+/// The one route of this door. By hand, because its answers are bytes already.
 pub(crate) fn routes(app: App) -> Router<App> {
     // One for all streams, each of which keeps it for as long as it lives.
-    Router::new().route(PATH, post(watch)).with_state(Arc::new(app))
+    Router::new().route("/jcm.v1.Discovery/Watch", post(watch)).with_state(Arc::new(app))
 }
 
-/// The inbox comes with the connection, which gives a stream up by it that is not read.
-async fn watch(
-    State(app): State<Arc<App>>,
-    inbox: Option<Extension<Arc<Inbox>>>,
-    request: Request,
-) -> Response {
-    let Some(Extension(inbox)) = inbox else {
+async fn watch(State(app): State<Arc<App>>, request: Request) -> Response {
+    if request.version() != Version::HTTP_2 {
         let text = "a watch stream is gRPC, which needs HTTP/2; server-sent events are at /v1/watch";
         return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, text).into_response();
-    };
+    }
     let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr);
-    let session = Session::new(app, inbox, peer, requests::read(request.into_body()));
+    let session = Session::new(app, peer, requests::read(request.into_body()));
     let mut response = Body::new(session).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response

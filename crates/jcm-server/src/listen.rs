@@ -10,7 +10,6 @@ mod patience;
 mod socket;
 #[cfg(test)]
 mod tests;
-mod together;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,11 +18,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use jcm_http2::{Connection, Limits, PREFACE};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -33,25 +34,23 @@ use admission::Admission;
 use bounds::{Bounds, Called, Calls};
 use patience::{IDLE_DEADLINE, Patience, Reads};
 use socket::Socket;
-use together::{Streams, Together};
+pub(crate) use socket::UNREAD_MAX;
 
 /// Time for the first bytes of a connection.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
 
-/// HTTP/2 pings a quiet connection after this time, and cuts it when no answer comes: a half-open one is noticed
-/// within the sum.
-const PING_AFTER: Duration = Duration::from_secs(10);
-const PING_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Streams of one connection.
-const STREAMS_MAX: u32 = 256;
-
-/// What a stream may hand over while its connection does not get it away. Who reads slowly is told the latest later, not a
-/// backlog. A larger message goes out whole, and waits alone.
-const SEND_BUFFER_BYTES_MAX: usize = 16 * 1024;
-
 /// Header bytes of a request: room for a resume id.
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
+
+/// What a connection of HTTP/2 may have. A half-open one is noticed within the time to a ping and that to its answer.
+static LIMITS: Limits = Limits {
+    streams: 256,
+    header_bytes: HEADER_BYTES_MAX,
+    window_bytes: 1024 * 1024,
+    ping_after: Duration::from_secs(10),
+    ping_answer: Duration::from_secs(5),
+    unread: UNREAD_MAX,
+};
 
 /// Descriptors that are kept for checks, the store and files when the rest is taken by connections.
 const DESCRIPTORS_RESERVED: u64 = 1_500;
@@ -62,8 +61,6 @@ const DRAIN_DEADLINE: Duration = Duration::from_millis(2_500);
 
 /// Connections that may be waiting to be accepted: more than the system keeps.
 const BACKLOG_MAX: usize = 8 * 1024;
-
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Accepts connections until told to stop, then lets those under way finish.
 pub(crate) async fn serve(listener: TcpListener, router: Router, pulse: Pulse, stop: CancellationToken) {
@@ -168,7 +165,7 @@ struct Place {
 
 impl Place {
     /// `None`: it was ended.
-    fn note(&self, ended: Option<hyper::Result<()>>) {
+    fn note<E: std::fmt::Display>(&self, ended: Option<Result<(), E>>) {
         let peer = self.peer;
         match ended {
             Some(Ok(())) => {}
@@ -195,13 +192,12 @@ async fn connection(
         debug!(peer = %place.peer, "connection closed: it sent nothing");
         return;
     };
-    let is_http2 = first == HTTP2_PREFACE;
-    let socket = Socket::new(first, socket);
-    if is_http2 {
+    if first == PREFACE {
         // There are many of them, and they live for long: a task that is no larger than that, and nothing of it elsewhere.
-        connections.spawn(Http2 { place, together: http2(socket, service, bounds) });
+        let connection = Connection::new(Socket::new(Vec::new(), socket), service, &LIMITS);
+        connections.spawn(Http2 { place, bounds: bounds.called(connection.caller()), connection });
     } else {
-        let ended = Box::pin(http1(socket, service, bounds)).await;
+        let ended = Box::pin(http1(Socket::new(first, socket), service, bounds)).await;
         place.note(ended);
     }
 }
@@ -209,34 +205,29 @@ async fn connection(
 /// A connection of HTTP/2 until its end.
 struct Http2 {
     place: Place,
-    together: Together<http2::Connection<TokioIo<Socket>, Admission, Streams>, Called>,
+    connection: Connection<Socket, Admission>,
+    bounds: Called,
 }
 
 impl Future for Http2 {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let ended = ready!(Pin::new(&mut self.together).poll(context));
-        self.place.note(ended);
+        let this = &mut *self;
+        let called = this.connection.was_called();
+        if this.bounds.is_over() || called && this.bounds.is_cut() {
+            this.place.note::<jcm_http2::Error>(None);
+            return Poll::Ready(());
+        }
+        if called && this.bounds.is_stopping() {
+            this.connection.leave();
+        }
+        // The runtime gives a task a budget, and has whoever is beyond it ask again: at once, and in vain. What bounds a turn
+        // are its rounds.
+        let ended = ready!(Pin::new(&mut unconstrained(&mut this.connection)).poll(context));
+        this.place.note(Some(ended));
         Poll::Ready(())
     }
-}
-
-fn http2(
-    socket: Socket,
-    service: Admission,
-    bounds: Bounds,
-) -> Together<http2::Connection<TokioIo<Socket>, Admission, Streams>, Called> {
-    let streams = service.streams();
-    let mut builder = http2::Builder::new(streams.clone());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_DEADLINE);
-    Together::new(builder.serve_connection(TokioIo::new(socket), service), streams, bounds.called())
 }
 
 /// `None`: it was ended.
@@ -266,10 +257,10 @@ async fn http1(socket: Socket, service: Admission, bounds: Bounds) -> Option<hyp
 
 /// Reads until it is clear which protocol is spoken: as little as one byte when it is not HTTP/2.
 async fn first_bytes(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut first = Vec::with_capacity(HTTP2_PREFACE.len());
+    let mut first = Vec::with_capacity(PREFACE.len());
     let mut buffer = [0; 24];
-    while first.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&first) {
-        let room = HTTP2_PREFACE.len() - first.len();
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        let room = PREFACE.len() - first.len();
         let count = socket.read(&mut buffer[..room]).await?;
         if count == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());

@@ -8,7 +8,7 @@ use slab::Slab;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::app::App;
 use crate::views::Inbox;
@@ -34,9 +34,6 @@ const HEARTBEAT_GRID_MS: u64 = 50;
 /// How long a client that was asked to leave may take to find another server and to take over from there.
 pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(3);
 
-/// How long a reader may leave a full connection unread before its stream is ended.
-pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
-
 /// Streams that are let in each second, over all clients: what a restart of a peer sends here is answered in the order in
 /// which it came, and does not keep those who are here from hearing of changes.
 const STREAMS_A_SECOND: u32 = 4000;
@@ -52,7 +49,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// thousand are let in by then.
 const LET_IN_MAX: Duration = Duration::from_millis(2_500);
 
-/// How often it is looked whether streams are read, and whether this server is cut off.
+/// How often it is looked whether this server is cut off.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The streams of subscribers that are open now.
@@ -180,7 +177,7 @@ impl Drop for Counted {
     }
 }
 
-/// Has every watch stream look when a level of the server changes, and cuts those that are not read, until told to stop.
+/// Has every watch stream look when a level of the server changes, until told to stop.
 /// Ten thousand streams that each waited for each of the levels would pay for it with every message.
 pub(crate) async fn keep(app: App, stop: CancellationToken) {
     let subscribers = &app.subscribers;
@@ -197,11 +194,6 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
             Ok(()) = stale.changed() => {}
             Ok(()) = roster.changed() => {}
             _ = look.tick() => {
-                if let Some(then) = Instant::now().checked_sub(UNREAD_MAX) {
-                    subscribers.each(|inbox| if inbox.cut_if_full_since(then) {
-                        info!(limit_s = UNREAD_MAX.as_secs(), "subscriber cut: it does not read");
-                    });
-                }
                 let is_cut_off = app.views.is_stale() && app.peers.liveness().borrow().hears_nobody();
                 if subscribers.cut_off.swap(is_cut_off, Ordering::Relaxed) == is_cut_off {
                     continue;

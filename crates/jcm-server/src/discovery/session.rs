@@ -96,16 +96,9 @@ enum Standing {
 }
 
 impl Session {
-    pub(super) fn new(
-        app: Arc<App>,
-        inbox: Arc<Inbox>,
-        peer: Option<SocketAddr>,
-        requests: Streaming<WatchRequest>,
-    ) -> Self {
+    pub(super) fn new(app: Arc<App>, peer: Option<SocketAddr>, requests: Streaming<WatchRequest>) -> Self {
         let now = Instant::now();
-        let until = now + HEARTBEAT;
-        // A connection that never has room for the first message is as full as one that has none for the next.
-        inbox.answered(now.into_std());
+        let (until, inbox) = (now + HEARTBEAT, Arc::<Inbox>::default());
         let requests_waker = Waker::from(Arc::clone(&inbox));
         Self {
             _counted: app.subscribers.enter(Some(&inbox)),
@@ -336,7 +329,6 @@ impl http_body::Body for Session {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(message)) => {
                 session.spoke_at = session.now;
-                session.inbox.answered(session.now.into_std());
                 Poll::Ready(Some(Ok(Frame::data(message))))
             }
             Poll::Ready(None) => {

@@ -22,7 +22,8 @@ use super::request::Params;
 use super::view::too_many;
 use crate::app::App;
 use crate::definitions::{Freshness, caught_up};
-use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT, UNREAD_MAX};
+use crate::listen::UNREAD_MAX;
+use crate::subscribers::{CLUSTERS_MAX, COALESCE_FOR, HEARTBEAT};
 use crate::views::{Event, EventKind, Held, Inbox, Subscriber, Watching};
 
 /// Clusters that one event id resumes: some 2 KiB, which every client can send back in a header.

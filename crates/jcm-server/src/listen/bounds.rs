@@ -1,17 +1,11 @@
 //! When a connection ends that would go on: after a pause of this process, and when the server stops.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use hyper::server::conn::http2;
-use hyper_util::rt::TokioIo;
 use slab::Slab;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Admission;
-use super::socket::Socket;
-use super::together::{self, Streams};
 use crate::pause::{Pulse, Stretch};
 
 /// What ends one connection.
@@ -37,9 +31,10 @@ impl Bounds {
         }
     }
 
-    /// The same for who is called.
-    pub(super) fn called(self) -> Called {
-        Called { bounds: self, place: None, told: false }
+    /// The same for a connection that is woken when it is to look.
+    pub(super) fn called(self, connection: Waker) -> Called {
+        let place = self.calls.wakers().insert(connection);
+        Called { bounds: self, place }
     }
 }
 
@@ -62,34 +57,30 @@ impl Calls {
 /// The bounds of a connection that is called when one of them has come.
 pub(super) struct Called {
     bounds: Bounds,
-    place: Option<usize>,
-    /// Whether the connection was told to end by itself.
-    told: bool,
+    place: usize,
 }
 
-impl together::Bounds<http2::Connection<TokioIo<Socket>, Admission, Streams>> for Called {
-    fn call(&mut self, waker: Waker) {
-        self.place = Some(self.bounds.calls.wakers().insert(waker));
-    }
-
-    fn is_over(&self) -> bool {
+impl Called {
+    /// Whether it ends at once, because this process stood still. To be asked at every turn, before anything else.
+    pub(super) fn is_over(&self) -> bool {
         self.bounds.pulse.is_over(self.bounds.stretch)
     }
 
-    fn look(&mut self, connection: Pin<&mut http2::Connection<TokioIo<Socket>, Admission, Streams>>) -> bool {
-        if self.bounds.stop.is_cancelled() && !std::mem::replace(&mut self.told, true) {
-            connection.graceful_shutdown();
-        }
+    /// Whether it ends at once, because the stop takes too long. To be asked when it was called.
+    pub(super) fn is_cut(&self) -> bool {
         self.bounds.cut.is_cancelled()
+    }
+
+    /// Whether it is to end by itself. To be asked when it was called.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.bounds.stop.is_cancelled()
     }
 }
 
 impl Drop for Called {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            // Dropped behind the lock: the last one takes more with it.
-            let waker = self.bounds.calls.wakers().try_remove(place);
-            drop(waker);
-        }
+        // Dropped behind the lock: the last one takes more with it.
+        let waker = self.bounds.calls.wakers().try_remove(self.place);
+        drop(waker);
     }
 }

@@ -14,7 +14,7 @@ use super::patience::Reads;
 
 /// How long a write may wait for its client to read. What is not read for so long is not wanted, and holds a
 /// descriptor and memory.
-const UNREAD_MAX: Duration = Duration::from_secs(30);
+pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct Socket {
     stream: TcpStream,

@@ -29,7 +29,7 @@ async fn connect_http2(address: SocketAddr) -> TcpStream {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     const ACKNOWLEDGED: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
     let mut client = TcpStream::connect(address).await.unwrap();
-    client.write_all(&[HTTP2_PREFACE, SETTINGS].concat()).await.unwrap();
+    client.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
     let mut said = Vec::new();
     while !said.windows(ACKNOWLEDGED.len()).any(|bytes| bytes == ACKNOWLEDGED) {
         assert_ne!(client.read_buf(&mut said).await.unwrap(), 0, "closed after {said:?}");

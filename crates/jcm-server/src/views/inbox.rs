@@ -20,7 +20,6 @@ pub(crate) type Keys = SmallVec<[u32; 4]>;
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     inner: Mutex<Inner>,
-    over: AtomicBool,
     /// The reader was heard out, and has said nothing since: see [`Inbox::take_word`].
     heard_out: AtomicBool,
     /// Whose it is; nobody who waits for one answer only is a subscriber.
@@ -43,8 +42,6 @@ struct Inner {
     /// Something that is no cluster of its own: see [`Inbox::nudge`].
     nudged: bool,
     reader: Option<Waker>,
-    /// Since when its connection has had no room for another message.
-    full_since: Option<Instant>,
     /// What was acknowledged, by key.
     acknowledged: Vec<Option<Acknowledged>>,
 }
@@ -119,18 +116,12 @@ impl Inbox {
     /// after this wakes the reader, also where there was something to take: it may wait for something else next.
     pub(crate) fn poll_take(&self, context: &mut Context<'_>, changed: &mut Keys) -> Poll<bool> {
         let mut inner = self.inner();
-        inner.full_since = None;
         inner.wake(context);
         if inner.is_empty() {
             return Poll::Pending;
         }
         changed.append(&mut inner.changed);
         Poll::Ready(std::mem::take(&mut inner.nudged))
-    }
-
-    /// The reader's connection was given a message: it looks here again when there is room for the next one.
-    pub(crate) fn answered(&self, now: Instant) {
-        self.inner().full_since = Some(now);
     }
 
     /// Whether the reader may have said something since this was asked last: the inbox, as a waker, was woken.
@@ -144,28 +135,6 @@ impl Inbox {
         inner.is_empty()
             && inner.reader.as_ref().is_some_and(|reader| reader.will_wake(waker))
             && self.heard_out.load(Ordering::Acquire)
-    }
-
-    /// Gives the reader up when its connection has had no room since then or earlier. Answers whether it was just now.
-    pub(crate) fn cut_if_full_since(&self, then: Instant) -> bool {
-        let inner = self.inner();
-        let is_full = inner.full_since.is_some_and(|since| since <= then);
-        let cut = is_full && !self.over.swap(true, Ordering::Relaxed);
-        // It has not taken what it was woken for, and is not going to.
-        if cut && let Some(reader) = &inner.reader {
-            reader.wake_by_ref();
-        }
-        cut
-    }
-
-    /// Whether the reader was given up: it is to be dropped, whatever it waits for.
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-
-    /// The reader is not asked yet, and is woken if it is given up before it is.
-    pub(crate) fn attend(&self, context: &Context<'_>) {
-        self.inner().wake(context);
     }
 
     /// Waits until something changed, and takes all that did. Cancelling the wait loses nothing.

@@ -13,6 +13,9 @@ use http_body::{Body, Frame, SizeHint};
 /// window to others.
 const RELEASE_BYTES: u32 = 2 * 1024;
 
+/// What is smaller is put together while nobody reads: a chunk for each byte would take a hundred times its size.
+const CHUNK_BYTES: usize = 8 * 1024;
+
 /// The body of a request.
 #[derive(Debug, Default)]
 pub struct Incoming {
@@ -35,7 +38,7 @@ pub(crate) struct Intake {
 
 #[derive(Debug, Default)]
 struct Inner {
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<Vec<u8>>,
     end: Option<End>,
     reader: Option<Waker>,
     /// Bytes that were read since the connection asked.
@@ -61,10 +64,14 @@ impl Intake {
     /// Takes what came in. False: nobody wants it.
     pub(crate) fn push(&self, chunk: &[u8]) -> bool {
         self.change(|inner| {
-            if !inner.unwanted {
-                inner.chunks.push_back(Bytes::copy_from_slice(chunk));
+            if inner.unwanted {
+                return false;
             }
-            !inner.unwanted
+            match inner.chunks.back_mut().filter(|last| last.len() + chunk.len() <= CHUNK_BYTES) {
+                Some(last) => last.extend_from_slice(chunk),
+                None => inner.chunks.push_back(chunk.to_vec()),
+            }
+            true
         })
     }
 
@@ -138,7 +145,7 @@ impl Body for Incoming {
             if is_due {
                 intake.stream.wake_by_ref();
             }
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            return Poll::Ready(Some(Ok(Frame::data(chunk.into()))));
         }
         match inner.end {
             None => {
@@ -175,7 +182,7 @@ impl Drop for Incoming {
         let Some(intake) = &self.intake else { return };
         let mut inner = intake.inner();
         inner.unwanted = true;
-        let unread: usize = std::mem::take(&mut inner.chunks).iter().map(Bytes::len).sum();
+        let unread: usize = std::mem::take(&mut inner.chunks).iter().map(Vec::len).sum();
         inner.released = inner.released.saturating_add(u32::try_from(unread).unwrap_or(u32::MAX));
         drop(inner);
         intake.stream.wake_by_ref();

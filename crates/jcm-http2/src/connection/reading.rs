@@ -27,7 +27,8 @@ const READS_MAX: usize = 4;
 /// Bytes of one block of header fields, as they are sent. Of the fields themselves the limits say how many there may be.
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
-/// Requests that a client may give up, unanswered, within a time: each has cost work, and there can be new ones at once.
+/// Requests that a client may give up, unanswered, within a time, or have this side give up for what it says of them: each has
+/// cost work, and there can be new ones at once.
 const GIVEN_UP_MAX: u32 = 1000;
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -55,7 +56,7 @@ pub(super) struct Reading {
     pub(super) is_paused: bool,
     /// The client wants no more streams of this connection.
     pub(super) is_left: bool,
-    given_up: GivenUp,
+    pub(super) given_up: GivenUp,
 }
 
 #[derive(Debug)]
@@ -65,11 +66,21 @@ struct Block {
     bytes: Vec<u8>,
 }
 
-/// Requests that the client gave up unanswered, lately.
+/// Requests that were given up unanswered, lately.
 #[derive(Debug)]
-struct GivenUp {
+pub(super) struct GivenUp {
     since: Instant,
     count: u32,
+}
+
+impl GivenUp {
+    pub(super) fn add(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.since) > GIVEN_UP_WITHIN {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count += 1;
+    }
 }
 
 impl Reading {
@@ -160,6 +171,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
             let end = taken + HEAD_BYTES + head.length;
             let Some(payload) = input.get(taken + HEAD_BYTES..end) else { break };
             self.frame(head, payload)?;
+            if self.reading.given_up.count > GIVEN_UP_MAX {
+                let text = "too many requests are given up";
+                return Err(Error::Protocol { reason: Reason::ENHANCE_YOUR_CALM, text });
+            }
             taken = end;
         }
         Ok(taken)
@@ -381,21 +396,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     fn take_reset(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
         fixed::<4>(payload)?;
         self.must_be_opened(head.stream)?;
-        let Some(place) = self.streams.place(head.stream) else { return Ok(()) };
-        let stream = self.streams.get_mut(place);
-        let was_answered = !stream.is_some_and(|stream| matches!(stream.phase, Phase::Answering(_)));
-        self.remove(place);
-        if was_answered {
-            return Ok(());
-        }
-        let (now, given_up) = (Instant::now(), &mut self.reading.given_up);
-        if now - given_up.since > GIVEN_UP_WITHIN {
-            *given_up = GivenUp { since: now, count: 0 };
-        }
-        given_up.count += 1;
-        if given_up.count > GIVEN_UP_MAX {
-            let text = "too many requests are given up";
-            return Err(Error::Protocol { reason: Reason::ENHANCE_YOUR_CALM, text });
+        if let Some(place) = self.streams.place(head.stream) {
+            self.remove(place);
         }
         Ok(())
     }
@@ -407,19 +409,25 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
         }
         let (settings, rest) = payload.as_chunks::<6>();
         fixed::<0>(rest)?;
+        let mut window = None;
         for [n0, n1, v0, v1, v2, v3] in settings {
             let value = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
             match u16::from_be_bytes([*n0, *n1]) {
                 setting::ENABLE_PUSH if value > 1 => {
                     return Err(Error::protocol("a setting has no such value"));
                 }
-                setting::INITIAL_WINDOW_SIZE => self.resize_streams(i64::from(value))?,
+                setting::INITIAL_WINDOW_SIZE if i64::from(value) > WINDOW_MAX => return Err(too_wide()),
+                setting::INITIAL_WINDOW_SIZE => window = Some(i64::from(value)),
                 // Larger ones than every client takes are not made use of.
                 setting::MAX_FRAME_SIZE if !(PAYLOAD_BYTES_MAX..1 << 24).contains(&(value as usize)) => {
                     return Err(Error::protocol("a setting has no such value"));
                 }
                 _ => {}
             }
+        }
+        // Once a frame, however often that says it: there may be many streams.
+        if let Some(window) = window {
+            self.resize_streams(window)?;
         }
         write_acknowledgement(&mut self.writing.out, kind::SETTINGS, &[]);
         Ok(())
@@ -428,7 +436,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     fn resize_streams(&mut self, window: i64) -> Result<(), Error> {
         let difference = window - self.writing.stream_window;
         let fits = self.streams.iter_mut().all(|(_, stream)| stream.widen(difference));
-        if window > WINDOW_MAX || !fits {
+        if !fits {
             return Err(too_wide());
         }
         self.writing.stream_window = window;

@@ -214,8 +214,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     /// Ends a stream. What came of its request and was not read makes room for others.
     pub(super) fn remove(&mut self, place: usize) {
         self.credit(place);
-        let stream = self.streams.remove(place);
-        if let Some(request) = stream.as_ref().and_then(|stream| stream.request.as_ref()) {
+        let Some(stream) = self.streams.remove(place) else { return };
+        if matches!(stream.phase, Phase::Answering(_)) {
+            self.reading.given_up.add();
+        }
+        if let Some(request) = &stream.request {
             self.reading.credit += request.unread;
             self.credit_connection();
         }

@@ -126,6 +126,16 @@ async fn what_must_not_be_ends_the_connection_with_its_reason() {
                 .collect(),
             Reason::ENHANCE_YOUR_CALM,
         ),
+        (
+            "requests that this side has to give up",
+            (0..1100)
+                .flat_map(|at| {
+                    [head(2 * at + 1, "/never", 0), frame(kind::WINDOW_UPDATE, 0, 2 * at + 1, &[0; 4])]
+                })
+                .flatten()
+                .collect(),
+            Reason::ENHANCE_YOUR_CALM,
+        ),
     ];
     for (what, bytes, reason) in cases {
         let (mut socket, ended, ..) = serve(&LIMITS);

@@ -66,7 +66,12 @@ impl Bell {
     }
 
     pub(crate) fn take_call(&self) -> bool {
-        self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::AcqRel)
+        self.is_called() && self.called.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whoever runs the connection has not looked since it was called.
+    pub(crate) fn is_called(&self) -> bool {
+        self.called.load(Ordering::Acquire)
     }
 
     pub(crate) fn begin(&self, task: &Waker) {

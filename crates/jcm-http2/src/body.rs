@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 /// So much is read before the connection hears of it. Streams that each keep less to themselves leave most of the connection's
 /// window to others.
-const RELEASE_BYTES: u32 = 2 * 1024;
+pub(crate) const RELEASE_BYTES: u32 = 2 * 1024;
 
 /// What is smaller is put together while nobody reads: a chunk for each byte would take a hundred times its size.
 const CHUNK_BYTES: usize = 8 * 1024;
@@ -81,7 +81,7 @@ impl Intake {
 
     /// It comes to no end, unless it has come to one.
     pub(crate) fn break_off(&self) {
-        self.change(|inner| inner.end.get_or_insert(End::Broken).is_broken());
+        self.change(|inner| _ = inner.end.get_or_insert(End::Broken));
     }
 
     /// Bytes that were read since this was asked last.
@@ -107,12 +107,6 @@ impl Intake {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl End {
-    fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken)
     }
 }
 
@@ -155,11 +149,11 @@ impl Body for Incoming {
                 }
                 Poll::Pending
             }
-            Some(End::Whole) => Poll::Ready(None),
-            Some(End::Broken) => Poll::Ready(Some(Err(Broken))),
-            Some(End::Trailers(_)) => match inner.end.replace(End::Whole) {
+            // Each is said once.
+            Some(_) => match inner.end.replace(End::Whole) {
                 Some(End::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                _ => Poll::Ready(None),
+                Some(End::Broken) => Poll::Ready(Some(Err(Broken))),
+                Some(End::Whole) | None => Poll::Ready(None),
             },
         }
     }

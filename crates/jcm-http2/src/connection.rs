@@ -19,16 +19,16 @@ use tokio::time::{Instant, Sleep};
 
 use crate::Error;
 use crate::bell::{self, Bell, PLACES};
-use crate::body::Incoming;
+use crate::body::{Incoming, RELEASE_BYTES};
 use crate::frame::{self, Reason, WINDOW_AT_FIRST, flag, kind, setting};
 use crate::stream::Streams;
-use reading::Reading;
+use reading::{Discarded, Reading};
 use writing::Writing;
 
 /// Rounds of one turn. What has more to do lets others work first.
 const ROUNDS_MAX: usize = 4;
 
-/// How long a client that did what it must not has time to read what it was told, before the connection is closed.
+/// How long a client has time to read what it was told last, before the connection is closed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a ping carries that asks whether the client knows that no more streams are wanted.
@@ -43,7 +43,8 @@ pub struct Limits {
     pub streams: u16,
     /// Bytes of the header of a request, with 32 for each field.
     pub header_bytes: u32,
-    /// Bytes of bodies that may wait to be read, on each stream and on all of them together; at least 64 KiB.
+    /// Bytes of bodies that may wait to be read, on each stream and on all of them together; at least 64 KiB, and 4 KiB for each
+    /// stream.
     pub window_bytes: u32,
     /// After so much silence a client is asked for a sign of life,
     pub ping_after: Duration,
@@ -118,8 +119,8 @@ enum Course {
     Announced,
     /// and the client knows.
     Leaving,
-    /// The client did what it must not.
-    Failed(Option<Error>),
+    /// What is left is written, and the socket closed.
+    Over(Option<Error>),
 }
 
 thread_local! {
@@ -134,6 +135,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     /// `limits` holds for all connections.
     pub fn new(socket: I, service: S, limits: &'static Limits) -> Self {
         assert!(usize::from(limits.streams) <= PLACES, "a connection has {PLACES} streams at most");
+        // What each stream keeps to itself leaves room for the others.
+        let kept = u32::from(limits.streams) * RELEASE_BYTES;
+        assert!(
+            limits.window_bytes > WINDOW_AT_FIRST && limits.window_bytes / 2 >= kept,
+            "the window is too small"
+        );
         let (now, bell) = (Instant::now(), Bell::new());
         let mut writing = Writing::default();
         write_greeting(&mut writing.out, limits);
@@ -175,7 +182,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
 
     /// One round. True when the connection is at its end.
     fn round(&mut self) -> Result<bool, Error> {
-        self.bell.take(bell::CALL);
         if self.bell.take(bell::SOCKET) {
             self.write_again()?;
             if self.read()? {
@@ -222,6 +228,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     fn look_at_clock(&mut self) -> Result<(), Error> {
         while self.clock.as_mut().poll(&mut Context::from_waker(&self.clock_waker)).is_ready() {
             let now = Instant::now();
+            if self.writing.is_blocked {
+                // It could not be asked, and may not be read from either. The socket has a patience of its own.
+                (self.heard_at, self.is_asked) = (now, false);
+            }
             let Limits { ping_after, ping_answer, unread, .. } = *self.limits;
             let silent_for = now.saturating_duration_since(self.heard_at);
             if silent_for >= ping_after + ping_answer {
@@ -246,59 +256,69 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     }
 
     /// The connection is over. What the client is to know of it is still said.
-    fn fail(&mut self, error: Error) -> Poll<Result<(), Error>> {
-        let Error::Protocol { reason, text } = error else { return Poll::Ready(Err(error)) };
-        frame::write_go_away(&mut self.writing.out, self.reading.last_stream, reason, text);
+    fn finish(&mut self, error: Option<Error>) -> Poll<Result<(), Error>> {
+        match error {
+            Some(Error::Protocol { reason, text }) => {
+                frame::write_go_away(&mut self.writing.out, self.reading.last_stream, reason, text);
+            }
+            Some(error) => return Poll::Ready(Err(error)),
+            None => {}
+        }
         self.streams = Streams::new();
-        let until = Instant::now() + LAST_WORDS;
-        self.course = Course::Failed(Some(error));
-        self.clock.as_mut().reset(until);
+        self.course = Course::Over(error);
+        self.clock.as_mut().reset(Instant::now() + LAST_WORDS);
         self.bell.ring(bell::SOCKET | bell::CLOCK);
         Poll::Pending
     }
 
-    /// Writes what is left, closes, and reads what the client says until it has closed as well: it would not get to read
+    /// Writes what is left, closes, and reads what the client says until it has closed as well: it might not get to read
     /// anything if it were told that nobody listens.
     fn end(&mut self) -> Poll<()> {
-        self.bell.take(bell::SOCKET | bell::STREAMS | bell::CALL);
+        self.bell.take(bell::STREAMS);
         if self.bell.take(bell::CLOCK)
             && self.clock.as_mut().poll(&mut Context::from_waker(&self.clock_waker)).is_ready()
         {
             return Poll::Ready(());
         }
-        self.writing.is_blocked = false;
-        if self.write().is_err() {
+        if !self.bell.take(bell::SOCKET) {
+            return Poll::Pending;
+        }
+        if self.write_again().and_then(|()| self.write()).is_err() {
             return Poll::Ready(());
         }
         let context = &mut Context::from_waker(&self.socket_waker);
         if !self.writing.is_empty() || Pin::new(&mut self.socket).poll_shutdown(context).is_pending() {
             return Poll::Pending;
         }
-        if reading::discard(&mut self.socket, context) { Poll::Ready(()) } else { Poll::Pending }
+        match reading::discard(&mut self.socket, context) {
+            Discarded::Closed => return Poll::Ready(()),
+            Discarded::All => {}
+            Discarded::Some => self.bell.ring(bell::SOCKET),
+        }
+        Poll::Pending
     }
 
     fn rounds(&mut self, context: &Context<'_>) -> Poll<Result<(), Error>> {
         for _ in 0..ROUNDS_MAX {
-            if matches!(self.course, Course::Failed(_)) {
+            if matches!(self.course, Course::Over(_)) {
                 if self.end().is_ready()
-                    && let Course::Failed(error) = &mut self.course
+                    && let Course::Over(error) = &mut self.course
                 {
                     return Poll::Ready(error.take().map_or(Ok(()), Err));
                 }
             } else {
-                match self.round() {
-                    Ok(true) => {
-                        let context = &mut Context::from_waker(&self.socket_waker);
-                        let _ = Pin::new(&mut self.socket).poll_shutdown(context);
-                        return Poll::Ready(Ok(()));
-                    }
-                    Ok(false) => {}
-                    Err(error) => {
-                        if let Poll::Ready(ended) = self.fail(error) {
-                            return Poll::Ready(ended);
-                        }
-                    }
+                let finished = match self.round() {
+                    Ok(false) => Poll::Pending,
+                    Ok(true) => self.finish(None),
+                    Err(error) => self.finish(Some(error)),
+                };
+                if finished.is_ready() {
+                    return finished;
                 }
+            }
+            // Whoever runs the connection is to look first.
+            if self.bell.take(bell::CALL) && self.bell.is_called() {
+                break;
             }
             if self.bell.rest() {
                 return Poll::Pending;

@@ -23,7 +23,7 @@ pub(crate) struct Stream<B, E> {
     pub(crate) is_last: bool,
     /// Since when nothing of it went away.
     pub(crate) blocked_since: Option<Instant>,
-    /// So much the client has room for.
+    /// So much the client has made room for beyond what every stream has at first, less what was said.
     pub(crate) window: i64,
     pub(crate) request: Option<Request>,
 }

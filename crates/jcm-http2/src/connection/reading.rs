@@ -38,6 +38,7 @@ thread_local! {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four questions, each with its own answer")]
 pub(super) struct Reading {
     /// The beginning of a frame.
     rest: Vec<u8>,
@@ -52,6 +53,8 @@ pub(super) struct Reading {
     window: i64,
     /// What was read, and was not credited to the client yet.
     pub(super) credit: u32,
+    /// There is more room for what is said. Who waits for it is told once for all that was read: there may be many of both.
+    has_widened: bool,
     /// Nothing is read until something is written.
     pub(super) is_paused: bool,
     /// The client wants no more streams of this connection.
@@ -93,6 +96,7 @@ impl Reading {
             last_stream: 0,
             window: i64::from(window_bytes),
             credit: 0,
+            has_widened: false,
             is_paused: false,
             is_left: false,
             given_up: GivenUp { since: Instant::now(), count: 0 },
@@ -105,17 +109,26 @@ impl Reading {
     }
 }
 
-/// Reads and forgets. True when the client has closed.
-pub(super) fn discard(socket: &mut (impl AsyncRead + Unpin), context: &mut Context<'_>) -> bool {
+/// How much was read and forgotten.
+pub(super) enum Discarded {
+    Some,
+    All,
+    /// All of it, and the client has closed.
+    Closed,
+}
+
+/// Reads and forgets.
+pub(super) fn discard(socket: &mut (impl AsyncRead + Unpin), context: &mut Context<'_>) -> Discarded {
     let mut bytes = [0; 4096];
-    loop {
+    for _ in 0..READS_MAX {
         let mut buffer = ReadBuf::new(&mut bytes);
         match Pin::new(&mut *socket).poll_read(context, &mut buffer) {
-            Poll::Pending => return false,
+            Poll::Pending => return Discarded::All,
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-            Poll::Ready(_) => return true,
+            Poll::Ready(_) => return Discarded::Closed,
         }
     }
+    Discarded::Some
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
@@ -155,6 +168,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
             (self.heard_at, self.is_asked) = (Instant::now(), false);
             let taken = self.frames(&input[..filled])?;
             self.reading.rest = input[taken..filled].to_vec();
+            if std::mem::take(&mut self.reading.has_widened) {
+                self.ring_blocked();
+            }
         }
         self.bell.ring(crate::bell::SOCKET);
         Ok(false)
@@ -380,7 +396,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
             pending: Bytes::new(),
             is_last: false,
             blocked_since: None,
-            window: self.writing.stream_window,
+            window: 0,
             request: intake.map(|intake| Request {
                 intake,
                 window,
@@ -409,7 +425,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
         }
         let (settings, rest) = payload.as_chunks::<6>();
         fixed::<0>(rest)?;
-        let mut window = None;
         for [n0, n1, v0, v1, v2, v3] in settings {
             let value = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
             match u16::from_be_bytes([*n0, *n1]) {
@@ -417,7 +432,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
                     return Err(Error::protocol("a setting has no such value"));
                 }
                 setting::INITIAL_WINDOW_SIZE if i64::from(value) > WINDOW_MAX => return Err(too_wide()),
-                setting::INITIAL_WINDOW_SIZE => window = Some(i64::from(value)),
+                setting::INITIAL_WINDOW_SIZE => {
+                    self.writing.stream_window = i64::from(value);
+                    self.reading.has_widened = true;
+                }
                 // Larger ones than every client takes are not made use of.
                 setting::MAX_FRAME_SIZE if !(PAYLOAD_BYTES_MAX..1 << 24).contains(&(value as usize)) => {
                     return Err(Error::protocol("a setting has no such value"));
@@ -425,22 +443,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
                 _ => {}
             }
         }
-        // Once a frame, however often that says it: there may be many streams.
-        if let Some(window) = window {
-            self.resize_streams(window)?;
-        }
         write_acknowledgement(&mut self.writing.out, kind::SETTINGS, &[]);
-        Ok(())
-    }
-
-    fn resize_streams(&mut self, window: i64) -> Result<(), Error> {
-        let difference = window - self.writing.stream_window;
-        let fits = self.streams.iter_mut().all(|(_, stream)| stream.widen(difference));
-        if !fits {
-            return Err(too_wide());
-        }
-        self.writing.stream_window = window;
-        self.ring_blocked();
         Ok(())
     }
 
@@ -466,15 +469,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
             if self.writing.window > WINDOW_MAX {
                 return Err(too_wide());
             }
-            self.ring_blocked();
+            self.writing.window_grew_at = self.heard_at;
+            self.reading.has_widened = true;
             return Ok(());
         }
         self.must_be_opened(head.stream)?;
         let Some(place) = self.streams.place(head.stream) else { return Ok(()) };
         let Some(stream) = self.streams.get_mut(place) else { return Ok(()) };
+        stream.window += more;
         if more == 0 {
             self.reset(place, Reason::PROTOCOL_ERROR);
-        } else if !stream.widen(more) {
+        } else if self.writing.stream_window + stream.window > WINDOW_MAX {
             self.reset(place, Reason::FLOW_CONTROL_ERROR);
         } else if stream.blocked_since.is_some() {
             self.bell.ring_stream(place);

@@ -15,7 +15,7 @@ use super::{Answer, Connection};
 use crate::bell::WORDS;
 use crate::frame::{self, PAYLOAD_BYTES_MAX, Reason};
 use crate::head;
-use crate::stream::{Phase, Stream};
+use crate::stream::Phase;
 
 /// Frames of one stream before others have their turn.
 const FRAMES_A_TURN: usize = 4;
@@ -45,7 +45,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
                     self.next_place = place;
                     return self.put_back(places);
                 }
-                self.next_place = place + 1;
+                if self.writing.window > 0 {
+                    // Whoever comes when there is no room left for anybody comes first next time.
+                    self.next_place = place + 1;
+                }
                 places[place / 64] &= !(1 << (place % 64));
                 self.tell_stream(place);
             }
@@ -78,9 +81,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     }
 
     fn go_on(&mut self, place: usize) -> Then {
-        for _ in 0..FRAMES_A_TURN {
+        for frames in 0.. {
             let Some(stream) = self.streams.get_mut(place) else { return Then::Rest };
-            if !self.writing.has_room() {
+            if matches!(stream.phase, Phase::Told) {
+                return self.after(place);
+            }
+            if frames == FRAMES_A_TURN || !self.writing.has_room() {
                 return Then::Again;
             }
             let context = &mut Context::from_waker(&stream.waker);
@@ -124,10 +130,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
                         }
                     },
                 },
-                Phase::Told => return self.after(place),
+                Phase::Told => {}
             }
         }
-        Then::Again
+        Then::Rest
     }
 
     fn begin_answer(&mut self, place: usize, answer: Response<S::Body>) {
@@ -141,13 +147,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
     /// Writes what waits, as far as the windows allow. True when nothing waits any more.
     fn tell_pending(&mut self, place: usize) -> bool {
         let Some(stream) = self.streams.get_mut(place) else { return true };
-        let before = stream.pending.len();
         while !stream.pending.is_empty() && self.writing.has_room() {
-            let window = stream.window.min(self.writing.window);
+            let window = (self.writing.stream_window + stream.window).min(self.writing.window);
             let room = usize::try_from(window).unwrap_or(0).min(PAYLOAD_BYTES_MAX);
             let count = stream.pending.len().min(room);
             if count == 0 {
-                break;
+                if stream.blocked_since.is_none() {
+                    let now = Instant::now();
+                    stream.blocked_since = Some(now);
+                    self.look_at(now + self.limits.unread);
+                }
+                return false;
             }
             let spent = i64::try_from(count).unwrap_or(i64::MAX);
             stream.window -= spent;
@@ -155,24 +165,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
             let is_last = stream.is_last && count == stream.pending.len();
             self.writing.data(stream.id, is_last, &stream.pending[..count]);
             stream.pending.advance(count);
-        }
-        if stream.pending.is_empty() {
-            stream.pending = bytes::Bytes::new();
             stream.blocked_since = None;
-            if stream.is_last {
-                stream.phase = Phase::Told;
-            }
-            return true;
         }
-        if !self.writing.has_room() {
+        if !stream.pending.is_empty() {
             self.bell.ring_stream(place);
+            return false;
         }
-        if stream.pending.len() < before || stream.blocked_since.is_none() {
-            let now = Instant::now();
-            stream.blocked_since = Some(now);
-            self.look_at(now + self.limits.unread);
+        stream.pending = bytes::Bytes::new();
+        if stream.is_last {
+            stream.phase = Phase::Told;
         }
-        false
+        true
     }
 
     /// The answer is told. The rest of the request is waited for while somebody reads it, so that its sender gets to see the
@@ -191,20 +194,30 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
         }
     }
 
-    /// Resets streams that were not read for so long. Answers when the next one is due.
+    /// Resets streams of which nothing went away for so long: for want of room on the stream itself, or because the client makes
+    /// none for any of them. Answers when the next one is due.
     pub(super) fn reset_unread(&mut self, now: Instant, unread: Duration) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         let mut over = Vec::new();
         for (place, stream) in self.streams.iter_mut() {
-            let Some(due) = stream.blocked_since.map(|since| since + unread) else { continue };
-            if due <= now {
+            let Some(mut since) = stream.blocked_since else { continue };
+            if self.writing.stream_window + stream.window > 0 {
+                since = since.max(self.writing.window_grew_at);
+            }
+            if since + unread <= now {
                 over.push((place, stream.id));
             } else {
-                next = Some(next.map_or(due, |next| next.min(due)));
+                next = Some(next.map_or(since + unread, |next| next.min(since + unread)));
             }
         }
+        if !over.is_empty() {
+            info!(
+                streams = over.len(),
+                limit_s = unread.as_secs(),
+                "streams are reset: their client does not read"
+            );
+        }
         for (place, id) in over {
-            info!(stream = id, limit_s = unread.as_secs(), "stream reset: its client does not read");
             frame::write_reset(&mut self.writing.out, id, Reason::CANCEL);
             self.remove(place);
         }
@@ -224,21 +237,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
         }
     }
 
-    /// All streams that wait for room on the connection may go on.
+    /// All streams that wait for room may go on.
     pub(super) fn ring_blocked(&mut self) {
         let bell = &self.bell;
         self.streams
             .iter_mut()
             .filter(|(_, stream)| stream.blocked_since.is_some())
             .for_each(|(place, _)| bell.ring_stream(place));
-    }
-}
-
-impl<B, E> Stream<B, E> {
-    /// The client has so much more room, or less. False: more than there may be.
-    pub(super) fn widen(&mut self, bytes: i64) -> bool {
-        self.window += bytes;
-        self.window <= frame::WINDOW_MAX
     }
 }
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::{Answer, Connection, OUTPUT, OUTPUT_KEPT_MAX};
 use crate::Error;
@@ -23,7 +24,9 @@ pub(super) struct Writing {
     pub(super) is_blocked: bool,
     /// So much the client has room for, on all streams together.
     pub(super) window: i64,
-    /// And on a stream that begins.
+    /// When it grew last.
+    pub(super) window_grew_at: Instant,
+    /// And on each stream at first.
     pub(super) stream_window: i64,
     /// A header was written.
     has_begun: bool,
@@ -36,6 +39,7 @@ impl Default for Writing {
             written: 0,
             is_blocked: false,
             window: i64::from(WINDOW_AT_FIRST),
+            window_grew_at: Instant::now(),
             stream_window: i64::from(WINDOW_AT_FIRST),
             has_begun: false,
         }
@@ -67,10 +71,12 @@ impl Writing {
                 out.clear();
                 OUTPUT.set(out);
             }
-        } else if self.written > 0 {
+        } else {
             self.out.drain(..self.written);
-            self.out.shrink_to_fit();
             self.written = 0;
+            if self.out.capacity() > 2 * self.out.len() {
+                self.out.shrink_to_fit();
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::fixed::FIXED;
 use super::huffman;
 
@@ -27,15 +29,21 @@ pub(crate) struct Decoder {
 
 #[derive(Debug)]
 struct Entry {
-    /// The name, and behind it the value.
-    text: Box<[u8]>,
-    name: usize,
+    /// Shared by all entries that were made of one another: whoever refers to a long one again and again has it copied never.
+    name: Bytes,
+    value: Box<[u8]>,
 }
 
 impl Entry {
     fn size(&self) -> usize {
-        self.text.len() + ENTRY_OVERHEAD
+        self.name.len() + self.value.len() + ENTRY_OVERHEAD
     }
+}
+
+/// What a number stands for.
+enum Known<'a> {
+    Fixed(&'static str, &'static str),
+    Kept(&'a Entry),
 }
 
 impl Default for Decoder {
@@ -53,12 +61,14 @@ impl Decoder {
     ) -> Result<(), Malformed> {
         let mut input = Input(block);
         let mut is_first = true;
-        // The field at hand: its name, and behind it the value.
-        let mut text = Vec::new();
+        let mut value = Vec::new();
         while let Some(first) = input.0.first().copied() {
             if first & 0x80 != 0 {
-                let (name, value) = self.at(input.number(7)?)?;
-                field(name, value);
+                let number = input.number(7)?;
+                match self.entry(number)? {
+                    Known::Fixed(name, value) => field(name.as_bytes(), value.as_bytes()),
+                    Known::Kept(entry) => field(&entry.name, &entry.value),
+                }
             } else if first & 0xe0 == 0x20 {
                 if !is_first {
                     return Err(Malformed);
@@ -67,16 +77,22 @@ impl Decoder {
                 continue;
             } else {
                 let is_kept = first & 0x40 != 0;
-                text.clear();
-                match input.number(if is_kept { 6 } else { 4 })? {
-                    0 => input.text(&mut text)?,
-                    number => text.extend_from_slice(self.at(number)?.0),
-                }
-                let name = text.len();
-                input.text(&mut text)?;
-                field(&text[..name], &text[name..]);
+                let name = match input.number(if is_kept { 6 } else { 4 })? {
+                    0 => {
+                        let mut name = Vec::new();
+                        input.text(&mut name)?;
+                        name.into()
+                    }
+                    number => match self.entry(number)? {
+                        Known::Fixed(name, _) => Bytes::from_static(name.as_bytes()),
+                        Known::Kept(entry) => entry.name.clone(),
+                    },
+                };
+                value.clear();
+                input.text(&mut value)?;
+                field(&name, &value);
                 if is_kept {
-                    self.keep(&text, name);
+                    self.keep(name, &value);
                 }
             }
             is_first = false;
@@ -84,21 +100,20 @@ impl Decoder {
         Ok(())
     }
 
-    fn at(&self, number: u32) -> Result<(&[u8], &[u8]), Malformed> {
+    fn entry(&self, number: u32) -> Result<Known<'_>, Malformed> {
         let at = (number as usize).checked_sub(1).ok_or(Malformed)?;
         if let Some((name, value)) = FIXED.get(at) {
-            return Ok((name.as_bytes(), value.as_bytes()));
+            return Ok(Known::Fixed(name, value));
         }
-        let entry = self.entries.get(at - FIXED.len()).ok_or(Malformed)?;
-        Ok(entry.text.split_at(entry.name))
+        self.entries.get(at - FIXED.len()).map(Known::Kept).ok_or(Malformed)
     }
 
-    fn keep(&mut self, text: &[u8], name: usize) {
-        let size = text.len() + ENTRY_OVERHEAD;
-        self.shrink(self.bytes_max.saturating_sub(size));
-        if size <= self.bytes_max {
-            self.bytes += size;
-            self.entries.push_front(Entry { text: text.into(), name });
+    fn keep(&mut self, name: Bytes, value: &[u8]) {
+        let entry = Entry { name, value: value.into() };
+        self.shrink(self.bytes_max.saturating_sub(entry.size()));
+        if entry.size() <= self.bytes_max {
+            self.bytes += entry.size();
+            self.entries.push_front(entry);
         }
     }
 

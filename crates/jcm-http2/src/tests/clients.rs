@@ -275,3 +275,40 @@ async fn a_header_that_is_too_large_is_answered_as_that() {
     drop(requests);
     ended.await.unwrap().unwrap();
 }
+
+/// If a bell that is rung while the connection is at work, goes to rest or is woken were not heard, this would not end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_that_is_said_while_the_connection_is_at_work() {
+    const STREAMS: usize = 12;
+    const MESSAGES: usize = 3_000;
+    let (socket, ended, ..) = serve(&LIMITS);
+    let requests = connect(socket).await;
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..STREAMS {
+        let requests = requests.clone();
+        all.spawn(async move {
+            let mut requests = requests.ready().await.unwrap();
+            let (answer, mut stream) = requests.send_request(request("/pipe"), false).unwrap();
+            let mut body = answer.await.unwrap().into_body();
+            let mut heard = 0;
+            for message in 0..MESSAGES {
+                let bytes = vec![0; 1 + (message + number) % 50];
+                stream.send_data(bytes.clone().into(), false).unwrap();
+                let mut left = bytes.len();
+                // Each message is waited for: one that is not woken for it never gets it.
+                while left > 0 {
+                    let chunk = body.data().await.unwrap().unwrap();
+                    body.flow_control().release_capacity(chunk.len()).unwrap();
+                    left -= chunk.len();
+                }
+                heard += 1;
+            }
+            stream.send_data(Bytes::new(), true).unwrap();
+            assert!(body.data().await.is_none_or(|chunk| chunk.unwrap().is_empty()));
+            heard
+        });
+    }
+    assert_eq!(all.join_all().await, [MESSAGES; STREAMS]);
+    drop(requests);
+    ended.await.unwrap().unwrap();
+}

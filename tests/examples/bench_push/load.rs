@@ -10,12 +10,14 @@ use tokio::sync::mpsc;
 use crate::Fault;
 use crate::contender::{Change, Contender, again, from_hex, hex, turned_at};
 use crate::figures::Sample;
-use crate::reader::Plan;
+use crate::reader::{Plan, now};
 
 const READY_DEADLINE: Duration = Duration::from_mins(2);
 const EVENT_DEADLINE: Duration = Duration::from_mins(1);
 /// For whatever is left to do after the last stream was told.
 const AFTERMATH: Duration = Duration::from_millis(100);
+/// How often it is looked what was spent, as long as it is not known when a verdict turns.
+const GLANCE: Duration = Duration::from_millis(20);
 /// Between two changes, and after the first views.
 const SETTLE: Duration = Duration::from_millis(300);
 /// Two pauses between heartbeats.
@@ -66,8 +68,9 @@ impl Load {
         Ok(share * 1e6 / self.streams as f64)
     }
 
-    /// So many changes, each after the last one has reached every stream. Every change counts from its begin until a while
-    /// after its last stream was told; what a server says when nothing happens is said later than that.
+    /// So many changes, each after the last one has reached every stream. Every change counts from its begin, a verdict from
+    /// when it turned, until a while after its last stream was told: what a server says before that, because nothing happens yet,
+    /// is no part of it.
     pub(crate) async fn changes(
         &mut self,
         contender: &mut Contender,
@@ -76,15 +79,27 @@ impl Load {
     ) -> Result<Sample, Fault> {
         let (mut last_ms, mut median_ms, mut bytes, mut used) = (Vec::new(), Vec::new(), 0, Duration::ZERO);
         for _ in 0..count {
-            let before = cpu(contender.pid())?;
+            let mut spent = vec![(now(), cpu(contender.pid())?)];
             let at = contender.push(change).await;
-            let line: Value = serde_json::from_str(&self.line(EVENT_DEADLINE).await?)?;
+            let line = {
+                let line = self.line(EVENT_DEADLINE);
+                tokio::pin!(line);
+                loop {
+                    tokio::select! {
+                        line = &mut line => break line?,
+                        () = tokio::time::sleep(GLANCE) => spent.push((now(), cpu(contender.pid())?)),
+                    }
+                }
+            };
+            let line: Value = serde_json::from_str(&line)?;
             tokio::time::sleep(AFTERMATH).await;
-            used += cpu(contender.pid())?.saturating_sub(before);
+            let after = cpu(contender.pid())?;
             let number = |field: &str| line[field].as_u64().ok_or("a number");
             self.last_event = from_hex(line["first"].as_str().ok_or("an event")?);
             let at = at.or_else(|| turned_at(&self.last_event));
             let at = at.ok_or("the event says when its verdict turned")?;
+            let before = spent.iter().rev().find(|(when, _)| *when <= at).unwrap_or(&spent[0]).1;
+            used += after.saturating_sub(before);
             last_ms.push(millis(at, number("last")?));
             median_ms.push(millis(at, number("median")?));
             bytes += number("bytes")?;

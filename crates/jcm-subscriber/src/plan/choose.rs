@@ -23,17 +23,30 @@ const LOOKS_MAX: usize = 20;
 /// What a thread brings to a choice.
 #[derive(Debug)]
 pub(crate) struct Hand {
-    turn: Cell<usize>,
-    /// How many turns there are in all, where each is its own entry; else 0. So a pick in even turns need not ask the plan.
-    even_turns: Cell<usize>,
+    turn: Cell<u32>,
+    /// How many turns there are in all; 0 where the policy knows none, or nothing may be called.
+    turns: Cell<u32>,
     random: Cell<Random>,
+    /// Whether each turn is its own entry. So a pick by even turns need not ask the plan.
+    even: Cell<bool>,
 }
 
 impl Hand {
-    pub(crate) fn new(mut random: Random) -> Self {
+    /// One that is to be [seeded](Self::seed).
+    pub(crate) const fn empty() -> Self {
+        Self {
+            turn: Cell::new(0),
+            turns: Cell::new(0),
+            random: Cell::new(Random::seeded(0)),
+            even: Cell::new(false),
+        }
+    }
+
+    /// Gives it its own chance.
+    pub(crate) fn seed(&self, mut random: Random) {
         // Threads that start together must not march together.
-        let turn = random.below(u32::MAX) as usize;
-        Self { turn: Cell::new(turn), even_turns: Cell::new(0), random: Cell::new(random) }
+        self.turn.set(random.below(u32::MAX));
+        self.random.set(random);
     }
 
     /// Another plan is to be chosen from.
@@ -42,30 +55,26 @@ impl Hand {
             self.turn.set(0);
             self.random.set(random);
         }
-        self.even_turns.set(0);
+        self.turns.set(0);
         if let Table::Turns(turns) = &plan.table {
             self.turn.set(self.turn.get() % turns.len().max(1));
-            self.even_turns.set(turns.even());
+            self.turns.set(turns.len());
+            self.even.set(turns.are_even());
         }
     }
 
-    /// The entry whose turn it is, where turns are even.
+    /// The entry whose turn it is; `None` where the policy knows no turns, or nothing may be called.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "as many even turns as nodes: at most 20,000")]
-    pub(crate) fn next_even(&self) -> Option<u32> {
-        match self.even_turns.get() {
-            0 => None,
-            turns => Some(self.next_of(turns) as u32),
-        }
-    }
-
-    /// Whose turn it is, of so many. It may stand beyond the last.
-    #[inline]
-    fn next_of(&self, turns: usize) -> usize {
-        let turn = self.turn.get();
-        let turn = if turn < turns { turn } else { 0 };
+    pub(crate) fn next_turn(&self, plan: &Plan) -> Option<u32> {
+        let (turn, turns) = (self.turn.get(), self.turns.get());
+        let turn = match turn {
+            // A branch that is nearly always guessed, where an exchange would have the next pick wait for this comparison.
+            turn if turn < turns => turn,
+            _ if turns == 0 => return None,
+            _ => 0,
+        };
         self.turn.set(turn + 1);
-        turn
+        if self.even.get() { Some(turn) } else { plan.at_turn(turn) }
     }
 
     #[inline]
@@ -84,10 +93,10 @@ impl Hand {
     #[inline(always)]
     pub(crate) fn choose(&self, plan: &Plan, now: impl Fn() -> Micros) -> Option<u32> {
         match &plan.table {
-            Table::Turns(turns) => turns.get(self.next_of(turns.len())),
+            Table::Turns(_) => self.next_turn(plan),
             // The default policy, so it is worth a place here as well.
-            Table::Draw(_) if plan.choice == Choice::P2c && plan.chosen > 0 => {
-                let (first, second) = plan.two(|| self.bits());
+            Table::Draw(None) if plan.choice == Choice::P2c && plan.chosen > 1 => {
+                let (first, second) = two_below(self.bits(), plan.chosen);
                 Some(plan.less_busy(first, second))
             }
             _ => self.draw(plan, now),
@@ -130,6 +139,15 @@ impl Hand {
 }
 
 impl Plan {
+    /// Whose turn it is; `None` beyond the last, and where the policy knows no turns.
+    #[inline]
+    fn at_turn(&self, turn: u32) -> Option<u32> {
+        match &self.table {
+            Table::Turns(turns) => turns.get(turn),
+            _ => None,
+        }
+    }
+
     /// The entry that random bits, or those of a key, lead to.
     #[inline]
     fn by_bits(&self, mut bits: impl FnMut() -> u64, now: impl Fn() -> Micros) -> Option<u32> {
@@ -137,14 +155,7 @@ impl Plan {
             return None;
         }
         Some(match (&self.table, self.choice) {
-            (Table::Turns(turns), _) => {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "a table of turns is bounded far below 2^32"
-                )]
-                let turn = scale((bits() >> 32) as u32, turns.len() as u32);
-                turns.get(turn as usize)?
-            }
+            (Table::Turns(turns), _) => turns.get(scale((bits() >> 32) as u32, turns.len()))?,
             (Table::Hashed(lookup), _) => self.by_hash(lookup, bits()),
             (Table::Draw(_), Choice::Random) => self.draw(bits()),
             (Table::Draw(_), Choice::LeastInFlight) => self.least(bits),

@@ -57,7 +57,8 @@ fn plan(policy: &Policy, sketches: &[Sketch]) -> Plan {
 }
 
 pub(super) fn hand(plan: &Plan, seed: u64) -> Hand {
-    let hand = Hand::new(Random::seeded(seed));
+    let hand = Hand::empty();
+    hand.seed(Random::seeded(seed));
     hand.begin(plan);
     hand
 }

@@ -18,7 +18,7 @@ const WHOLE_MAX: f64 = jcm_model::node::WEIGHT_MAX as f64;
 /// The order of turns: each is a position in the weights it was made from.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    count: usize,
+    count: u32,
     /// `None` where every weight is the same: then each turn is its own position, and a pick reads no table.
     table: Option<Box<[u32]>>,
 }
@@ -28,31 +28,34 @@ impl Turns {
     pub(crate) fn new(weights: &[f64]) -> Self {
         let counts = counts(weights);
         if counts.iter().all(|count| *count == 1) {
-            return Self { count: counts.len(), table: None };
+            return Self { count: bounded(counts.len()), table: None };
         }
         let table = laid_out(&counts);
-        Self { count: table.len(), table: Some(table) }
+        Self { count: bounded(table.len()), table: Some(table) }
     }
 
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> u32 {
         self.count
     }
 
-    /// How many turns there are if each is its own position, else 0.
-    pub(crate) fn even(&self) -> usize {
-        if self.table.is_none() { self.count } else { 0 }
+    /// Whether each turn is its own position.
+    pub(crate) fn are_even(&self) -> bool {
+        self.table.is_none()
     }
 
     /// Whose turn it is; `None` beyond the last.
     #[inline]
-    pub(crate) fn get(&self, turn: usize) -> Option<u32> {
+    pub(crate) fn get(&self, turn: u32) -> Option<u32> {
         match &self.table {
-            Some(table) => table.get(turn).copied(),
-            None if turn < self.count => u32::try_from(turn).ok(),
-            None => None,
+            Some(table) => table.get(turn as usize).copied(),
+            None => (turn < self.count).then_some(turn),
         }
     }
+}
+
+fn bounded(turns: usize) -> u32 {
+    u32::try_from(turns).expect("a table has at most a turn for each node and those of its bound")
 }
 
 /// One turn of an entry, and the window that it must fall into.

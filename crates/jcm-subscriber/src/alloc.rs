@@ -211,13 +211,13 @@ impl Slot {
     #[inline]
     fn pick_with_spare(&self, number: usize) -> Option<Picked> {
         let plan = self.take_spare()?;
-        match self.hand.next_turn(&plan) {
+        match self.hand.next_turn() {
             Some(entry) => Some(Picked::in_turn(plan, number, entry)),
             None => self.choose_with_spare(plan, number),
         }
     }
 
-    /// The same by a policy without turns.
+    /// The same where the plan is to be looked at.
     #[inline(never)]
     fn choose_with_spare(&self, plan: Arc<Plan>, number: usize) -> Option<Picked> {
         if let Some(entry) = self.hand.choose(&plan, Micros::now) {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::latency::Micros;
 use crate::plan::hashed::{Lookup, Made};
+use crate::plan::turns::{Ahead, Turns};
 use crate::plan::{Entry, Plan, Table};
 use crate::policy::Choice;
 use crate::random::{Random, mixed, scale, two_below};
@@ -23,12 +24,13 @@ const LOOKS_MAX: usize = 20;
 /// What a thread brings to a choice.
 #[derive(Debug)]
 pub(crate) struct Hand {
+    /// The next turn, beyond those in `ahead`.
     turn: Cell<u32>,
-    /// How many turns there are in all; 0 where the policy knows none, or nothing may be called.
-    turns: Cell<u32>,
+    /// How many turns there are in all, where each is its own entry; else 0. So a pick by even turns need not ask the plan.
+    even_turns: Cell<u32>,
+    /// Turns of others.
+    ahead: Cell<Ahead>,
     random: Cell<Random>,
-    /// Whether each turn is its own entry. So a pick by even turns need not ask the plan.
-    even: Cell<bool>,
 }
 
 impl Hand {
@@ -36,9 +38,9 @@ impl Hand {
     pub(crate) const fn empty() -> Self {
         Self {
             turn: Cell::new(0),
-            turns: Cell::new(0),
+            even_turns: Cell::new(0),
+            ahead: Cell::new(Ahead::NONE),
             random: Cell::new(Random::seeded(0)),
-            even: Cell::new(false),
         }
     }
 
@@ -55,26 +57,43 @@ impl Hand {
             self.turn.set(0);
             self.random.set(random);
         }
-        self.turns.set(0);
+        self.even_turns.set(0);
+        self.ahead.set(Ahead::NONE);
         if let Table::Turns(turns) = &plan.table {
             self.turn.set(self.turn.get() % turns.len().max(1));
-            self.turns.set(turns.len());
-            self.even.set(turns.are_even());
+            self.even_turns.set(if turns.are_even() { turns.len() } else { 0 });
         }
     }
 
-    /// The entry whose turn it is; `None` where the policy knows no turns, or nothing may be called.
+    /// The entry whose turn it is, where that is known without a look at the plan.
     #[inline]
-    pub(crate) fn next_turn(&self, plan: &Plan) -> Option<u32> {
-        let (turn, turns) = (self.turn.get(), self.turns.get());
-        let turn = match turn {
-            // A branch that is nearly always guessed, where an exchange would have the next pick wait for this comparison.
-            turn if turn < turns => turn,
-            _ if turns == 0 => return None,
-            _ => 0,
-        };
-        self.turn.set(turn + 1);
-        if self.even.get() { Some(turn) } else { plan.at_turn(turn) }
+    pub(crate) fn next_turn(&self) -> Option<u32> {
+        let mut ahead = self.ahead.get();
+        if let Some(entry) = ahead.pop() {
+            self.ahead.set(ahead);
+            return Some(entry);
+        }
+        let turn = self.turn.get();
+        // A branch that is nearly always guessed, so that the next pick does not wait for what this one compares.
+        if turn < self.even_turns.get() {
+            self.turn.set(turn + 1);
+            return Some(turn);
+        }
+        None
+    }
+
+    /// The same where the plan is to be looked at; `None` where nothing may be called.
+    fn turn_of(&self, turns: &Turns) -> Option<u32> {
+        self.next_turn().or_else(|| {
+            if turns.are_even() {
+                self.turn.set(0);
+            } else {
+                let (ahead, turn) = turns.ahead(self.turn.get());
+                self.ahead.set(ahead);
+                self.turn.set(turn);
+            }
+            self.next_turn()
+        })
     }
 
     #[inline]
@@ -93,7 +112,7 @@ impl Hand {
     #[inline(always)]
     pub(crate) fn choose(&self, plan: &Plan, now: impl Fn() -> Micros) -> Option<u32> {
         match &plan.table {
-            Table::Turns(_) => self.next_turn(plan),
+            Table::Turns(turns) => self.turn_of(turns),
             // The default policy, so it is worth a place here as well.
             Table::Draw(None) if plan.choice == Choice::P2c && plan.chosen > 1 => {
                 let (first, second) = two_below(self.bits(), plan.chosen);
@@ -139,15 +158,6 @@ impl Hand {
 }
 
 impl Plan {
-    /// Whose turn it is; `None` beyond the last, and where the policy knows no turns.
-    #[inline]
-    fn at_turn(&self, turn: u32) -> Option<u32> {
-        match &self.table {
-            Table::Turns(turns) => turns.get(turn),
-            _ => None,
-        }
-    }
-
     /// The entry that random bits, or those of a key, lead to.
     #[inline]
     fn by_bits(&self, mut bits: impl FnMut() -> u64, now: impl Fn() -> Micros) -> Option<u32> {

@@ -7,7 +7,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-/// Longest table that is expanded in full: half a megabyte for a cluster of very uneven weights. It carries 20,000
+use crate::plan::ENTRIES_MAX;
+
+/// Longest table that is expanded in full: a quarter of a megabyte for a cluster of very uneven weights. It carries 20,000
 /// nodes of which some are degraded without rounding.
 pub(crate) const TURNS_MAX: u64 = 131_072;
 /// Turns for each entry when weights are fractions: shares are then right to a hundredth of the mean share.
@@ -20,8 +22,36 @@ const WHOLE_MAX: f64 = jcm_model::node::WEIGHT_MAX as f64;
 pub(crate) struct Turns {
     count: u32,
     /// `None` where every weight is the same: then each turn is its own position, and a pick reads no table.
-    table: Option<Box<[u32]>>,
+    table: Option<Box<[u16]>>,
 }
+
+/// The next few turns of a table in one word, the first in the lowest bits: so most picks by uneven turns read the table no
+/// more than those by even ones do, and wait for nothing that is in it. Each is a position and a bit that is always set, so that
+/// 0 is no turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead(u64);
+
+impl Ahead {
+    pub(crate) const NONE: Self = Self(0);
+    const TURN_BITS: u32 = 16;
+    const TURNS: u32 = u64::BITS / Self::TURN_BITS;
+    const ALWAYS: u64 = 1 << (Self::TURN_BITS - 1);
+
+    /// Takes the first turn.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<u32> {
+        let first = self.0 & (2 * Self::ALWAYS - 1);
+        self.0 >>= Self::TURN_BITS;
+        (first != 0).then_some((first & (Self::ALWAYS - 1)) as u32)
+    }
+
+    /// Sets the turn at a place that is free.
+    fn put(&mut self, at: u32, position: u32) {
+        self.0 |= (Self::ALWAYS | u64::from(position)) << (at * Self::TURN_BITS);
+    }
+}
+
+const _: () = assert!((ENTRIES_MAX as u64) < Ahead::ALWAYS);
 
 impl Turns {
     /// The turns for the given weights, each above 0.
@@ -48,9 +78,22 @@ impl Turns {
     #[inline]
     pub(crate) fn get(&self, turn: u32) -> Option<u32> {
         match &self.table {
-            Some(table) => table.get(turn as usize).copied(),
+            Some(table) => table.get(turn as usize).copied().map(u32::from),
             None => (turn < self.count).then_some(turn),
         }
+    }
+
+    /// The turns from this one on, with the first after the last, and which comes after them.
+    pub(crate) fn ahead(&self, turn: u32) -> (Ahead, u32) {
+        let (mut ahead, mut next) = (Ahead::NONE, turn);
+        for at in 0..Ahead::TURNS {
+            next = if next < self.count { next } else { 0 };
+            // Where there are no turns there is no first one either.
+            let Some(position) = self.get(next) else { break };
+            ahead.put(at, position);
+            next += 1;
+        }
+        (ahead, next)
     }
 }
 
@@ -62,7 +105,7 @@ fn bounded(turns: usize) -> u32 {
 #[derive(Debug)]
 struct Kind {
     count: u64,
-    entries: Vec<u32>,
+    entries: Vec<u16>,
     /// The turn of each entry that is laid out now, and how many have theirs.
     number: u64,
     done: usize,
@@ -90,10 +133,10 @@ impl Kind {
 /// Entries of one kind have theirs one after another, so what this costs grows with the number of kinds and hardly with that
 /// of the nodes; and kinds are few, for each adds another count to a bounded sum. The next turn of a kind need not be thought
 /// of before all have this one: it is released one turn at most before this one is due, and who is left then is due first.
-fn laid_out(counts: &[u64]) -> Box<[u32]> {
+fn laid_out(counts: &[u64]) -> Box<[u16]> {
     let total: u64 = counts.iter().sum();
-    let mut kinds: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    for (entry, count) in (0_u32..).zip(counts) {
+    let mut kinds: BTreeMap<u64, Vec<u16>> = BTreeMap::new();
+    for (entry, count) in (0_u16..).zip(counts) {
         kinds.entry(*count).or_default().push(entry);
     }
     let kind = |(count, entries)| Kind { count, entries, number: 0, done: 0 };
@@ -102,7 +145,7 @@ fn laid_out(counts: &[u64]) -> Box<[u32]> {
     let mut waiting: BinaryHeap<Reverse<(u64, usize)>> =
         (0..kinds.len()).map(|at| Reverse((0, at))).collect();
     let mut ready: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::with_capacity(kinds.len());
-    let mut turns: Vec<u32> = Vec::with_capacity(counts.len());
+    let mut turns: Vec<u16> = Vec::with_capacity(counts.len());
     while (turns.len() as u64) < total {
         let turn = turns.len() as u64;
         while let Some(Reverse((release, at))) = waiting.peek().copied()

@@ -68,30 +68,28 @@ impl Hand {
     /// The entry whose turn it is, where that is known without a look at the plan.
     #[inline]
     pub(crate) fn next_turn(&self) -> Option<u32> {
-        let mut ahead = self.ahead.get();
-        if let Some(entry) = ahead.pop() {
-            self.ahead.set(ahead);
-            return Some(entry);
-        }
-        let turn = self.turn.get();
-        // A branch that is nearly always guessed, so that the next pick does not wait for what this one compares.
-        if turn < self.even_turns.get() {
-            self.turn.set(turn + 1);
-            return Some(turn);
-        }
-        None
+        let (turn, turns) = (self.turn.get(), self.even_turns.get());
+        // Branches that are nearly always guessed, so that the next pick does not wait for what this one compares.
+        let turn = match turn {
+            turn if turn < turns => turn,
+            _ if turns > 0 => 0,
+            _ => {
+                let mut ahead = self.ahead.get();
+                let entry = ahead.pop()?;
+                self.ahead.set(ahead);
+                return Some(entry);
+            }
+        };
+        self.turn.set(turn + 1);
+        Some(turn)
     }
 
     /// The same where the plan is to be looked at; `None` where nothing may be called.
     fn turn_of(&self, turns: &Turns) -> Option<u32> {
         self.next_turn().or_else(|| {
-            if turns.are_even() {
-                self.turn.set(0);
-            } else {
-                let (ahead, turn) = turns.ahead(self.turn.get());
-                self.ahead.set(ahead);
-                self.turn.set(turn);
-            }
+            let (ahead, turn) = turns.ahead(self.turn.get());
+            self.ahead.set(ahead);
+            self.turn.set(turn);
             self.next_turn()
         })
     }

@@ -7,12 +7,19 @@
 //! allocates.
 //!
 //! What a slot needs to tell whether a reference fits, and where a round robin is, lies in the slot itself, and the node in
-//! hand knows its slot: a pick by even turns and its drop read nothing of the plan at all.
+//! hand knows its slot: a pick by even turns and its drop read nothing of the plan at all. Whatever else a pick may have to do
+//! is a function of its own that ends it, so that what nearly every pick does is short, and needs no room on the stack.
+//!
+//! The first slots have no destructor. Whoever comes to something of a thread that has one must ask each time whether it is
+//! still there, and a pick would ask twice. [`Further`] has one, and empties them when the thread ends.
+//!
+//! Invariant: a slot is filled only while its thread's [`Further`] is there.
 
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell};
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jcm_model::{ClusterName, NodeId, Revision};
@@ -28,15 +35,46 @@ use crate::view::Content;
 /// count. Beyond that a pick costs two atomic operations more.
 const STOCK_MAX: usize = 64;
 
-/// Slots of a thread come in chunks, so that more can be added while one is in use.
+/// Slots that each thread has from its beginning: as many handles as nearly any process has, in two kilobytes.
+const FIRST: usize = 32;
+/// Further slots of a thread come in chunks, so that more can be added while one is in use.
 const CHUNK: usize = 32;
-/// Most chunks: 4096 handles of one process are picked from at full speed, further ones at the cost of a shared count.
-const CHUNKS_MAX: usize = 128;
-/// Slots of a thread. Numbers from here on have none.
-pub(crate) const SLOTS_MAX: usize = CHUNK * CHUNKS_MAX;
+/// Most chunks: 4096 handles of one process are picked from without a shared count.
+const CHUNKS_MAX: usize = 127;
+/// Slots of a thread. This number has none, and stands for all that would come after it.
+pub(crate) const SLOTS_MAX: usize = FIRST + CHUNK * CHUNKS_MAX;
 
 thread_local! {
-    static SLOTS: [OnceCell<Box<[Slot; CHUNK]>>; CHUNKS_MAX] = const { [const { OnceCell::new() }; CHUNKS_MAX] };
+    static SLOTS: [Slot; FIRST] = const { [const { Slot::empty() }; FIRST] };
+    static FURTHER: Further = const { Further { chunks: [const { OnceCell::new() }; CHUNKS_MAX] } };
+}
+
+/// The slots of a thread that are not the first.
+struct Further {
+    chunks: [OnceCell<Box<[Slot; CHUNK]>>; CHUNKS_MAX],
+}
+
+impl Further {
+    /// The slot of a number; `None` where it was never used.
+    fn get(&self, number: usize) -> Option<&Slot> {
+        let number = number.checked_sub(FIRST)?;
+        self.chunks.get(number / CHUNK)?.get().map(|chunk| &chunk[number % CHUNK])
+    }
+
+    /// The slot of a number; `None` where there can be none.
+    fn get_or_make(&self, number: usize) -> Option<&Slot> {
+        let number = number.checked_sub(FIRST)?;
+        let chunk = self.chunks.get(number / CHUNK)?;
+        let chunk = chunk.get_or_init(|| Box::new([const { Slot::empty() }; CHUNK]));
+        Some(&chunk[number % CHUNK])
+    }
+}
+
+impl Drop for Further {
+    fn drop(&mut self) {
+        SLOTS.with(|first| first.iter().for_each(Slot::clear));
+        self.chunks.iter().filter_map(OnceCell::get).for_each(|chunk| chunk.iter().for_each(Slot::clear));
+    }
 }
 
 /// Why there is no node to call.
@@ -78,75 +116,110 @@ fn none_of(nodes: usize) -> String {
     }
 }
 
-/// One thread's part of one handle.
+/// One thread's part of one handle, on one line of the cache. It drops nothing by itself: see [`Self::clear`]. All zeros at
+/// first, so that a thread begins without a cost for slots that it may never use.
+#[repr(align(64))]
 struct Slot {
-    /// Of the plan in `plan`; 0 when there is none.
+    /// Of the plan in `rest`; 0 when there is none.
     generation: Cell<u64>,
     /// Where that plan lies, and so who may be put back. It is compared and never looked through: while the slot holds the
     /// plan, nothing else can lie there.
     address: Cell<*const Plan>,
     /// The reference that the next pick takes and the last drop put back.
-    spare: Cell<Option<Arc<Plan>>>,
+    spare: Cell<Option<ManuallyDrop<Arc<Plan>>>>,
     hand: Hand,
-    /// References beyond that one, for threads with several calls in flight.
-    stock: RefCell<Vec<Arc<Plan>>>,
-    plan: RefCell<Option<Arc<Plan>>>,
+    rest: Cell<Option<ManuallyDrop<Box<Rest>>>>,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64 && !std::mem::needs_drop::<Slot>());
+
+/// What a slot has that hardly any pick needs.
+struct Rest {
+    plan: Arc<Plan>,
+    /// References beyond the spare one, for threads with several calls in flight.
+    stock: Vec<Arc<Plan>>,
 }
 
 impl Slot {
-    fn empty() -> Self {
+    const fn empty() -> Self {
         Self {
             generation: Cell::new(0),
             address: Cell::new(std::ptr::null()),
             spare: Cell::new(None),
-            hand: Hand::new(Random::from_entropy()),
-            stock: RefCell::new(Vec::new()),
-            plan: RefCell::new(None),
+            hand: Hand::empty(),
+            rest: Cell::new(None),
         }
     }
 
     fn refill(&self, plan: Arc<Plan>) {
+        let rest = self.take_out();
+        if rest.is_none() {
+            self.hand.seed(Random::from_entropy());
+        }
+        self.hand.begin(&plan);
         self.generation.set(plan.generation);
         self.address.set(Arc::as_ptr(&plan));
-        self.hand.begin(&plan);
-        self.spare.set(None);
-        let mut stock = self.stock.borrow_mut();
+        let mut stock = rest.map_or_else(|| Vec::with_capacity(STOCK_MAX), |rest| rest.stock);
         stock.clear();
-        stock.reserve_exact(STOCK_MAX);
-        *self.plan.borrow_mut() = Some(plan);
+        self.rest.set(Some(ManuallyDrop::new(Box::new(Rest { plan, stock }))));
+    }
+
+    /// Leaves nothing in it that would have to be dropped.
+    fn clear(&self) {
+        drop(self.take_out());
+    }
+
+    fn take_out(&self) -> Option<Box<Rest>> {
+        self.generation.set(0);
+        self.address.set(std::ptr::null());
+        drop(self.take_spare());
+        self.rest.take().map(ManuallyDrop::into_inner)
+    }
+
+    fn take_spare(&self) -> Option<Arc<Plan>> {
+        self.spare.take().map(ManuallyDrop::into_inner)
     }
 
     /// A counted reference to the plan in this slot.
     fn take(&self) -> Arc<Plan> {
-        let held = self.spare.take().or_else(|| self.stock.borrow_mut().pop());
-        held.unwrap_or_else(|| {
-            let plan = self.plan.borrow();
-            Arc::clone(plan.as_ref().expect("a slot is refilled before it is used"))
+        self.take_spare().unwrap_or_else(|| {
+            let mut rest = self.rest.take().expect("a slot is refilled before it is used");
+            let plan = rest.stock.pop().unwrap_or_else(|| Arc::clone(&rest.plan));
+            self.rest.set(Some(rest));
+            plan
         })
     }
 
     #[inline]
     fn put_back(&self, plan: Arc<Plan>) {
-        if let Some(plan) = self.spare.replace(Some(plan)) {
-            self.put_into_stock(plan);
+        if let Some(spare) = self.spare.replace(Some(ManuallyDrop::new(plan))) {
+            self.put_into_stock(ManuallyDrop::into_inner(spare));
         }
     }
 
     #[inline(never)]
     fn put_into_stock(&self, plan: Arc<Plan>) {
-        let mut stock = self.stock.borrow_mut();
-        if stock.len() < STOCK_MAX {
-            stock.push(plan);
+        if let Some(mut rest) = self.rest.take() {
+            if rest.stock.len() < STOCK_MAX {
+                rest.stock.push(plan);
+            }
+            self.rest.set(Some(rest));
         }
     }
 
     /// The short way: with a spare reference, to a plan that has nodes. `None` is no refusal, see [`Self::pick`].
     #[inline]
     fn pick_with_spare(&self, number: usize) -> Option<Picked> {
-        let plan = self.spare.take()?;
-        if let Some(entry) = self.hand.next_even() {
-            return Some(Picked::in_turn(plan, number, entry));
+        let plan = self.take_spare()?;
+        match self.hand.next_turn() {
+            Some(entry) => Some(Picked::in_turn(plan, number, entry)),
+            None => self.choose_with_spare(plan, number),
         }
+    }
+
+    /// The same where the plan is to be looked at.
+    #[inline(never)]
+    fn choose_with_spare(&self, plan: Arc<Plan>, number: usize) -> Option<Picked> {
         if let Some(entry) = self.hand.choose(&plan, Micros::now) {
             return Some(Picked::begin(plan, number, entry));
         }
@@ -209,12 +282,19 @@ pub(crate) fn pick(balancer: &Balancer) -> Result<Picked, AllocError> {
 #[inline]
 fn pick_with_spare(balancer: &Balancer) -> Option<Picked> {
     let number = balancer.slot();
-    let picked = SLOTS.try_with(|slots| {
-        let slot = slot(slots, number)?;
-        if slot.generation.get() != balancer.generation() {
-            return None;
-        }
-        slot.pick_with_spare(number)
+    SLOTS.with(move |first| match first.get(number) {
+        Some(slot) if slot.generation.get() == balancer.generation() => slot.pick_with_spare(number),
+        Some(_) => None,
+        None => pick_further(balancer),
+    })
+}
+
+#[inline(never)]
+fn pick_further(balancer: &Balancer) -> Option<Picked> {
+    let number = balancer.slot();
+    let picked = FURTHER.try_with(|further| {
+        let slot = further.get(number)?;
+        if slot.generation.get() == balancer.generation() { slot.pick_with_spare(number) } else { None }
     });
     picked.ok().flatten()
 }
@@ -224,37 +304,43 @@ pub(crate) fn pick_wanted(balancer: &Balancer, want: Want<'_>) -> Result<Picked,
     with_slot(balancer, |slot| slot.pick(balancer.slot(), want))
 }
 
-#[inline]
-fn slot(slots: &[OnceCell<Box<[Slot; CHUNK]>>; CHUNKS_MAX], number: usize) -> Option<&Slot> {
-    slots.get(number / CHUNK)?.get().map(|chunk| &chunk[number % CHUNK])
-}
-
 /// Uses the calling thread's slot of a handle, filled with the latest plan.
 #[inline(never)]
 fn with_slot<T>(balancer: &Balancer, use_slot: impl Fn(&Slot) -> T) -> T {
-    let in_thread = SLOTS.try_with(|slots| {
-        let chunk = slots.get(balancer.slot() / CHUNK)?;
-        let chunk = chunk.get_or_init(|| Box::new(std::array::from_fn(|_| Slot::empty())));
-        let slot = &chunk[balancer.slot() % CHUNK];
+    let number = balancer.slot();
+    let fill_and_use = |slot: &Slot| {
         if slot.generation.get() != balancer.generation() {
             slot.refill(balancer.plan());
         }
-        Some(use_slot(slot))
+        use_slot(slot)
+    };
+    // Asked for the first slots as well: they are filled only while it is there.
+    let in_thread = FURTHER.try_with(|further| {
+        SLOTS.with(|first| first.get(number).or_else(|| further.get_or_make(number)).map(&fill_and_use))
     });
     // A thread that is ending has no slots any more, and may still pick.
     in_thread.ok().flatten().unwrap_or_else(|| {
         let passing = Slot::empty();
-        passing.refill(balancer.plan());
-        use_slot(&passing)
+        let used = fill_and_use(&passing);
+        passing.clear();
+        used
     })
 }
 
 /// Puts a reference back into the calling thread's slot of that number, if that holds the same plan.
 #[inline]
 pub(crate) fn give_back(number: usize, plan: Arc<Plan>) {
-    // Where it fits nowhere the reference is dropped, here or with the closure of a thread that is ending.
-    let _ = SLOTS.try_with(|slots| {
-        if let Some(slot) = slot(slots, number)
+    SLOTS.with(move |first| match first.get(number) {
+        Some(slot) if slot.address.get() == Arc::as_ptr(&plan) => slot.put_back(plan),
+        _ => give_back_further(number, plan),
+    });
+}
+
+/// Where it fits nowhere the reference is dropped, here or with the closure of a thread that is ending.
+#[inline(never)]
+fn give_back_further(number: usize, plan: Arc<Plan>) {
+    let _ = FURTHER.try_with(move |further| {
+        if let Some(slot) = further.get(number)
             && slot.address.get() == Arc::as_ptr(&plan)
         {
             slot.put_back(plan);
@@ -277,10 +363,11 @@ static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { free: Vec::new(), next: 0 
 impl SlotNumber {
     pub(crate) fn take() -> Self {
         let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = numbers.free.pop().unwrap_or_else(|| {
-            numbers.next += 1;
-            numbers.next - 1
-        });
+        if let Some(number) = numbers.free.pop() {
+            return Self(number);
+        }
+        let number = numbers.next;
+        numbers.next = SLOTS_MAX.min(number + 1);
         Self(number)
     }
 
@@ -292,6 +379,8 @@ impl SlotNumber {
 
 impl Drop for SlotNumber {
     fn drop(&mut self) {
-        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.0);
+        if self.0 < SLOTS_MAX {
+            NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.0);
+        }
     }
 }

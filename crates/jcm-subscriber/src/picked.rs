@@ -1,5 +1,6 @@
 //! A node to call, for as long as the call takes.
 
+use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -16,14 +17,14 @@ use crate::plan::{ENTRIES_MAX, Plan};
 /// It stays what it was when it was picked, however the cluster changes meanwhile.
 #[must_use = "a node that is not held counts as a call that was cancelled at once"]
 pub struct Picked {
-    /// `Some` until it is dropped.
-    plan: Option<Arc<Plan>>,
+    /// `Some` until the call is over. Not dropped by itself, for then each drop would look a second time whether it is there.
+    plan: Option<ManuallyDrop<Arc<Plan>>>,
     call: Call,
 }
 
-/// What a call was begun with, in one word: a pick is then two, and returns in two registers. Never 0, so that no pick is
-/// two words as well. From the lowest bit on: 15 bits for the entry of the plan, [`NOTED`], 15 bits for the slot, one that
-/// is always set, and 32 for when the call began, where the policy wants to know.
+/// What a call was begun with, in one word: a pick is then two, and is handed on in two registers wherever it goes. Never 0, so
+/// that no pick is two words as well. From the lowest bit on: 15 bits for the entry of the plan, [`NOTED`], 15 bits for the
+/// slot, one that is always set, and 32 for when the call began, where the policy wants to know.
 #[derive(Clone, Copy)]
 struct Call(NonZeroU64);
 
@@ -43,9 +44,7 @@ const _: () = assert!(
 impl Call {
     #[inline]
     fn new(slot: usize, entry: u32) -> Self {
-        // Numbers beyond the last slot are alike: there is nowhere to put anything back.
-        let slot = slot.min(alloc::SLOTS_MAX) as u64;
-        Self(ALWAYS | u64::from(entry) | slot << SLOT_AT)
+        Self(ALWAYS | u64::from(entry) | (slot as u64) << SLOT_AT)
     }
 
     #[inline]
@@ -70,6 +69,24 @@ impl Call {
 
     fn began(self) -> Micros {
         Micros((self.0.get() >> BEGAN_AT) as u32)
+    }
+
+    /// Tells the plan of its end. By itself, so that little is left of a pick that there is nothing to tell of.
+    #[inline(never)]
+    fn settle(self, plan: Arc<Plan>, succeeded: Option<bool>) {
+        // Every policy that takes the time counts as well.
+        if succeeded.is_some() || plan.choice.times() {
+            self.learn(&plan, succeeded);
+        }
+        if self.is_noted() {
+            plan.end(self.entry());
+        }
+        alloc::give_back(self.slot(), plan);
+    }
+
+    #[inline(never)]
+    fn learn(self, plan: &Plan, succeeded: Option<bool>) {
+        plan.learn(self.entry(), self.began(), succeeded, Micros::now);
     }
 }
 
@@ -96,13 +113,13 @@ impl Picked {
             plan.begin(entry);
             call = call.noted(if plan.choice.times() { Micros::now() } else { Micros::default() });
         }
-        Self { plan: Some(plan), call }
+        Self { plan: Some(ManuallyDrop::new(plan)), call }
     }
 
     /// The same where it is known that calls are not counted.
     #[inline]
     pub(crate) fn in_turn(plan: Arc<Plan>, slot: usize, entry: u32) -> Self {
-        Self { plan: Some(plan), call: Call::new(slot, entry) }
+        Self { plan: Some(ManuallyDrop::new(plan)), call: Call::new(slot, entry) }
     }
 
     #[inline]
@@ -187,22 +204,18 @@ impl Picked {
 
     /// Learns from a call that goes on being held.
     pub(crate) fn learn(&self, succeeded: Option<bool>) {
-        self.plan().learn(self.call.entry(), self.call.began(), succeeded, Micros::now);
+        self.call.learn(self.plan(), succeeded);
     }
 
     /// Ends the call, at most once. `None` is a call that came to nothing, which says nothing but how long it took at least.
     #[inline]
     fn finish(&mut self, succeeded: Option<bool>) {
-        if let Some(plan) = self.plan.take() {
-            // Every policy that takes the time counts as well.
-            let noted = self.call.is_noted();
-            if succeeded.is_some() || (noted && plan.choice.times()) {
-                plan.learn(self.call.entry(), self.call.began(), succeeded, Micros::now);
+        if let Some(plan) = self.plan.take().map(ManuallyDrop::into_inner) {
+            if self.call.is_noted() || succeeded.is_some() {
+                self.call.settle(plan, succeeded);
+            } else {
+                alloc::give_back(self.call.slot(), plan);
             }
-            if noted {
-                plan.end(self.call.entry());
-            }
-            alloc::give_back(self.call.slot(), plan);
         }
     }
 }

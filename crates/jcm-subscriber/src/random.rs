@@ -15,7 +15,7 @@ impl Random {
     }
 
     /// Starts at a place that a test can start at again.
-    pub(crate) fn seeded(seed: u64) -> Self {
+    pub(crate) const fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 

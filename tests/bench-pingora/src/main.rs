@@ -3,7 +3,7 @@
 //!
 //! A line in, `CONTENDER NODES THREADS`, is a line out: nanoseconds a pick, or `-` where the machine was too busy.
 
-#[path = "../../crates/jcm-subscriber/examples/bench_pick/measure.rs"]
+#[path = "../../../crates/jcm-subscriber/examples/bench_pick/measure.rs"]
 mod measure;
 
 use std::collections::HashMap;

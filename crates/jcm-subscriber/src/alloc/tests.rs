@@ -1,6 +1,7 @@
 //! Picks from views that are published by hand.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::core::Core;
@@ -169,6 +170,41 @@ fn a_thread_that_ends_may_still_pick_and_let_go_of_nodes() {
         // Nothing of that thread holds on to the plan.
         assert_eq!(Arc::strong_count(&field.balancer.plan()), 2);
     }
+}
+
+#[test]
+fn a_thread_has_a_slot_for_each_of_many_handles_and_lets_go_of_all_of_them() {
+    let fields: Vec<Field> = (1..=200).map(|port| field(Policy::round_robin(), &[healthy(port)])).collect();
+    let pick_from_all = || {
+        for _ in 0..3 {
+            for (port, field) in (1..).zip(&fields) {
+                let nodes = [field.pick().unwrap(), field.pick().unwrap()];
+                assert!(nodes.iter().all(|node| node.id() == &id(port)));
+            }
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(pick_from_all).join()).unwrap();
+    for field in &fields {
+        assert_eq!(Arc::strong_count(&field.balancer.plan()), 2);
+    }
+}
+
+#[test]
+fn handles_without_a_slot_are_picked_from_all_the_same_and_take_no_number() {
+    let core = core(&[healthy(1), healthy(2)]);
+    let balancers: Vec<_> = (0..SLOTS_MAX + 2).map(|_| core.balance(Policy::p2c(), None)).collect();
+    // Other tests take numbers and give them back meanwhile, so it may be any.
+    let without = balancers.iter().find(|balancer| balancer.slot() == SLOTS_MAX).unwrap();
+    let nodes = [(); 3].map(|()| pick(without).unwrap());
+    assert_eq!(
+        without.plan().calls_of(core.view().nodes()).map(|calls| calls.unwrap().in_flight()).sum::<u32>(),
+        3
+    );
+    drop(nodes);
+    assert_eq!(Arc::strong_count(&without.plan()), 2);
+    drop(balancers);
+    let numbers = [(); 50].map(|()| SlotNumber::take());
+    assert_eq!(numbers.iter().map(SlotNumber::get).collect::<BTreeSet<_>>().len(), 50);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::latency::Micros;
 use crate::plan::hashed::{Lookup, Made};
+use crate::plan::turns::{Ahead, Turns};
 use crate::plan::{Entry, Plan, Table};
 use crate::policy::Choice;
 use crate::random::{Random, mixed, scale, two_below};
@@ -23,17 +24,31 @@ const LOOKS_MAX: usize = 20;
 /// What a thread brings to a choice.
 #[derive(Debug)]
 pub(crate) struct Hand {
-    turn: Cell<usize>,
-    /// How many turns there are in all, where each is its own entry; else 0. So a pick in even turns need not ask the plan.
-    even_turns: Cell<usize>,
+    /// The next turn, beyond those in `ahead`.
+    turn: Cell<u32>,
+    /// How many turns there are in all, where each is its own entry; else 0. So a pick by even turns need not ask the plan.
+    even_turns: Cell<u32>,
+    /// Turns of others.
+    ahead: Cell<Ahead>,
     random: Cell<Random>,
 }
 
 impl Hand {
-    pub(crate) fn new(mut random: Random) -> Self {
+    /// One that is to be [seeded](Self::seed).
+    pub(crate) const fn empty() -> Self {
+        Self {
+            turn: Cell::new(0),
+            even_turns: Cell::new(0),
+            ahead: Cell::new(Ahead::NONE),
+            random: Cell::new(Random::seeded(0)),
+        }
+    }
+
+    /// Gives it its own chance.
+    pub(crate) fn seed(&self, mut random: Random) {
         // Threads that start together must not march together.
-        let turn = random.below(u32::MAX) as usize;
-        Self { turn: Cell::new(turn), even_turns: Cell::new(0), random: Cell::new(random) }
+        self.turn.set(random.below(u32::MAX));
+        self.random.set(random);
     }
 
     /// Another plan is to be chosen from.
@@ -43,29 +58,40 @@ impl Hand {
             self.random.set(random);
         }
         self.even_turns.set(0);
+        self.ahead.set(Ahead::NONE);
         if let Table::Turns(turns) = &plan.table {
             self.turn.set(self.turn.get() % turns.len().max(1));
-            self.even_turns.set(turns.even());
+            self.even_turns.set(if turns.are_even() { turns.len() } else { 0 });
         }
     }
 
-    /// The entry whose turn it is, where turns are even.
+    /// The entry whose turn it is, where that is known without a look at the plan.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "as many even turns as nodes: at most 20,000")]
-    pub(crate) fn next_even(&self) -> Option<u32> {
-        match self.even_turns.get() {
-            0 => None,
-            turns => Some(self.next_of(turns) as u32),
-        }
-    }
-
-    /// Whose turn it is, of so many. It may stand beyond the last.
-    #[inline]
-    fn next_of(&self, turns: usize) -> usize {
-        let turn = self.turn.get();
-        let turn = if turn < turns { turn } else { 0 };
+    pub(crate) fn next_turn(&self) -> Option<u32> {
+        let (turn, turns) = (self.turn.get(), self.even_turns.get());
+        // Branches that are nearly always guessed, so that the next pick does not wait for what this one compares.
+        let turn = match turn {
+            turn if turn < turns => turn,
+            _ if turns > 0 => 0,
+            _ => {
+                let mut ahead = self.ahead.get();
+                let entry = ahead.pop()?;
+                self.ahead.set(ahead);
+                return Some(entry);
+            }
+        };
         self.turn.set(turn + 1);
-        turn
+        Some(turn)
+    }
+
+    /// The same where the plan is to be looked at; `None` where nothing may be called.
+    fn turn_of(&self, turns: &Turns) -> Option<u32> {
+        self.next_turn().or_else(|| {
+            let (ahead, turn) = turns.ahead(self.turn.get());
+            self.ahead.set(ahead);
+            self.turn.set(turn);
+            self.next_turn()
+        })
     }
 
     #[inline]
@@ -84,10 +110,10 @@ impl Hand {
     #[inline(always)]
     pub(crate) fn choose(&self, plan: &Plan, now: impl Fn() -> Micros) -> Option<u32> {
         match &plan.table {
-            Table::Turns(turns) => turns.get(self.next_of(turns.len())),
+            Table::Turns(turns) => self.turn_of(turns),
             // The default policy, so it is worth a place here as well.
-            Table::Draw(_) if plan.choice == Choice::P2c && plan.chosen > 0 => {
-                let (first, second) = plan.two(|| self.bits());
+            Table::Draw(None) if plan.choice == Choice::P2c && plan.chosen > 1 => {
+                let (first, second) = two_below(self.bits(), plan.chosen);
                 Some(plan.less_busy(first, second))
             }
             _ => self.draw(plan, now),
@@ -137,14 +163,7 @@ impl Plan {
             return None;
         }
         Some(match (&self.table, self.choice) {
-            (Table::Turns(turns), _) => {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "a table of turns is bounded far below 2^32"
-                )]
-                let turn = scale((bits() >> 32) as u32, turns.len() as u32);
-                turns.get(turn as usize)?
-            }
+            (Table::Turns(turns), _) => turns.get(scale((bits() >> 32) as u32, turns.len()))?,
             (Table::Hashed(lookup), _) => self.by_hash(lookup, bits()),
             (Table::Draw(_), Choice::Random) => self.draw(bits()),
             (Table::Draw(_), Choice::LeastInFlight) => self.least(bits),

@@ -57,7 +57,8 @@ fn plan(policy: &Policy, sketches: &[Sketch]) -> Plan {
 }
 
 pub(super) fn hand(plan: &Plan, seed: u64) -> Hand {
-    let hand = Hand::new(Random::seeded(seed));
+    let hand = Hand::empty();
+    hand.seed(Random::seeded(seed));
     hand.begin(plan);
     hand
 }
@@ -355,6 +356,23 @@ fn subsets_are_small_stable_and_spread_over_clients() {
         assert!(subset_of(client, &with).difference(&chosen).count() <= 1);
     }
     fits(&shares, &(1..=100).map(|port| (port, 1.0)).collect::<Vec<_>>());
+}
+
+#[test]
+fn turns_come_in_the_order_of_their_table_over_and_over() {
+    for heavy in 2..9 {
+        let nodes = [Sketch { weight: heavy * 100, ..healthy(1) }, healthy(2), healthy(3)];
+        let plan = plan(&Policy::weighted(), &nodes);
+        let Table::Turns(turns) = &plan.table else { panic!("turns") };
+        let hand = hand(&plan, 3);
+        let picked: Vec<u32> = (0..60).map(|_| hand.choose(&plan, Micros::default).unwrap()).collect();
+        let from = |start: u32| (0..60).map(move |turn| turns.get((start + turn) % turns.len()).unwrap());
+        assert!((0..turns.len()).any(|start| from(start).eq(picked.iter().copied())), "{picked:?}");
+        // Another plan with fewer turns is picked from by its own.
+        let next = self::plan(&Policy::weighted(), &nodes[1..2]);
+        hand.begin(&next);
+        assert!((0..9).all(|_| hand.choose(&next, Micros::default) == Some(0)));
+    }
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {

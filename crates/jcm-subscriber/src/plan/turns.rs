@@ -5,9 +5,11 @@
 //! up or down. (No order keeps to that from *every* turn on: for most weights there is none.)
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
-/// Longest table that is expanded in full: half a megabyte for a cluster of very uneven weights. It carries 20,000
+use crate::plan::ENTRIES_MAX;
+
+/// Longest table that is expanded in full: a quarter of a megabyte for a cluster of very uneven weights. It carries 20,000
 /// nodes of which some are degraded without rounding.
 pub(crate) const TURNS_MAX: u64 = 131_072;
 /// Turns for each entry when weights are fractions: shares are then right to a hundredth of the mean share.
@@ -18,90 +20,157 @@ const WHOLE_MAX: f64 = jcm_model::node::WEIGHT_MAX as f64;
 /// The order of turns: each is a position in the weights it was made from.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    count: usize,
+    count: u32,
     /// `None` where every weight is the same: then each turn is its own position, and a pick reads no table.
-    table: Option<Box<[u32]>>,
+    table: Option<Box<[u16]>>,
 }
+
+/// The next few turns of a table in one word, the first in the lowest bits: so most picks by uneven turns read the table no
+/// more than those by even ones do, and wait for nothing that is in it. Each is a position and a bit that is always set, so that
+/// 0 is no turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead(u64);
+
+impl Ahead {
+    pub(crate) const NONE: Self = Self(0);
+    const TURN_BITS: u32 = 16;
+    const TURNS: u32 = u64::BITS / Self::TURN_BITS;
+    const ALWAYS: u64 = 1 << (Self::TURN_BITS - 1);
+
+    /// Takes the first turn.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<u32> {
+        let first = self.0 & (2 * Self::ALWAYS - 1);
+        self.0 >>= Self::TURN_BITS;
+        (first != 0).then_some((first & (Self::ALWAYS - 1)) as u32)
+    }
+
+    /// Sets the turn at a place that is free.
+    fn put(&mut self, at: u32, position: u32) {
+        self.0 |= (Self::ALWAYS | u64::from(position)) << (at * Self::TURN_BITS);
+    }
+}
+
+const _: () = assert!((ENTRIES_MAX as u64) < Ahead::ALWAYS);
 
 impl Turns {
     /// The turns for the given weights, each above 0.
     pub(crate) fn new(weights: &[f64]) -> Self {
         let counts = counts(weights);
         if counts.iter().all(|count| *count == 1) {
-            return Self { count: counts.len(), table: None };
+            return Self { count: bounded(counts.len()), table: None };
         }
         let table = laid_out(&counts);
-        Self { count: table.len(), table: Some(table) }
+        Self { count: bounded(table.len()), table: Some(table) }
     }
 
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> u32 {
         self.count
     }
 
-    /// How many turns there are if each is its own position, else 0.
-    pub(crate) fn even(&self) -> usize {
-        if self.table.is_none() { self.count } else { 0 }
+    /// Whether each turn is its own position.
+    pub(crate) fn are_even(&self) -> bool {
+        self.table.is_none()
     }
 
     /// Whose turn it is; `None` beyond the last.
     #[inline]
-    pub(crate) fn get(&self, turn: usize) -> Option<u32> {
+    pub(crate) fn get(&self, turn: u32) -> Option<u32> {
         match &self.table {
-            Some(table) => table.get(turn).copied(),
-            None if turn < self.count => u32::try_from(turn).ok(),
-            None => None,
+            Some(table) => table.get(turn as usize).copied().map(u32::from),
+            None => (turn < self.count).then_some(turn),
         }
+    }
+
+    /// The turns from this one on, with the first after the last, and which comes after them.
+    pub(crate) fn ahead(&self, turn: u32) -> (Ahead, u32) {
+        let (mut ahead, mut next) = (Ahead::NONE, turn);
+        for at in 0..Ahead::TURNS {
+            next = if next < self.count { next } else { 0 };
+            // Where there are no turns there is no first one either.
+            let Some(position) = self.get(next) else { break };
+            ahead.put(at, position);
+            next += 1;
+        }
+        (ahead, next)
     }
 }
 
-/// One turn of an entry, and the window that it must fall into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Job {
-    /// The first turn at which the entry is not ahead of its share by having it.
-    release: u64,
-    /// The turn before which it must have it not to fall behind.
-    deadline: u64,
-    /// Of jobs that are due alike the one goes first whose window has its middle first: that spreads them.
-    middle: u64,
-    entry: u32,
+fn bounded(turns: usize) -> u32 {
+    u32::try_from(turns).expect("a table has at most a turn for each node and those of its bound")
+}
+
+/// Entries that have the same count of turns, and so the same windows that these must fall into.
+#[derive(Debug)]
+struct Kind {
+    count: u64,
+    entries: Vec<u16>,
+    /// The turn of each entry that is laid out now, and how many have theirs.
     number: u64,
+    done: usize,
 }
 
-impl Job {
-    fn new(entry: u32, number: u64, count: u64, total: u64) -> Self {
-        Self {
-            release: number * total / count,
-            deadline: ((number + 1) * total).div_ceil(count),
-            middle: (((2 * number + 1) * total) << 20) / (2 * count),
-            entry,
-            number,
-        }
+impl Kind {
+    /// The first turn at which an entry is not ahead of its share by having the one that is laid out now.
+    fn release(&self, total: u64) -> u64 {
+        self.number * total / self.count
+    }
+
+    /// The turn before which an entry must have it not to fall behind.
+    fn deadline(&self, total: u64) -> u64 {
+        ((self.number + 1) * total).div_ceil(self.count)
+    }
+
+    /// Of those that are due alike the one goes first whose window has its middle first: that spreads them.
+    fn middle(&self, total: u64) -> u64 {
+        (((2 * self.number + 1) * total) << 20) / (2 * self.count)
     }
 }
 
-/// Every entry its count of turns: at each turn, of the jobs that are released the one that is due first.
-fn laid_out(counts: &[u64]) -> Box<[u32]> {
+/// Every entry its count of turns: at each turn, of those that are released the one that is due first.
+///
+/// Entries of one kind have theirs one after another, so what this costs grows with the number of kinds and hardly with that
+/// of the nodes; and kinds are few, for each adds another count to a bounded sum. The next turn of a kind need not be thought
+/// of before all have this one: it is released one turn at most before this one is due, and who is left then is due first.
+fn laid_out(counts: &[u64]) -> Box<[u16]> {
     let total: u64 = counts.iter().sum();
-    let first = (0_u32..).zip(counts).map(|(entry, count)| Reverse(Job::new(entry, 0, *count, total)));
-    let mut waiting: BinaryHeap<Reverse<Job>> = first.collect();
-    let mut ready = BinaryHeap::new();
-    let next = |turn| {
-        while let Some(Reverse(job)) = waiting.peek().copied()
-            && job.release <= turn
+    let mut kinds: BTreeMap<u64, Vec<u16>> = BTreeMap::new();
+    for (entry, count) in (0_u16..).zip(counts) {
+        kinds.entry(*count).or_default().push(entry);
+    }
+    let kind = |(count, entries)| Kind { count, entries, number: 0, done: 0 };
+    let mut kinds: Vec<Kind> = kinds.into_iter().map(kind).collect();
+
+    let mut waiting: BinaryHeap<Reverse<(u64, usize)>> =
+        (0..kinds.len()).map(|at| Reverse((0, at))).collect();
+    let mut ready: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::with_capacity(kinds.len());
+    let mut turns: Vec<u16> = Vec::with_capacity(counts.len());
+    while (turns.len() as u64) < total {
+        let turn = turns.len() as u64;
+        while let Some(Reverse((release, at))) = waiting.peek().copied()
+            && release <= turn
         {
             waiting.pop();
-            ready.push(Reverse((job.deadline, job.middle, job)));
+            ready.push(Reverse((kinds[at].deadline(total), kinds[at].middle(total), at)));
         }
-        let Reverse((_, _, job)) =
-            ready.pop().expect("as many jobs are released by a turn as come before it");
-        let count = counts[job.entry as usize];
-        if job.number + 1 < count {
-            waiting.push(Reverse(Job::new(job.entry, job.number + 1, count, total)));
+        let Reverse((_, _, at)) =
+            ready.peek().copied().expect("as many turns are released by then as come before it");
+        // Until another kind is released it stays the one that is due first.
+        let until = waiting.peek().map_or(total, |Reverse((release, _))| *release);
+        let kind = &mut kinds[at];
+        let run = kind.entries[kind.done..].iter().zip(turn..until);
+        turns.extend(run.map(|(entry, _)| entry));
+        kind.done += turns.len() - usize::try_from(turn).expect("a table is in memory");
+        if kind.done == kind.entries.len() {
+            ready.pop();
+            (kind.number, kind.done) = (kind.number + 1, 0);
+            if kind.number < kind.count {
+                waiting.push(Reverse((kind.release(total), at)));
+            }
         }
-        job.entry
-    };
-    (0..total).map(next).collect()
+    }
+    turns.into()
 }
 
 /// How many turns each weight is.
@@ -184,9 +253,14 @@ mod tests {
         }
     }
 
+    /// Many kinds of one node each, and few of many.
+    fn weights() -> impl Strategy<Value = Vec<u16>> {
+        prop_oneof![prop::collection::vec(1_u16..=1000, 1..40), prop::collection::vec(1_u16..=5, 1..60)]
+    }
+
     proptest! {
         #[test]
-        fn shares_follow_the_weights_and_no_prefix_is_a_turn_off(weights in prop::collection::vec(1_u16..=1000, 1..40)) {
+        fn shares_follow_the_weights_and_no_prefix_is_a_turn_off(weights in weights()) {
             let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
             let turns = turns(&weights);
             let total: f64 = weights.iter().sum();

@@ -39,7 +39,7 @@ async fn ten_thousand_leases() {
     let mut starts = Vec::new();
     for program in 0..PROGRAMS {
         let mut known = group.urls();
-        known.rotate_left(usize::from(program) % known.len());
+        known.rotate_left(usize::from(program) % group.len());
         let jcm = Subscriber::builder().servers(known).build().await.expect("good addresses");
         for node in 0..nodes_each {
             let [high, low] = (program * nodes_each + node).to_be_bytes();

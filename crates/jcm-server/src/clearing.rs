@@ -146,6 +146,7 @@ impl Parts {
                         lapsed: Lapsed { node: node.id.clone(), birth: node.birth, lease: lease.id() },
                         lease: *lease,
                         is_held: around.may_be_held_unheard(renewed),
+                        renewed,
                         is_gone: !is_renewed && !self.is_fit(cluster, node),
                     });
                 }

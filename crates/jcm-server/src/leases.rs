@@ -55,12 +55,19 @@ pub(crate) struct Leases(Arc<Shared>);
 struct Shared {
     table: Mutex<Table>,
     batches: broadcast::Sender<Arc<Renewals>>,
+    vacancies: Vacancies,
 }
 
 impl Leases {
     pub(crate) fn new(server: ServerId, now: Instant) -> Self {
         let table = Mutex::new(Table::new(server, now));
-        Self(Arc::new(Shared { table, batches: broadcast::Sender::new(BATCHES_MAX) }))
+        let (batches, vacancies) = (broadcast::Sender::new(BATCHES_MAX), Vacancies::default());
+        Self(Arc::new(Shared { table, batches, vacancies }))
+    }
+
+    /// Whose place another program may have.
+    pub(crate) fn vacancies(&self) -> Vacancies {
+        self.0.vacancies.clone()
     }
 
     /// A client says that it keeps these leases, over the stream of that tie. Answers those that are not there.

@@ -29,7 +29,6 @@ use crate::cli::{Cli, Command, ConfigCommand};
 use crate::config::{self, Config};
 use crate::damping::{self, Runs};
 use crate::data_dir::DataDir;
-use crate::leases::Vacancies;
 use crate::measure::Metrics;
 use crate::pause::Pulse;
 use crate::peers::{Heard, Keeper, Peers, Token};
@@ -144,23 +143,21 @@ async fn life(settings: &Settings) -> Result<()> {
 
     // 7. Definitions: everything is loaded before anybody is answered, from the store or from this server's disk.
     let incarnation = data_dir.incarnation();
-    let following = CancellationToken::new();
+    let (following, writing) = (CancellationToken::new(), CancellationToken::new());
     let remembering = Remembering { checking: checking.clone(), following: following.clone() };
     let (catalog, staleness) = tokio::select! {
         begun = remembering.begin(&backend, data_dir, &views, definitions, &mut tasks) => begun?,
         () = signals.stop() => return Ok(()),
     };
-    let vacancies = Vacancies::default();
     let (registry, writer) = Registry::new(registry::Parts {
         catalog: Arc::clone(&catalog),
         store: Arc::clone(&store),
         membership: Arc::clone(&membership),
         targets,
         others: Arc::new(peers.clone()),
-        vacancies: vacancies.clone(),
+        vacancies: peers.leases().vacancies(),
         pulse: pulse.clone(),
     });
-    let writing = CancellationToken::new();
     tasks.spawn(writer.run(writing.clone()));
     tasks.spawn(pulse.run(checking.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
@@ -188,7 +185,7 @@ async fn life(settings: &Settings) -> Result<()> {
         draining: CancellationToken::new(),
         cut: CancellationToken::new(),
     };
-    look_after(&app, vacancies, config.lease.grace, &checking, &mut tasks);
+    look_after(&app, config.lease.grace, &checking, &mut tasks);
     let closing = CancellationToken::new();
     let stop = Stop::new(&app, peers, closing.clone());
     let serving = tokio::spawn(listen::serve(listener, doors::router(app), registry.pulse(), closing));
@@ -338,19 +335,13 @@ fn introduce(
 }
 
 /// What goes on for as long as there are clients: who reads slowly is cut, and nodes that nobody keeps are cleared away.
-fn look_after(
-    app: &App,
-    vacancies: Vacancies,
-    grace: Duration,
-    stop: &CancellationToken,
-    tasks: &mut JoinSet<()>,
-) {
+fn look_after(app: &App, grace: Duration, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
     tasks.spawn(subscribers::keep(app.clone(), stop.clone()));
     let parts = clearing::Parts {
         server: app.server.clone(),
         views: Arc::clone(&app.views),
         leases: app.peers.leases(),
-        vacancies,
+        vacancies: app.peers.leases().vacancies(),
         peers: app.peers.clone(),
         membership: Arc::clone(&app.membership),
         registry: app.registry.clone(),

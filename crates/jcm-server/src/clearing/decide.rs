@@ -29,6 +29,8 @@ pub(super) struct Candidate {
     pub(super) lease: Lease,
     /// Some server holds the lease, or may.
     pub(super) is_held: bool,
+    /// When it was renewed last, as far as this server was told.
+    pub(super) renewed: Option<Instant>,
     /// It was not renewed within its time, and checks do not find the node fit.
     pub(super) is_gone: bool,
 }
@@ -143,6 +145,9 @@ fn take_in(pending: &mut HashMap<NodeId, Pending>, candidates: &[Candidate], now
         });
         if candidate.is_held {
             pending.unheld = now;
+        } else if let Some(renewed) = candidate.renewed {
+            // Nobody holds one whose client opens a stream for each renewal; it is kept all the same.
+            pending.unheld = pending.unheld.max(renewed);
         }
         if candidate.is_gone {
             pending.gone.get_or_insert(now);

@@ -7,7 +7,7 @@ mod storms;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use jcm_model::{ClusterName, Lapsed, Mutation, Precondition, Refusal, Revision, StoreId};
+use jcm_model::{ClusterName, Lapsed, Mutation, NodeId, Precondition, Refusal, Revision, StoreId};
 use jcm_storage::memory::Outcome;
 use jcm_storage::{CommitError, Store};
 
@@ -439,7 +439,7 @@ async fn a_program_that_registers_itself_has_the_place_of_a_dead_one() {
     assert_eq!(clash(follower.registry.write(register("a", "new", &[2])).await), "dead");
     let claims = leader.vacancies.claims(Instant::now());
     assert_eq!(
-        claims.values().flat_map(|nodes| nodes.keys()).map(|node| node.as_str()).collect::<Vec<_>>(),
+        claims.values().flat_map(|nodes| nodes.keys()).map(NodeId::as_str).collect::<Vec<_>>(),
         ["dead"]
     );
 

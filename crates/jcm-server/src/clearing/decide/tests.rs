@@ -17,6 +17,8 @@ struct World {
     lapsed: BTreeMap<String, bool>,
     /// Those whose lease is renewed, or which checks find fit, all the same.
     stay: BTreeSet<String>,
+    /// When all of them were renewed last.
+    renewed: Option<Instant>,
     /// Those whose place may be had, as of the last round.
     vacant: Vec<String>,
     share: Share,
@@ -28,7 +30,8 @@ impl World {
         let share = Share { candidates: Vec::new(), leased, online: leased, fit: leased, panic_below: 0.5 };
         let clearing = Clearing::new(GRACE);
         let (lapsed, stay) = (BTreeMap::new(), BTreeSet::new());
-        Self { clearing, epoch: 7, now: Instant::now(), lapsed, stay, vacant: Vec::new(), share }
+        let now = Instant::now();
+        Self { clearing, epoch: 7, now, lapsed, stay, renewed: None, vacant: Vec::new(), share }
     }
 
     fn lapse(&mut self, nodes: impl IntoIterator<Item = usize>) {
@@ -62,6 +65,7 @@ impl World {
             lapsed: Lapsed { node: node_id(node), birth: Revision(3), lease: lease_id(1) },
             lease: Lease::new(lease_id(1), 10 * SECOND).unwrap(),
             is_held: *is_held,
+            renewed: self.renewed,
             is_gone: !self.stay.contains(node),
         };
         self.share.candidates = self.lapsed.iter().map(candidate).collect();
@@ -133,11 +137,25 @@ fn one_that_stays_is_not_cleared_away_and_its_place_may_be_had_after_a_whole_tim
     for case in ["not leading", "renewed"] {
         match case {
             "not leading" => world.clearing.interrupt(),
-            _ => nodes().for_each(|node| drop(world.lapsed.insert(node, true))),
+            _ => world.lapsed.values_mut().for_each(|is_held| *is_held = true),
         }
         world.round();
         assert_eq!(world.vacant.len(), 0, "{case}");
     }
+}
+
+#[test]
+fn the_place_of_one_that_is_renewed_over_streams_that_end_at_once_is_not_to_be_had() {
+    let mut world = World::of(10);
+    world.lapse([0]);
+    world.stay.insert("n0000".to_owned());
+    for _ in 0..10 {
+        world.renewed = Some(world.now);
+        assert_eq!(world.run(9), None);
+        assert_eq!(world.vacant.len(), 0);
+    }
+    world.run(1);
+    assert_eq!(world.vacant.len(), 1);
 }
 
 #[test]

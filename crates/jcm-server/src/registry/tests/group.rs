@@ -401,7 +401,9 @@ pub(super) fn add(cluster: &str, n: usize) -> Write {
 pub(super) fn register(cluster: &str, id: &str, ports: &[u16]) -> Write {
     let named: serde_json::Map<_, _> =
         ports.iter().map(|port| (format!("p{port}"), json!(1000 + port))).collect();
-    let lease = LeaseId::new(*uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, id.as_bytes()).as_bytes());
+    let mut lease = [0; 16];
+    lease[..id.len()].copy_from_slice(id.as_bytes());
+    let lease = LeaseId::new(lease);
     let node = json!({
         "id": id, "address": "127.0.0.1", "ports": named, "lease": { "id": lease, "ttl": "10s" },
     });

@@ -21,6 +21,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// The same where somebody has to do something first: create the cluster, or mend it.
 const REFUSED_BASE: Duration = Duration::from_secs(1);
 const REFUSED_MAX: Duration = Duration::from_mins(1);
+/// For a server to say what it means that a node has another lease: most often it does, and then the write is a different one.
+const DOUBT_PAUSE: Duration = Duration::from_millis(200);
 /// Nodes that were cleared away together come back spread over this time.
 const GONE_SPREAD: Duration = Duration::from_millis(500);
 
@@ -312,7 +314,7 @@ impl Entry {
             return self.end(RegistrationEnd::Taken);
         }
         self.doubt = Some(Doubt { found, since });
-        self.delay(Duration::ZERO, AGAIN_BASE, AGAIN_MAX, now, random);
+        self.delay(DOUBT_PAUSE, AGAIN_BASE, AGAIN_MAX, now, random);
     }
 
     /// A server says what is not as this program takes it to be. While a write is under way more is known soon, and the server

@@ -188,7 +188,7 @@ async fn the_last_process_has_the_place_and_the_one_before_says_so() {
 }
 
 #[tokio::test]
-async fn a_program_that_starts_again_under_another_id_waits_until_its_old_node_is_cleared_away() {
+async fn a_program_that_starts_again_under_another_id_waits_until_its_old_node_may_be_replaced() {
     let (server, client) = start().await;
     client.put_cluster("orders", &of_leases()).await.ok();
     let before = program(&[server.url()]).await;

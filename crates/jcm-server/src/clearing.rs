@@ -4,13 +4,14 @@
 //! server whether a client of its own keeps them, and lets [`Clearing`] decide. What it removes is an ordinary write, for the
 //! leader of this epoch alone, of nodes that still are what was found.
 //!
-//! A node without a lease is none of its business, and neither is one that checks find fit: its program may be cut off from
-//! every server and work all the same.
+//! A node without a lease is none of its business, and one that checks find fit is not removed: its program may be cut off from
+//! every server and work all the same. But when nobody has held its lease for long enough, the registry is told, and gives its
+//! place to a program that asks for it (`leases/vacancy.rs`).
 
 mod decide;
 mod leasing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,11 @@ use jcm_storage::Membership;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::leases::{Around, Holders, Leases};
+use crate::leases::{Around, Claims, Holders, Leases, Vacancies};
 use crate::peers::{Peers, QUESTIONS_MAX};
 use crate::registry::{Registry, WRITE_DEADLINE, Wish, Write};
 use crate::views::Views;
-use decide::{Candidate, Clearing, Round, Share};
+use decide::{Candidate, Clearing, Decision, Round, Share};
 use leasing::Leasing;
 
 /// How often the leader looks: a small part of the shortest time of a lease.
@@ -47,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) server: ServerId,
     pub(crate) views: Arc<Views>,
     pub(crate) leases: Leases,
+    pub(crate) vacancies: Vacancies,
     pub(crate) peers: Peers,
     pub(crate) membership: Arc<dyn Membership>,
     pub(crate) registry: Registry,
@@ -71,6 +73,7 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) {
         let epoch = parts.membership.leads_in().filter(|_| parts.registry.is_store_available());
         let Some(epoch) = epoch else {
             clearing.interrupt();
+            parts.vacancies.withdraw();
             // Not even what was defined when it last led; and the figures are the leader's.
             leasing = Leasing::default();
             tell(0, 0);
@@ -104,9 +107,11 @@ impl Parts {
         epoch: u64,
         (others, around): (&BTreeSet<ServerId>, &Around),
     ) {
-        let mut round = self.candidates(leasing, around);
+        let mut round = self.candidates(leasing, around, &self.vacancies.claims(around.now));
         self.ask(&mut round, others).await;
-        let ripe = clearing.round(epoch, &round, Instant::now());
+        let now = Instant::now();
+        let Decision { ripe, vacant } = clearing.round(epoch, &round, now);
+        self.vacancies.publish(epoch, vacant, now);
         let (waiting, mass) = clearing.counts();
         tell(waiting, mass);
         if !ripe.is_empty() {
@@ -114,14 +119,16 @@ impl Parts {
         }
     }
 
-    /// The nodes that are not fit, and whose lease was not renewed within its time as far as this server was told.
-    fn candidates(&self, leasing: &mut Leasing, around: &Around) -> Round {
+    /// The nodes whose lease was not renewed within its time as far as this server was told, and those that are in the way of
+    /// another program.
+    fn candidates(&self, leasing: &mut Leasing, around: &Around, claims: &Claims) -> Round {
         let snapshot = self.views.snapshot();
         leasing.look(&snapshot);
         let mut round = Round::new();
         self.leases.look_up(|renewal| {
             for cluster in leasing.clusters() {
                 let name = &cluster.name;
+                let claims = claims.get(name);
                 let mut share = Share::default();
                 for node in &cluster.nodes {
                     let Some(lease) = node.attributes.lease() else { continue };
@@ -129,13 +136,18 @@ impl Parts {
                     let renewal = renewal(name, &node.id, lease.id());
                     let renewed = renewal.map(|renewal| renewal.at);
                     let silence = renewed.map(|at| around.now.saturating_duration_since(at));
-                    if silence.is_some_and(|silence| silence < lease.ttl()) || self.is_fit(cluster, node) {
+                    let is_renewed = silence.is_some_and(|silence| silence < lease.ttl());
+                    let is_claimed =
+                        || claims.is_some_and(|claims: &HashMap<_, _>| claims.contains_key(&node.id));
+                    if is_renewed && !is_claimed() {
                         continue;
                     }
                     share.candidates.push(Candidate {
                         lapsed: Lapsed { node: node.id.clone(), birth: node.birth, lease: lease.id() },
                         lease: *lease,
                         is_held: around.may_be_held_unheard(renewed),
+                        renewed,
+                        is_gone: !is_renewed && !self.is_fit(cluster, node),
                     });
                 }
                 if !share.candidates.is_empty() {
@@ -162,11 +174,11 @@ impl Parts {
     }
 
     fn weigh(&self, cluster: &Cluster, share: &mut Share) {
-        let candidates: BTreeSet<&NodeId> =
-            share.candidates.iter().map(|candidate| &candidate.lapsed.node).collect();
+        let gone = share.candidates.iter().filter(|candidate| candidate.is_gone);
+        let gone: BTreeSet<&NodeId> = gone.map(|candidate| &candidate.lapsed.node).collect();
         let online = || cluster.nodes.iter().filter(|node| node.admin() == Admin::Online);
         let is_fit = |node: &&Arc<Node>| !cluster.is_checked() || self.is_fit(cluster, node);
-        let fit = online().filter(|node| !candidates.contains(&node.id)).filter(is_fit).count();
+        let fit = online().filter(|node| !gone.contains(&node.id)).filter(is_fit).count();
         (share.online, share.fit) = (online().count(), fit);
         share.panic_below = cluster.header.panic_below();
     }

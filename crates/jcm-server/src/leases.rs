@@ -15,6 +15,7 @@ mod contact;
 mod lapse;
 mod standing;
 mod table;
+mod vacancy;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,12 +34,18 @@ pub(crate) use table::Renewal;
 use table::Table;
 #[cfg(test)]
 pub(crate) use table::tests;
+pub(crate) use vacancy::{Claims, Vacancies, Vacant};
 
 /// Batches that a follower may be behind before it is told all again: some seconds' worth.
 const BATCHES_MAX: usize = 32;
 
 /// Renewals of this server's own clients, with the moment of each.
 pub(crate) type Renewals = BTreeMap<ClusterName, Vec<(NodeId, LeaseId, Instant)>>;
+
+/// What ties leases to the stream over which a program keeps them. Once that has ended this server holds them no more: a
+/// program that lives keeps them elsewhere at once.
+#[derive(Debug, Default)]
+pub(crate) struct Tie(Arc<()>);
 
 /// What this server knows of leases: a handle, of which all copies are the same.
 #[derive(Debug, Clone)]
@@ -48,17 +55,25 @@ pub(crate) struct Leases(Arc<Shared>);
 struct Shared {
     table: Mutex<Table>,
     batches: broadcast::Sender<Arc<Renewals>>,
+    vacancies: Vacancies,
 }
 
 impl Leases {
     pub(crate) fn new(server: ServerId, now: Instant) -> Self {
         let table = Mutex::new(Table::new(server, now));
-        Self(Arc::new(Shared { table, batches: broadcast::Sender::new(BATCHES_MAX) }))
+        let (batches, vacancies) = (broadcast::Sender::new(BATCHES_MAX), Vacancies::default());
+        Self(Arc::new(Shared { table, batches, vacancies }))
     }
 
-    /// A client says that it keeps these leases. Answers those that are not there.
+    /// Whose place another program may have.
+    pub(crate) fn vacancies(&self) -> Vacancies {
+        self.0.vacancies.clone()
+    }
+
+    /// A client says that it keeps these leases, over the stream of that tie. Answers those that are not there.
     pub(crate) fn keep(
         &self,
+        tie: &Tie,
         kept: Vec<Kept>,
         snapshot: &Snapshot,
         now: Instant,
@@ -75,7 +90,7 @@ impl Leases {
         }
         metrics::counter!("jcm_lease_renewals_total").increment(renewed.len() as u64);
         for kept in renewed {
-            table.keep(&kept.cluster, &kept.node, kept.lease, now);
+            table.keep(tie, &kept.cluster, &kept.node, kept.lease, now);
         }
         lost
     }
@@ -129,7 +144,7 @@ impl Leases {
         self.table().renewal(cluster, node, lease).cloned()
     }
 
-    /// Whether a client of this server renewed the lease within its time, or may have.
+    /// Whether a client of this server renewed the lease within its time, and its stream goes on; or that may be so.
     pub(crate) fn holds(&self, cluster: &ClusterName, node: &NodeId, lease: &Lease, now: Instant) -> bool {
         self.table().holds(cluster, node, lease, now)
     }
@@ -143,7 +158,7 @@ impl Leases {
     pub(crate) fn tidy(&self, snapshot: &Snapshot, now: Instant) {
         let mut table = self.table();
         table.tidy(snapshot, now);
-        metrics::gauge!("jcm_leases_kept_here").set(u32::try_from(table.own_count()).unwrap_or(u32::MAX));
+        metrics::gauge!("jcm_leases_kept_here").set(u32::try_from(table.kept_count()).unwrap_or(u32::MAX));
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -12,6 +12,7 @@ mod load;
 mod others;
 mod queued;
 mod route;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -26,9 +27,10 @@ use jcm_storage::{Membership, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::catalog::{Catalog, OPERATIONS_KEPT_FOR};
+use crate::leases::Vacancies;
 use crate::pause::{Pulse, Stretch};
 use attempts::{Attempts, Standing};
 use draft::Draft;
@@ -73,6 +75,8 @@ pub(crate) struct Parts {
     pub(crate) membership: Arc<dyn Membership>,
     pub(crate) targets: Arc<TargetPolicy>,
     pub(crate) others: Arc<dyn Others>,
+    /// Places of dead programs that a program which registers itself may have.
+    pub(crate) vacancies: Vacancies,
     /// Tells whether this process stood still.
     pub(crate) pulse: Pulse,
 }
@@ -342,8 +346,26 @@ impl Registry {
         hop
     }
 
-    /// By this server itself.
+    /// By this server itself; where it leads, a program that registers itself has the place of a dead one.
     async fn here(&self, write: &Arc<Write>, deadline: Instant, stretch: Stretch) -> Answer {
+        let (mut write, mut added) = (Arc::clone(write), 0);
+        loop {
+            let answer = self.as_it_is(&write, deadline, stretch).await;
+            let Some((cluster, other)) = succession::wanted(&write, &answer) else {
+                if added > 0 && answer.is_ok() {
+                    metrics::counter!("jcm_lease_nodes_replaced_total").increment(added as u64);
+                }
+                return succession::as_asked(answer, added);
+            };
+            let vacancy = self.0.parts.vacancies.claim(cluster, other, Instant::now());
+            let Some((lapsed, epoch)) = vacancy else { return succession::as_asked(answer, added) };
+            info!(%cluster, node = %other, "nobody keeps the node's lease: a program that registers itself has its place");
+            write = Arc::new(succession::instead_of(&write, lapsed, epoch));
+            added += 1;
+        }
+    }
+
+    async fn as_it_is(&self, write: &Arc<Write>, deadline: Instant, stretch: Stretch) -> Answer {
         if !self.0.parts.catalog.is_following() {
             let reason = "this server serves what it held when it lost its store, and waits for that";
             return Err(WriteError::unavailable(match self.0.parts.catalog.behind_because() {

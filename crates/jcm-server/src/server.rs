@@ -143,7 +143,7 @@ async fn life(settings: &Settings) -> Result<()> {
 
     // 7. Definitions: everything is loaded before anybody is answered, from the store or from this server's disk.
     let incarnation = data_dir.incarnation();
-    let following = CancellationToken::new();
+    let (following, writing) = (CancellationToken::new(), CancellationToken::new());
     let remembering = Remembering { checking: checking.clone(), following: following.clone() };
     let (catalog, staleness) = tokio::select! {
         begun = remembering.begin(&backend, data_dir, &views, definitions, &mut tasks) => begun?,
@@ -155,9 +155,9 @@ async fn life(settings: &Settings) -> Result<()> {
         membership: Arc::clone(&membership),
         targets,
         others: Arc::new(peers.clone()),
+        vacancies: peers.leases().vacancies(),
         pulse: pulse.clone(),
     });
-    let writing = CancellationToken::new();
     tasks.spawn(writer.run(writing.clone()));
     tasks.spawn(pulse.run(checking.clone()));
     tasks.spawn(ripen(Arc::clone(&views), checking.clone()));
@@ -341,6 +341,7 @@ fn look_after(app: &App, grace: Duration, stop: &CancellationToken, tasks: &mut 
         server: app.server.clone(),
         views: Arc::clone(&app.views),
         leases: app.peers.leases(),
+        vacancies: app.peers.leases().vacancies(),
         peers: app.peers.clone(),
         membership: Arc::clone(&app.membership),
         registry: app.registry.clone(),

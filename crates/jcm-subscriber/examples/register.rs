@@ -6,7 +6,7 @@
 //! Ctrl-C leaves the cluster; `kill -9` does not, and the node is cleared away a while later. The cluster must be there:
 //! `curl -X PUT http://127.0.0.1:8080/v1/clusters/orders -H 'content-type: application/json' -d '{"check":{"kind":"lease"},"nodes":[]}'`
 //!
-//! It prints a line for each status.
+//! It prints a line for each status. After the time of its lease in seconds, it takes the id of its node and its port.
 
 use std::time::Duration;
 
@@ -22,20 +22,25 @@ const DRAIN: Duration = Duration::from_secs(1);
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let mut arguments = std::env::args().skip(1);
-    let usage =
-        "usage: register SERVER CLUSTER [TTL_SECONDS], for example: register http://127.0.0.1:8080 orders 10";
+    let usage = "usage: register SERVER CLUSTER [TTL_SECONDS [ID [PORT]]], \
+                 for example: register http://127.0.0.1:8080 orders 10";
     let servers = arguments.next().context(usage)?;
     let cluster = arguments.next().context(usage)?;
     let ttl = arguments.next().map_or(Ok(10), |seconds| seconds.parse()).context(usage)?;
+    let id = arguments.next();
+    let port: u16 = arguments.next().map_or(Ok(0), |port| port.parse()).context(usage)?;
 
     let jcm =
         Subscriber::builder().servers(servers.split(',')).client_name("register example").build().await?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let me = Me::new().port("http", listener.local_addr()?.port()).label("example", "register");
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let mut me = Me::new().port("http", listener.local_addr()?.port()).label("example", "register");
+    if let Some(id) = id {
+        me = me.id(id);
+    }
+    tokio::spawn(serve(listener));
     let mut me =
         jcm.register(cluster, me).address([127, 0, 0, 1]).ttl(Duration::from_secs(ttl)).start().await?;
     show(&me.status());
-    tokio::spawn(serve(listener));
     me.ready().await?;
     loop {
         tokio::select! {

@@ -231,8 +231,8 @@ impl RegistrationBuilder {
     ///
     /// A node of the same id with a lease of another process is taken over, because this program may have been
     /// started again; the other process, if it still runs, ends its registration and says so. A node of another id at the same
-    /// address and port is waited for, because it may be what a dead process left, and is cleared away then: not while checks of
-    /// the cluster find it fit, though, so a program is better registered under the same id each time.
+    /// address and port is waited for, because it may be what a dead process left: it is replaced once nobody has kept its lease
+    /// for its whole time. A program is better registered under the same id each time: then there is nothing to wait for.
     pub async fn start(self) -> Result<Registration, RegisterError> {
         let cluster = ClusterName::parse(&self.cluster).map_err(RegisterError::Name)?;
         let refused = |source| RegisterError::Me { cluster: cluster.clone(), source };

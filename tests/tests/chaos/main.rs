@@ -23,6 +23,7 @@ mod rows {
     mod network;
     mod nodes;
     mod push;
+    mod registrations;
     mod servers;
     mod store;
     mod strain;

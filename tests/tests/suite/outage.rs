@@ -113,7 +113,9 @@ async fn a_damaged_snapshot_is_passed_over_for_the_one_before_it() {
     eventually(DEADLINE, "definitions are on disk", async || latest.exists().then_some(()).ok_or("not yet"))
         .await;
     put(&client, "other").await;
-    eventually(DEADLINE, "a second file", async || previous.exists().then_some(()).ok_or("not yet")).await;
+    // The former latest is renamed before the new one is in its place.
+    let both = async || (previous.exists() && latest.exists()).then_some(()).ok_or("not yet");
+    eventually(DEADLINE, "a second file", both).await;
     server.kill_9().await;
     ensemble.stop_all().await;
     let whole = std::fs::read(&latest).unwrap();

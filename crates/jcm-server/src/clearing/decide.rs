@@ -2,7 +2,8 @@
 //!
 //! A node is cleared away when every round of a whole time of its lease found the same: this server led, in one epoch and
 //! without a pause, the store was writable, nobody renewed the lease, and every server said so. One round that finds otherwise
-//! begins that time anew.
+//! begins that time anew. One that checks find fit stays; but nobody has held its lease then either, and its place may be had
+//! by another program (see `leases/vacancy.rs`).
 //!
 //! Many that lapse together are no many deaths: something between them and the servers is broken. They are left for the grace
 //! time, and then cleared away only if enough of the cluster is fit without them.
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use jcm_model::{ClusterName, Lapsed, Lease, NodeId};
 
+use crate::leases::Vacant;
+
 /// From this share of a cluster's leases on, lapsed within one time of theirs, it is a mass. A lone one never is.
 const MASS_ABOVE: f64 = 0.2;
 const MASS_NODES_MIN: usize = 2;
@@ -19,13 +22,17 @@ const MASS_NODES_MIN: usize = 2;
 /// Rounds that are further apart are not in a row: this server stood still, or did something else.
 const ROUND_GAP_MAX: Duration = Duration::from_secs(3);
 
-/// A node whose lease was not renewed within its time, as far as this server knows.
+/// A node whose lease was not renewed within its time, as far as this server knows, or whose place another program wants.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub(super) lapsed: Lapsed,
     pub(super) lease: Lease,
     /// Some server holds the lease, or may.
     pub(super) is_held: bool,
+    /// When it was renewed last, as far as this server was told.
+    pub(super) renewed: Option<Instant>,
+    /// It was not renewed within its time, and checks do not find the node fit.
+    pub(super) is_gone: bool,
 }
 
 /// A cluster that has candidates.
@@ -36,9 +43,18 @@ pub(super) struct Share {
     pub(super) leased: usize,
     /// Its nodes that people have in use.
     pub(super) online: usize,
-    /// Those of them that are routed to by their own verdict and are no candidates.
+    /// Those of them that are routed to by their own verdict and are not gone.
     pub(super) fit: usize,
     pub(super) panic_below: f64,
+}
+
+/// What a round led to.
+#[derive(Debug, Default)]
+pub(super) struct Decision {
+    /// What is to be cleared away.
+    pub(super) ripe: BTreeMap<ClusterName, Vec<Lapsed>>,
+    /// Whose place may be had, because nobody has held its lease for its whole time.
+    pub(super) vacant: Vacant,
 }
 
 /// All candidates of one round, by their clusters.
@@ -56,8 +72,8 @@ pub(super) struct Clearing {
 #[derive(Debug)]
 struct Pending {
     lapsed: Lapsed,
-    /// When it was found lapsed.
-    found: Instant,
+    /// Since when it is gone; `None` while it is not.
+    gone: Option<Instant>,
     /// Since when no round found that anybody holds it.
     unheld: Instant,
     /// It lapsed with many others. That stands: those who come back one by one must not make the rest look like few.
@@ -74,13 +90,8 @@ impl Clearing {
         self.last = None;
     }
 
-    /// Takes in what this round found, and answers what is to be cleared away.
-    pub(super) fn round(
-        &mut self,
-        epoch: u64,
-        round: &Round,
-        now: Instant,
-    ) -> BTreeMap<ClusterName, Vec<Lapsed>> {
+    /// Takes in what this round found, and answers what follows.
+    pub(super) fn round(&mut self, epoch: u64, round: &Round, now: Instant) -> Decision {
         let in_a_row = |(before, at): (u64, Instant)| {
             before == epoch && now.saturating_duration_since(at) <= ROUND_GAP_MAX
         };
@@ -89,29 +100,34 @@ impl Clearing {
         }
         self.last = Some((epoch, now));
         self.clusters.retain(|cluster, _| round.contains_key(cluster));
-        let mut ripe = BTreeMap::new();
+        let mut decision = Decision::default();
         for (cluster, share) in round {
             let pending = self.clusters.entry(cluster.clone()).or_default();
             take_in(pending, &share.candidates, now);
             mark_masses(pending, share);
             let may_go = ripe_of(pending, share, self.grace, now);
             if !may_go.is_empty() {
-                ripe.insert(cluster.clone(), may_go);
+                decision.ripe.insert(cluster.clone(), may_go);
+            }
+            let vacant = vacant_of(pending, share, now);
+            if !vacant.is_empty() {
+                decision.vacant.insert(cluster.clone(), vacant);
             }
         }
-        ripe
+        decision
     }
 
     /// Every time begins anew. What lapsed with many others stays a mass: leaders change just when such things happen.
     fn begin_anew(&mut self, now: Instant) {
         for pending in self.clusters.values_mut().flat_map(HashMap::values_mut) {
-            (pending.found, pending.unheld) = (now, now);
+            (pending.gone, pending.unheld) = (pending.gone.map(|_| now), now);
         }
     }
 
-    /// How many wait, and how many of them lapsed with many others.
+    /// How many of those that are gone wait, and how many of them lapsed with many others.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let all = || self.clusters.values().flat_map(HashMap::values);
+        let pending = || self.clusters.values().flat_map(HashMap::values);
+        let all = || pending().filter(|pending| pending.gone.is_some());
         (all().count(), all().filter(|pending| pending.is_mass).count())
     }
 }
@@ -123,12 +139,20 @@ fn take_in(pending: &mut HashMap<NodeId, Pending>, candidates: &[Candidate], now
     for candidate in candidates {
         let pending = pending.entry(candidate.lapsed.node.clone()).or_insert_with(|| Pending {
             lapsed: candidate.lapsed.clone(),
-            found: now,
+            gone: None,
             unheld: now,
             is_mass: false,
         });
         if candidate.is_held {
             pending.unheld = now;
+        } else if let Some(renewed) = candidate.renewed {
+            // Nobody holds one whose client opens a stream for each renewal; it is kept all the same.
+            pending.unheld = pending.unheld.max(renewed);
+        }
+        if candidate.is_gone {
+            pending.gone.get_or_insert(now);
+        } else {
+            (pending.gone, pending.is_mass) = (None, false);
         }
     }
 }
@@ -136,8 +160,10 @@ fn take_in(pending: &mut HashMap<NodeId, Pending>, candidates: &[Candidate], now
 fn mark_masses(pending: &mut HashMap<NodeId, Pending>, share: &Share) {
     let ttls: HashMap<&NodeId, Duration> =
         share.candidates.iter().map(|candidate| (&candidate.lapsed.node, candidate.lease.ttl())).collect();
-    let mut by_time: Vec<(Instant, Duration, NodeId)> =
-        pending.iter().map(|(node, pending)| (pending.found, ttls[node], node.clone())).collect();
+    let mut by_time: Vec<(Instant, Duration, NodeId)> = pending
+        .iter()
+        .filter_map(|(node, pending)| Some((pending.gone?, ttls[node], node.clone())))
+        .collect();
     by_time.sort_unstable_by(|one, other| (one.0, &one.2).cmp(&(other.0, &other.2)));
     // The times of one cluster's leases differ little: the longest is the careful choice.
     let window = by_time.iter().map(|(_, ttl, _)| *ttl).max().unwrap_or_default();
@@ -166,13 +192,28 @@ fn ripe_of(pending: &HashMap<NodeId, Pending>, share: &Share, grace: Duration, n
     let is_enough_left = share.fit as f64 >= share.panic_below * share.online as f64;
     let is_ripe = |candidate: &&Candidate| {
         let Some(pending) = pending.get(&candidate.lapsed.node) else { return false };
-        let unheld_for = now.saturating_duration_since(pending.unheld);
-        let waited = now.saturating_duration_since(pending.found);
-        !candidate.is_held
-            && unheld_for >= candidate.lease.ttl()
+        let Some(gone) = pending.gone else { return false };
+        let waited = now.saturating_duration_since(gone);
+        pending.is_vacant(candidate, now)
+            && waited >= candidate.lease.ttl()
             && (!pending.is_mass || (waited >= grace && is_enough_left))
     };
     share.candidates.iter().filter(is_ripe).map(|candidate| candidate.lapsed.clone()).collect()
+}
+
+fn vacant_of(pending: &HashMap<NodeId, Pending>, share: &Share, now: Instant) -> HashMap<NodeId, Lapsed> {
+    let is_vacant = |candidate: &&Candidate| {
+        pending.get(&candidate.lapsed.node).is_some_and(|pending| pending.is_vacant(candidate, now))
+    };
+    let vacant = share.candidates.iter().filter(is_vacant);
+    vacant.map(|candidate| (candidate.lapsed.node.clone(), candidate.lapsed.clone())).collect()
+}
+
+impl Pending {
+    /// Whether nobody has held its lease for its whole time.
+    fn is_vacant(&self, candidate: &Candidate, now: Instant) -> bool {
+        !candidate.is_held && now.saturating_duration_since(self.unheld) >= candidate.lease.ttl()
+    }
 }
 
 #[cfg(test)]

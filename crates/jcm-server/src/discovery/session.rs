@@ -22,6 +22,7 @@ use tracing::info;
 
 use super::servers::Servers;
 use crate::app::App;
+use crate::leases::Tie;
 use crate::subscribers::{COALESCE_FOR, Counted, HEARTBEAT, LEAVE_MAX};
 use crate::views::{Held, Inbox, Keys, Watching, general};
 
@@ -63,7 +64,7 @@ pub(super) struct Session {
     spoke_at: Instant,
     leave_at: Option<Instant>,
     /// It keeps leases through this server.
-    keeps: bool,
+    keeps: Option<Tie>,
     /// The client came, or was asked to go, while this server was cut off: others may be out of its reach.
     stays: bool,
     /// When it is to be asked to go because this server is cut off.
@@ -103,7 +104,7 @@ impl Session {
         Self {
             _counted: app.subscribers.enter(Some(&inbox)),
             stale: app.views.is_stale(),
-            keeps: false,
+            keeps: None,
             stays: app.subscribers.is_cut_off(),
             ask_at: None,
             app,
@@ -217,7 +218,7 @@ impl Session {
         if self.leave_at.is_none() && self.app.draining.is_cancelled() {
             self.leave_at = Some(now + LEAVE_MAX);
             self.ask_to_go("the server is stopping");
-        } else if is_cut_off && self.keeps && !self.stays {
+        } else if is_cut_off && self.keeps.is_some() && !self.stays {
             // Not all at once: who finds no other server comes back.
             self.stays = true;
             self.ask_at = Some(now + ASK_OVER.mul_f64(fastrand::f64()));

@@ -1,11 +1,12 @@
 //! The table of renewals. Pure: the time is told.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use jcm_model::{ClusterName, Lease, LeaseId, NodeId, ServerId};
 
-use super::Renewals;
+use super::{Renewals, Tie};
 use crate::snapshot::Snapshot;
 
 /// Renewals of nodes that no definition names are kept for so long: their definition may be on its way.
@@ -58,6 +59,8 @@ struct Own {
     at: Instant,
     /// It is among those that are to be handed on.
     is_fresh: bool,
+    /// There for as long as the stream over which it was renewed last.
+    stream: Weak<()>,
 }
 
 type ByNode<T> = HashMap<ClusterName, HashMap<NodeId, T>>;
@@ -93,17 +96,25 @@ impl Table {
     }
 
     /// A client of this server renewed a lease.
-    pub(super) fn keep(&mut self, cluster: &ClusterName, node: &NodeId, lease: LeaseId, now: Instant) {
+    pub(super) fn keep(
+        &mut self,
+        tie: &Tie,
+        cluster: &ClusterName,
+        node: &NodeId,
+        lease: LeaseId,
+        now: Instant,
+    ) {
+        let stream = Arc::downgrade(&tie.0);
         let held = self.own.get_mut(cluster).and_then(|nodes| nodes.get_mut(node));
         let was_fresh = match held {
             Some(own) => {
                 let was_fresh = std::mem::replace(&mut own.is_fresh, true);
-                (own.lease, own.at) = (lease, now);
+                (own.lease, own.at, own.stream) = (lease, now, stream);
                 was_fresh
             }
             None if self.own_count >= RENEWALS_MAX => return,
             None => {
-                let own = Own { lease, at: now, is_fresh: true };
+                let own = Own { lease, at: now, is_fresh: true, stream };
                 self.own.entry(cluster.clone()).or_default().insert(node.clone(), own);
                 self.own_count += 1;
                 false
@@ -136,8 +147,10 @@ impl Table {
         self.own.iter().map(|(cluster, nodes)| (cluster.clone(), list(nodes))).collect()
     }
 
-    pub(super) fn own_count(&self) -> usize {
-        self.own_count
+    /// How many leases are kept over streams that go on. Their programs may have let their time pass.
+    pub(super) fn kept_count(&self) -> usize {
+        let kept = |own: &&Own| own.stream.strong_count() > 0;
+        self.own.values().flat_map(HashMap::values).filter(kept).count()
     }
 
     pub(super) fn hear(&mut self, from: &ServerId, renewals: &Renewals) {
@@ -190,11 +203,13 @@ impl Table {
     }
 
     /// What was renewed before it began to run, or during a pause, a server does not know: for a whole time from then on
-    /// it may hold everything.
+    /// it may hold everything. What was renewed over a stream that has ended it does not hold: its program is gone, or elsewhere.
     pub(super) fn holds(&self, cluster: &ClusterName, node: &NodeId, lease: &Lease, now: Instant) -> bool {
         let is_within = |at: Instant| now.saturating_duration_since(at) < lease.ttl();
         let own = self.own.get(cluster).and_then(|nodes| nodes.get(node));
-        is_within(self.running_since) || own.is_some_and(|own| own.lease == lease.id() && is_within(own.at))
+        let is_held =
+            |own: &Own| own.lease == lease.id() && is_within(own.at) && own.stream.strong_count() > 0;
+        is_within(self.running_since) || own.is_some_and(is_held)
     }
 
     pub(super) fn begin_anew(&mut self, now: Instant) {
@@ -231,7 +246,7 @@ impl Table {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     use imbl::OrdMap;
     use jcm_model::{Cluster, Edit, Mutation, Precondition, Revision, StoreId, TargetPolicy};
@@ -240,6 +255,9 @@ pub(crate) mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// A stream that never ends.
+    static TIE: LazyLock<Tie> = LazyLock::new(Tie::default);
 
     pub(crate) fn cluster_name() -> ClusterName {
         ClusterName::parse("orders").unwrap()
@@ -295,14 +313,14 @@ pub(crate) mod tests {
     fn what_was_renewed_is_handed_on_once_with_its_latest_moment() {
         let (mut table, start) = table();
         for seconds in 0..3 {
-            table.keep(&cluster_name(), &node_id("n1"), lease_id(1), start + seconds * SECOND);
+            table.keep(&TIE, &cluster_name(), &node_id("n1"), lease_id(1), start + seconds * SECOND);
         }
-        table.keep(&cluster_name(), &node_id("n2"), lease_id(2), start);
+        table.keep(&TIE, &cluster_name(), &node_id("n2"), lease_id(2), start);
         let expected =
             vec![(node_id("n1"), lease_id(1), start + 2 * SECOND), (node_id("n2"), lease_id(2), start)];
         assert_eq!(table.take_fresh(), Renewals::from([(cluster_name(), expected)]));
         assert!(table.take_fresh().is_empty());
-        table.keep(&cluster_name(), &node_id("n2"), lease_id(2), start + 3 * SECOND);
+        table.keep(&TIE, &cluster_name(), &node_id("n2"), lease_id(2), start + 3 * SECOND);
         assert_eq!(table.take_fresh()[&cluster_name()].len(), 1);
         assert_eq!(table.own()[&cluster_name()].len(), 2, "all of it is told to who begins to follow");
     }
@@ -311,7 +329,7 @@ pub(crate) mod tests {
     fn the_later_renewal_counts_through_whichever_server() {
         let (mut table, start) = table();
         let told = |at| Renewals::from([(cluster_name(), vec![(node_id("n1"), lease_id(1), at)])]);
-        table.keep(&cluster_name(), &node_id("n1"), lease_id(1), start + 2 * SECOND);
+        table.keep(&TIE, &cluster_name(), &node_id("n1"), lease_id(1), start + 2 * SECOND);
         table.hear(&server("s2"), &told(start + SECOND));
         let renewal =
             |table: &Table| table.renewal(&cluster_name(), &node_id("n1"), lease_id(1)).unwrap().clone();
@@ -326,14 +344,14 @@ pub(crate) mod tests {
         let (mut table, start) = table();
         let (name, node) = (cluster_name(), node_id("n1"));
         let at = |table: &Table, lease| table.renewal(&name, &node, lease_id(lease)).map(|found| found.at);
-        table.keep(&name, &node, lease_id(2), start);
-        table.keep(&name, &node, lease_id(1), start + SECOND);
+        table.keep(&TIE, &name, &node, lease_id(2), start);
+        table.keep(&TIE, &name, &node, lease_id(1), start + SECOND);
         assert_eq!((at(&table, 1), at(&table, 2)), (Some(start + SECOND), Some(start)));
-        table.keep(&name, &node, lease_id(2), start + 2 * SECOND);
-        table.keep(&name, &node, lease_id(1), start + 3 * SECOND);
+        table.keep(&TIE, &name, &node, lease_id(2), start + 2 * SECOND);
+        table.keep(&TIE, &name, &node, lease_id(1), start + 3 * SECOND);
         assert_eq!(at(&table, 2), Some(start + 2 * SECOND));
         // The oldest of three gives way.
-        table.keep(&name, &node, lease_id(3), start + 4 * SECOND);
+        table.keep(&TIE, &name, &node, lease_id(3), start + 4 * SECOND);
         assert_eq!((at(&table, 3), at(&table, 1)), (Some(start + 4 * SECOND), Some(start + 3 * SECOND)));
         table.tidy(&snapshot(1, &[leased("n1", Some(1))]), start + 4 * SECOND + UNKNOWN_KEPT_FOR);
         assert_eq!((at(&table, 1), at(&table, 3)), (Some(start + 3 * SECOND), None));
@@ -360,10 +378,10 @@ pub(crate) mod tests {
         let holds = |table: &Table, at| table.holds(&cluster_name(), &node_id("n1"), &lease, at);
         assert!(holds(&table, start + 9 * SECOND), "it began just now");
         assert!(!holds(&table, start + 10 * SECOND));
-        table.keep(&cluster_name(), &node_id("n1"), lease_id(1), start + 10 * SECOND);
+        table.keep(&TIE, &cluster_name(), &node_id("n1"), lease_id(1), start + 10 * SECOND);
         assert!(holds(&table, start + 19 * SECOND));
         assert!(!holds(&table, start + 20 * SECOND));
-        table.keep(&cluster_name(), &node_id("n1"), lease_id(2), start + 20 * SECOND);
+        table.keep(&TIE, &cluster_name(), &node_id("n1"), lease_id(2), start + 20 * SECOND);
         assert!(!holds(&table, start + 21 * SECOND), "another lease of the same node");
         table.hear(
             &server("s2"),
@@ -375,11 +393,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_server_does_not_hold_what_was_renewed_over_a_stream_that_has_ended() {
+        let (mut table, start) = table();
+        let lease = Lease::new(lease_id(1), 10 * SECOND).unwrap();
+        let now = start + 20 * SECOND;
+        let holds = |table: &Table| table.holds(&cluster_name(), &node_id("n1"), &lease, now);
+        let (before, after) = (Tie::default(), Tie::default());
+        table.keep(&before, &cluster_name(), &node_id("n1"), lease_id(1), now);
+        assert!(holds(&table));
+        // It came over another one before the first has ended.
+        table.keep(&after, &cluster_name(), &node_id("n1"), lease_id(1), now);
+        drop(before);
+        assert!(holds(&table));
+        assert_eq!(table.kept_count(), 1);
+        drop(after);
+        assert!(!holds(&table));
+        assert_eq!(table.kept_count(), 0);
+        let renewal = table.renewal(&cluster_name(), &node_id("n1"), lease_id(1));
+        assert_eq!(renewal.map(|renewal| renewal.at), Some(now), "it was renewed all the same");
+    }
+
+    #[test]
     fn what_is_not_defined_is_forgotten_after_a_while() {
         let (mut table, start) = table();
         let snapshot = snapshot(1, &[leased("n1", Some(1)), leased("n2", Some(2))]);
         for (node, lease) in [("n1", 1), ("n2", 1), ("n3", 1)] {
-            table.keep(&cluster_name(), &node_id(node), lease_id(lease), start);
+            table.keep(&TIE, &cluster_name(), &node_id(node), lease_id(lease), start);
         }
         table.tidy(&snapshot, start + SECOND);
         assert_eq!((table.own_count, table.latest_count), (3, 3), "a definition may be on its way");

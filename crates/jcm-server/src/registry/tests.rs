@@ -7,12 +7,28 @@ mod storms;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use jcm_model::{ClusterName, Mutation, Precondition, Refusal, Revision, StoreId};
+use jcm_model::{ClusterName, Lapsed, Mutation, NodeId, Precondition, Refusal, Revision, StoreId};
 use jcm_storage::memory::Outcome;
 use jcm_storage::{CommitError, Store};
 
 use super::{Fate, WRITE_DEADLINE, Write, WriteError};
-use group::{Group, Link, Server, add, one, put};
+use group::{Group, Link, Server, add, one, put, register};
+
+fn nodes(server: &Server, cluster: &str) -> Vec<String> {
+    let held = server.catalog.cluster(&ClusterName::parse(cluster).unwrap()).unwrap();
+    held.nodes.iter().map(|node| node.id.to_string()).collect()
+}
+
+/// The leader finds that nobody has held the leases of these nodes of a cluster, as they are.
+fn found_vacant(leader: &Server, cluster: &str, ids: &[&str]) {
+    let name = ClusterName::parse(cluster).unwrap();
+    let held = leader.catalog.cluster(&name).unwrap();
+    let lapsed = held.nodes.iter().filter(|node| ids.contains(&node.id.as_str())).map(|node| {
+        let lease = node.attributes.lease().unwrap().id();
+        (node.id.clone(), Lapsed { node: node.id.clone(), birth: node.birth, lease })
+    });
+    leader.vacancies.publish(1, [(name, lapsed.collect())].into(), Instant::now());
+}
 
 fn if_match(revision: Revision) -> Precondition {
     Precondition { revision: Some(revision), ..Precondition::default() }
@@ -406,5 +422,82 @@ async fn what_is_for_the_leader_alone_is_refused_when_another_leads_and_takes_no
     assert_eq!(server.way.commits.load(Ordering::SeqCst), 2);
     server.registry.carry_out(fenced(3), WRITE_DEADLINE).await.unwrap();
     assert_eq!(held(server, "a").as_deref(), Some("3"));
+    group.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_registers_itself_has_the_place_of_a_dead_one() {
+    let group = Group::start(2).await;
+    let (leader, follower) = (group.server(0), group.server(1));
+    follower.registry.write(put("a", 1, Precondition::default())).await.unwrap();
+    follower.registry.write(register("a", "dead", &[1, 2])).await.unwrap();
+    follower.registry.write(register("a", "other", &[3])).await.unwrap();
+    let clash = |answer| match answer {
+        Err(WriteError::Refused { refusal: Refusal::Clash { other, .. }, .. }) => other.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(clash(follower.registry.write(register("a", "new", &[2])).await), "dead");
+    let claims = leader.vacancies.claims(Instant::now());
+    assert_eq!(
+        claims.values().flat_map(|nodes| nodes.keys()).map(NodeId::as_str).collect::<Vec<_>>(),
+        ["dead"]
+    );
+
+    found_vacant(leader, "a", &["dead"]);
+    let write = register("a", "new", &[2]);
+    let written = follower.registry.write(write.clone()).await.unwrap();
+    assert!(written.created && written.outcomes.len() == 1, "as it was asked for: {written:?}");
+    assert_eq!(nodes(follower, "a"), ["new", "other"]);
+    assert_eq!(
+        group.log().await.get(&write.operation),
+        Some(&1),
+        "in one step, under the client's own operation"
+    );
+    let again = follower.registry.write(write).await.unwrap();
+    assert_eq!(again.revision, written.revision, "a repetition finds what came of it");
+
+    // What was found is of a node that is another one by now.
+    assert_eq!(clash(follower.registry.write(register("a", "third", &[2, 3])).await), "new");
+    let revision = follower.catalog.cluster(&ClusterName::parse("a").unwrap()).unwrap().revision;
+    found_vacant(leader, "a", &["other"]);
+    follower.registry.write(register("a", "other", &[4])).await.unwrap();
+    follower.registry.write(register("a", "other", &[3])).await.unwrap();
+    assert_eq!(clash(follower.registry.write(register("a", "third", &[3])).await), "other");
+    assert!(revision < follower.catalog.cluster(&ClusterName::parse("a").unwrap()).unwrap().revision);
+    // Of two that are in the way both go, or none.
+    found_vacant(leader, "a", &["other"]);
+    assert_eq!(clash(follower.registry.write(register("a", "third", &[2, 3])).await), "new");
+    assert_eq!(nodes(follower, "a"), ["new", "other"]);
+    found_vacant(leader, "a", &["new", "other"]);
+    follower.registry.write(register("a", "third", &[2, 3])).await.unwrap();
+    assert_eq!(nodes(follower, "a"), ["third"]);
+    group.stop().await;
+}
+
+#[tokio::test]
+async fn the_place_of_a_dead_program_is_not_for_what_people_write() {
+    let group = Group::start(1).await;
+    let server = group.server(0);
+    server.registry.write(put("a", 1, Precondition::default())).await.unwrap();
+    server.registry.write(register("a", "dead", &[1, 2])).await.unwrap();
+    found_vacant(server, "a", &["dead"]);
+    let leased = register("a", "new", &[1]).wishes.remove(0);
+    let mut people = leased.mutation.clone();
+    if let Mutation::PutNodes(specs) = &mut people {
+        let node = serde_json::json!({ "id": "new", "address": "127.0.0.1", "ports": { "p1": 1001 } });
+        specs[0] = serde_json::from_value(node).unwrap();
+    }
+    let revision = server.catalog.get().revision;
+    for (mutation, precondition) in [
+        (people, Precondition::default()),
+        (leased.mutation, Precondition { revision: Some(revision), ..Precondition::default() }),
+    ] {
+        let refused = server.registry.write(one("a", mutation, precondition)).await;
+        assert!(
+            matches!(refused, Err(WriteError::Refused { index: 0, refusal: Refusal::Clash { .. } })),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(nodes(server, "a"), ["dead"]);
     group.stop().await;
 }

@@ -120,9 +120,10 @@ impl Leases {
             LeaseEvent::Abandon { lease } => self.forget(lease),
             LeaseEvent::Written { lease, outcome } => {
                 self.writes_under_way -= 1;
-                let done = matches!(outcome, Outcome::Done(_));
+                // What was written is kept from now on; what is another's, a server is to say more of.
+                let speaks = matches!(outcome, Outcome::Done(_) | Outcome::Leased { .. });
                 self.change(lease, effects, |entry| entry.written(outcome, now, random));
-                if done && self.entries.get(&lease).is_some_and(|entry| entry.held().is_some()) {
+                if speaks && self.entries.get(&lease).is_some_and(|entry| entry.held().is_some()) {
                     self.fresh.insert(lease);
                     self.keep_fresh_at.get_or_insert(now + GATHER_FOR);
                 }

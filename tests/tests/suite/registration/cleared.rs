@@ -12,7 +12,9 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::checked::quick_check;
 
-use super::{DEADLINE, TTL, address, id, lease_of, me, of_leases, program, until_healthy, until_node, view};
+use super::{
+    DEADLINE, LONG_TTL, TTL, address, id, lease_of, me, of_leases, program, until_healthy, until_node, view,
+};
 
 /// A real program in a process of its own. Ends with its owner.
 struct Program {
@@ -22,8 +24,18 @@ struct Program {
 
 impl Program {
     fn start(server: &Server) -> Self {
+        Self::start_with(server, &[])
+    }
+
+    /// One that has this id and this port.
+    fn start_as(server: &Server, id: &str, port: &str) -> Self {
+        Self::start_with(server, &[id, port])
+    }
+
+    fn start_with(server: &Server, arguments: &[&str]) -> Self {
         let mut child = Command::new(binary::example("register"))
-            .args([server.url(), "orders".to_owned(), TTL.as_secs().to_string()])
+            .args([&server.url(), "orders", &TTL.as_secs().to_string()])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -47,6 +59,12 @@ impl Program {
         tokio::time::timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("it does not say `{start}`"))
     }
 
+    /// Ends it as the kernel does.
+    async fn kill_9(&mut self) {
+        self.child.start_kill().expect("kill a process that this test started");
+        self.child.wait().await.expect("a killed process ends");
+    }
+
     /// Waits until it is registered, and answers its node.
     async fn registered(&mut self) -> String {
         let line = self.says("registered ").await;
@@ -61,8 +79,7 @@ async fn a_killed_program_becomes_down_and_is_cleared_away_and_the_others_stay()
     let (mut one, mut other) = (Program::start(&server), Program::start(&server));
     let (killed, kept) = (one.registered().await, other.registered().await);
     until_healthy(&client, 2).await;
-    one.child.start_kill().expect("kill a process that this test started");
-    one.child.wait().await.expect("a killed process ends");
+    one.kill_9().await;
     until_node(&client, &killed, "verdict", json!("down")).await;
     eventually(DEADLINE, "it is cleared away", async || {
         let view = view(&client).await?;
@@ -85,14 +102,30 @@ async fn a_program_in_a_checked_cluster_is_judged_by_the_check_and_cleared_away_
     let node = program.registered().await;
     until_node(&client, &node, "routable", json!(true)).await;
     until_node(&client, &node, "verdict", json!("healthy")).await;
-    program.child.start_kill().expect("kill a process that this test started");
-    program.child.wait().await.expect("a killed process ends");
+    program.kill_9().await;
     until_node(&client, &node, "verdict", json!("down")).await;
     eventually(DEADLINE, "it is cleared away", async || {
         let view = view(&client).await?;
         if view.node_ids().is_empty() { Ok(()) } else { Err(view) }
     })
     .await;
+}
+
+/// Whoever answers at the place answers the check of the dead one's node, so that this is fit and not cleared away.
+#[tokio::test]
+async fn a_program_that_starts_again_under_another_id_in_a_checked_cluster_takes_the_place_of_the_dead_one() {
+    let (server, client) = start().await;
+    client.put_cluster("orders", &json!({ "check": quick_check(), "nodes": [] })).await.ok();
+    let mut before = Program::start(&server);
+    let dead = before.registered().await;
+    until_node(&client, &dead, "routable", json!(true)).await;
+    before.kill_9().await;
+    let port = dead.rsplit(':').next().expect("an address and a port");
+    let mut after = Program::start_as(&server, "orders-2", port);
+    assert_eq!(after.registered().await, "orders-2");
+    until_node(&client, "orders-2", "routable", json!(true)).await;
+    until_node(&client, "orders-2", "verdict", json!("healthy")).await;
+    assert_eq!(client.get_cluster("orders").await.node_ids(), ["orders-2"]);
 }
 
 #[tokio::test]
@@ -155,7 +188,7 @@ async fn the_last_process_has_the_place_and_the_one_before_says_so() {
 }
 
 #[tokio::test]
-async fn a_program_that_starts_again_under_another_id_waits_until_its_old_node_is_cleared_away() {
+async fn a_program_that_starts_again_under_another_id_waits_until_its_old_node_may_be_replaced() {
     let (server, client) = start().await;
     client.put_cluster("orders", &of_leases()).await.ok();
     let before = program(&[server.url()]).await;
@@ -178,6 +211,36 @@ async fn a_program_that_starts_again_under_another_id_waits_until_its_old_node_i
     assert_eq!(node.as_str(), "orders-2");
     until_node(&client, "orders-2", "routable", json!(true)).await;
     assert_eq!(client.get_cluster("orders").await.node_ids(), ["orders-2"]);
+}
+
+/// As many that lapse at once they would be left for the grace time.
+#[tokio::test]
+async fn programs_that_all_start_again_under_other_ids_have_their_places() {
+    const COUNT: u16 = 5;
+    let (server, client) = start().await;
+    client.put_cluster("orders", &of_leases()).await.ok();
+    let before = program(&[server.url()]).await;
+    let mut old = Vec::new();
+    for number in 0..COUNT {
+        old.push(me(&before, number).ttl(TTL).ready_at_once().start().await.expect("it is registered"));
+    }
+    until_healthy(&client, COUNT.into()).await;
+    before.shutdown().await;
+    drop(old);
+    let jcm = Subscriber::builder().servers([server.url()]).ready_timeout(Duration::from_millis(100));
+    let jcm = jcm.build().await.expect("a good address");
+    let mut new = Vec::new();
+    for number in 0..COUNT {
+        let me = Me::new().port("http", 80).address(address(number)).id(format!("again-{number}"));
+        new.push(
+            jcm.register("orders", me).ttl(LONG_TTL).ready_at_once().start().await.expect("it is tried"),
+        );
+    }
+    for me in &new {
+        tokio::time::timeout(DEADLINE, me.registered()).await.expect("in time").expect("it stands");
+    }
+    let view = until_healthy(&client, COUNT.into()).await;
+    assert!(view.node_ids().iter().all(|id| id.starts_with("again-")), "{view}");
 }
 
 #[tokio::test]

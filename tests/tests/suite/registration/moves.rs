@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use jcm_subscriber::{Me, RegistrationStatus};
+use jcm_subscriber::{Me, RegistrationStatus, Subscriber};
 use jcm_tests::server::start;
 use jcm_tests::{Client, Ensemble, Group};
 use serde_json::{Value, json};
 
 use super::{
-    DEADLINE, LONG_TTL, TTL, id, is_online, lease_of, me, of_leases, program, until_healthy, until_node, view,
+    DEADLINE, LONG_TTL, TTL, address, id, is_online, lease_of, me, of_leases, program, until_healthy,
+    until_node, view,
 };
 
 /// Long enough for a busy machine, short enough to wait for.
@@ -44,9 +45,7 @@ async fn a_program_that_starts_before_its_server_is_registered_once_that_is_ther
     let (mut server, client) = start().await;
     client.put_cluster("orders", &of_leases()).await.ok();
     server.kill_9().await;
-    let jcm = jcm_subscriber::Subscriber::builder()
-        .servers([server.url()])
-        .ready_timeout(Duration::from_millis(100));
+    let jcm = Subscriber::builder().servers([server.url()]).ready_timeout(Duration::from_millis(100));
     let jcm = jcm.build().await.expect("a good address");
     let me =
         jcm.register("orders", Me::new().port("http", 80)).ttl(LONG_TTL).start().await.expect("it is tried");
@@ -81,6 +80,37 @@ async fn a_program_moves_to_another_server_and_stays_the_node_that_it_was() {
     // What is written goes through the server that is left.
     me.leave(Duration::ZERO).await.expect("it leaves");
     assert!(clients[0].get_cluster("orders").await.node_ids().is_empty());
+}
+
+/// Whoever comes to its address and port under another id waits for as long as it lives, wherever it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_moves_keeps_its_place_from_one_that_wants_it() {
+    let ensemble = Ensemble::start(1).await;
+    let mut group = Group::start(&ensemble, 2).await;
+    let clients = group.clients();
+    clients[0].put_cluster("orders", &of_leases()).await.ok();
+    let jcm = program(&[group.server(0).url()]).await;
+    let owner = me(&jcm, 1).ttl(MOVING_TTL).ready_at_once().start().await.expect("it is registered");
+    for client in &clients {
+        until_healthy(client, 1).await;
+    }
+    let before = defined(&clients[1]).await;
+    let other = Subscriber::builder().servers([group.server(1).url()]).ready_timeout(Duration::from_secs(1));
+    let other = other.build().await.expect("a good address");
+    let rival = Me::new().port("http", 80).address(address(1)).id("rival");
+    let rival = other.register("orders", rival).ttl(MOVING_TTL).ready_at_once();
+    let rival = rival.start().await.expect("it is tried");
+    stays(&clients[1], &before).await;
+    group.server_mut(0).kill_9().await;
+    stays(&clients[1], &before).await;
+    assert!(is_online(&owner.status()));
+    assert!(matches!(rival.status(), RegistrationStatus::Trying { reason: Some(_) }), "{:?}", rival.status());
+    // Until it dies.
+    drop(owner);
+    jcm.shutdown().await;
+    let node = tokio::time::timeout(DEADLINE, rival.registered()).await.expect("in time");
+    assert_eq!(node.expect("it stands").as_str(), "rival");
+    assert_eq!(clients[1].get_cluster("orders").await.node_ids(), ["rival"]);
 }
 
 /// For longer than its lease lasts the node is never found down, and its definition stays as it was.

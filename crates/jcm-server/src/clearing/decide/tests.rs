@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use jcm_model::Revision;
 
 use super::*;
@@ -13,6 +15,12 @@ struct World {
     now: Instant,
     /// Node, and whether it is held.
     lapsed: BTreeMap<String, bool>,
+    /// Those whose lease is renewed, or which checks find fit, all the same.
+    stay: BTreeSet<String>,
+    /// When all of them were renewed last.
+    renewed: Option<Instant>,
+    /// Those whose place may be had, as of the last round.
+    vacant: Vec<String>,
     share: Share,
 }
 
@@ -21,7 +29,9 @@ impl World {
     fn of(leased: usize) -> Self {
         let share = Share { candidates: Vec::new(), leased, online: leased, fit: leased, panic_below: 0.5 };
         let clearing = Clearing::new(GRACE);
-        Self { clearing, epoch: 7, now: Instant::now(), lapsed: BTreeMap::new(), share }
+        let (lapsed, stay) = (BTreeMap::new(), BTreeSet::new());
+        let now = Instant::now();
+        Self { clearing, epoch: 7, now, lapsed, stay, renewed: None, vacant: Vec::new(), share }
     }
 
     fn lapse(&mut self, nodes: impl IntoIterator<Item = usize>) {
@@ -55,6 +65,8 @@ impl World {
             lapsed: Lapsed { node: node_id(node), birth: Revision(3), lease: lease_id(1) },
             lease: Lease::new(lease_id(1), 10 * SECOND).unwrap(),
             is_held: *is_held,
+            renewed: self.renewed,
+            is_gone: !self.stay.contains(node),
         };
         self.share.candidates = self.lapsed.iter().map(candidate).collect();
         let round = if self.lapsed.is_empty() {
@@ -62,8 +74,9 @@ impl World {
         } else {
             Round::from([(cluster_name(), self.share.clone())])
         };
-        let cleared = self.clearing.round(self.epoch, &round, self.now);
-        cleared.into_values().flatten().map(|lapsed| lapsed.node.to_string()).collect()
+        let Decision { ripe, vacant } = self.clearing.round(self.epoch, &round, self.now);
+        self.vacant = vacant.values().flat_map(HashMap::keys).map(ToString::to_string).collect();
+        ripe.into_values().flatten().map(|lapsed| lapsed.node.to_string()).collect()
     }
 }
 
@@ -103,6 +116,57 @@ fn another_epoch_a_pause_and_a_loss_of_the_lead_begin_all_anew() {
         assert_eq!(world.run(9), None, "{case}");
         assert!(world.run(2).is_some(), "{case}");
     }
+}
+
+#[test]
+fn one_that_stays_is_not_cleared_away_and_its_place_may_be_had_after_a_whole_time_however_many_there_are() {
+    let mut world = World::of(10);
+    let nodes = || (0..10).map(|n| format!("n{n:04}"));
+    world.lapse(0..10);
+    world.stay.extend(nodes());
+    assert_eq!(world.run(9), None);
+    assert_eq!((world.vacant.len(), world.clearing.counts()), (0, (0, 0)));
+    world.hold(3, true);
+    world.round();
+    world.hold(3, false);
+    assert_eq!(world.run(2), None);
+    world.vacant.sort();
+    assert_eq!(world.vacant, nodes().filter(|node| node != "n0003").collect::<Vec<_>>());
+    assert_eq!(world.run(10), None);
+    assert_eq!(world.vacant.len(), 10);
+    for case in ["not leading", "renewed"] {
+        match case {
+            "not leading" => world.clearing.interrupt(),
+            _ => world.lapsed.values_mut().for_each(|is_held| *is_held = true),
+        }
+        world.round();
+        assert_eq!(world.vacant.len(), 0, "{case}");
+    }
+}
+
+#[test]
+fn the_place_of_one_that_is_renewed_over_streams_that_end_at_once_is_not_to_be_had() {
+    let mut world = World::of(10);
+    world.lapse([0]);
+    world.stay.insert("n0000".to_owned());
+    for _ in 0..10 {
+        world.renewed = Some(world.now);
+        assert_eq!(world.run(9), None);
+        assert_eq!(world.vacant.len(), 0);
+    }
+    world.run(1);
+    assert_eq!(world.vacant.len(), 1);
+}
+
+#[test]
+fn one_that_checks_find_fit_no_longer_has_a_whole_time_from_then_on() {
+    let mut world = World::of(100);
+    world.lapse([0]);
+    world.stay.insert("n0000".to_owned());
+    assert_eq!(world.run(60), None);
+    world.stay.clear();
+    assert_eq!(world.run(9), None);
+    assert!(world.run(2).is_some());
 }
 
 #[test]

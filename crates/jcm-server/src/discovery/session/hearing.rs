@@ -85,7 +85,7 @@ impl Session {
 
     /// The client keeps these leases.
     fn keep(&mut self, keep: watch_request::Keep) -> Result<(), Status> {
-        self.keeps = true;
+        let tie = self.keeps.get_or_insert_default();
         let count = keep.held.len();
         if count > KEPT_MAX {
             let text = format!("{count} leases in one message, the limit is {KEPT_MAX}");
@@ -93,7 +93,8 @@ impl Session {
         }
         let kept: Result<Vec<Kept>, _> = keep.held.into_iter().map(Kept::try_from).collect();
         let kept = kept.map_err(|error| Status::invalid_argument(format!("keep: {}", chain(&error))))?;
-        let lost = self.app.peers.leases().keep(kept, &self.app.views.snapshot(), std::time::Instant::now());
+        let (leases, snapshot) = (self.app.peers.leases(), self.app.views.snapshot());
+        let lost = leases.keep(tie, kept, &snapshot, std::time::Instant::now());
         // Who does not read what it lost is told again with its next word.
         self.lost.extend(lost.into_iter().take(LOST_MAX.saturating_sub(self.lost.len())));
         Ok(())

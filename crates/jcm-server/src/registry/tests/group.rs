@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use jcm_model::{
-    Change, Cluster, ClusterName, ClusterSpec, Head, Mutation, OperationId, Precondition, ServerId, StoreId,
-    TargetPolicy,
+    Change, Cluster, ClusterName, ClusterSpec, Head, LeaseId, Mutation, OperationId, Precondition, ServerId,
+    StoreId, TargetPolicy,
 };
 use jcm_proto::Transaction;
 use jcm_storage::membership::Standing;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::{Audience, Catalog};
+use crate::leases::Vacancies;
 use crate::pause::Pulse;
 use crate::peers::PeerError;
 use crate::registry::write::Answer;
@@ -46,6 +47,7 @@ pub(super) struct Server {
     pub(super) way: Arc<Way>,
     pub(super) links: Arc<Links>,
     pub(super) pulse: Pulse,
+    pub(super) vacancies: Vacancies,
 }
 
 impl Group {
@@ -72,18 +74,19 @@ impl Group {
             let audience = Board(Arc::clone(&views));
             let (catalog, follower) = Catalog::load(Arc::clone(&seam), views, audience).await.unwrap();
             tasks.spawn(follower.run(stop.clone()));
-            let links = Arc::new(Links::default());
+            let (links, vacancies) = (Arc::new(Links::default()), Vacancies::default());
             let (registry, writer) = Registry::new(Parts {
                 catalog: Arc::clone(&catalog),
                 store: seam,
                 membership: Arc::new(Fixed { own: id(n), roster: roster.clone() }),
                 targets: Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() }),
                 others: Arc::clone(&links) as Arc<dyn Others>,
+                vacancies: vacancies.clone(),
                 pulse: Pulse::new(),
             });
             tasks.spawn(writer.run(stop.clone()));
             let pulse = registry.pulse();
-            servers.push(Server { id: id(n), registry, catalog, way, links, pulse });
+            servers.push(Server { id: id(n), registry, catalog, way, links, pulse, vacancies });
         }
         for server in &servers {
             for other in servers.iter().filter(|other| other.id != server.id) {
@@ -392,6 +395,20 @@ pub(super) fn put(cluster: &str, n: usize, precondition: Precondition) -> Write 
 pub(super) fn add(cluster: &str, n: usize) -> Write {
     let node = json!({ "address": "127.0.0.1", "ports": { "http": 1000 + n } });
     one(cluster, Mutation::PutNodes(vec![serde_json::from_value(node).unwrap()]), Precondition::default())
+}
+
+/// A program registers itself under this id, at these ports, with a lease that no other id has.
+pub(super) fn register(cluster: &str, id: &str, ports: &[u16]) -> Write {
+    let named: serde_json::Map<_, _> =
+        ports.iter().map(|port| (format!("p{port}"), json!(1000 + port))).collect();
+    let mut lease = [0; 16];
+    lease[..id.len()].copy_from_slice(id.as_bytes());
+    let lease = LeaseId::new(lease);
+    let node = json!({
+        "id": id, "address": "127.0.0.1", "ports": named, "lease": { "id": lease, "ttl": "10s" },
+    });
+    let precondition = Precondition { lease: Some(lease), ..Precondition::default() };
+    one(cluster, Mutation::PutNodes(vec![serde_json::from_value(node).unwrap()]), precondition)
 }
 
 pub(super) fn one(cluster: &str, mutation: Mutation, precondition: Precondition) -> Write {

@@ -21,6 +21,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// The same where somebody has to do something first: create the cluster, or mend it.
 const REFUSED_BASE: Duration = Duration::from_secs(1);
 const REFUSED_MAX: Duration = Duration::from_mins(1);
+/// For a server to say what it means that a node has another lease: most often it does, and then the write is a different one.
+const DOUBT_PAUSE: Duration = Duration::from_millis(200);
 /// Nodes that were cleared away together come back spread over this time.
 const GONE_SPREAD: Duration = Duration::from_millis(500);
 
@@ -47,6 +49,10 @@ pub(super) struct Entry {
     /// A node of another lease may be replaced: until it was there for the first time, and once more whenever it is found gone.
     /// Of two programs that live, the one that is replaced is told so, and ends: it replaces nobody.
     may_replace: bool,
+    /// A write found that the node has another lease, and no server has said yet what that means.
+    doubt: Option<Doubt>,
+    /// The lease that the node has instead: nobody keeps it, and this program leaves under it.
+    instead: Option<LeaseId>,
     pending: Option<Pending>,
     /// Writes that were worked out.
     writes: u64,
@@ -78,6 +84,14 @@ enum Stage {
     Over(RegistrationEnd),
 }
 
+/// Another process has the place, or the store was set back to a time when the node had another lease. Servers tell: "taken", or
+/// "gone" once they know that nobody keeps that lease. One that may be kept they say nothing of.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    found: LeaseId,
+    since: Instant,
+}
+
 /// A write of which it is not known what came of it.
 #[derive(Debug)]
 struct Pending {
@@ -94,6 +108,8 @@ impl Entry {
             stage: Stage::Away { over: None },
             was_there: false,
             may_replace: true,
+            doubt: None,
+            instead: None,
             pending: None,
             writes: 0,
             failures: 0,
@@ -178,7 +194,7 @@ impl Entry {
         let own = self.wanted.lease.id();
         let lease = match (&self.stage, &what) {
             (Stage::Away { over: Some(over) }, What::Put(_)) => *over,
-            _ => own,
+            _ => self.instead.unwrap_or(own),
         };
         self.writes += 1;
         let write = Write {
@@ -228,6 +244,9 @@ impl Entry {
                 self.may_replace = false;
                 self.goes_well(now);
             }
+            Outcome::Leased { found: Some(found) } if self.may_doubt(&pending.write, found) => {
+                self.doubt(found, now, random);
+            }
             Outcome::NoNode | Outcome::NoCluster | Outcome::Leased { .. } if *what == What::Delete => {
                 self.end(RegistrationEnd::Left);
             }
@@ -242,8 +261,8 @@ impl Entry {
                 self.is_in_trouble(format!("there is no cluster `{}`", self.wanted.cluster));
             }
             Outcome::NoNode | Outcome::NoCluster => self.gone(now, random),
-            // Often it is the node of this very program, under another id, from before it was started again: that one is
-            // cleared away when its lease has lapsed.
+            // Often it is the node of this very program, under another id, from before it was started again: a server replaces
+            // that one once nobody has held its lease for its whole time.
             Outcome::Clash { reason } => {
                 self.delay(Duration::ZERO, REFUSED_BASE, self.clash_max(), now, random);
                 self.is_in_trouble(reason);
@@ -279,11 +298,31 @@ impl Entry {
         }
     }
 
+    /// Whether a write on the own lease that met another one says too little: this program was there.
+    fn may_doubt(&self, write: &Write, found: LeaseId) -> bool {
+        let own = self.wanted.lease.id();
+        let stands = matches!(self.stage, Stage::There { .. } | Stage::Draining { .. });
+        stands && write.lease == own && found != own && !matches!(write.what, What::Put(_))
+    }
+
+    /// The lease that was found is somebody else's, or this very program's from before it was started again. A server is asked, by
+    /// keeping the own one; the write waits meanwhile.
+    fn doubt(&mut self, found: LeaseId, now: Instant, random: &mut Random) {
+        let since = self.doubt.filter(|doubt| doubt.found == found).map_or(now, |doubt| doubt.since);
+        // Of a lease that nobody keeps they would have said so by now.
+        if now.saturating_duration_since(since) >= 2 * self.ttl() {
+            return self.end(RegistrationEnd::Taken);
+        }
+        self.doubt = Some(Doubt { found, since });
+        self.delay(DOUBT_PAUSE, AGAIN_BASE, AGAIN_MAX, now, random);
+    }
+
     /// A server says what is not as this program takes it to be. While a write is under way more is known soon, and the server
     /// says it again.
     pub(super) fn lost(&mut self, reason: Reason, now: Instant, random: &mut Random) {
         let stands = matches!(self.stage, Stage::There { .. } | Stage::Draining { .. });
-        if !stands || self.pending.as_ref().is_some_and(|pending| pending.under_way) {
+        let is_under_way = self.pending.as_ref().is_some_and(|pending| pending.under_way);
+        if !stands || is_under_way || self.instead.is_some() {
             return;
         }
         match reason {
@@ -296,9 +335,18 @@ impl Entry {
 
     /// It was cleared away while it could not be kept, or the store was set back to a time when it was not there.
     fn gone(&mut self, now: Instant, random: &mut Random) {
+        let doubt = self.doubt.take();
+        self.pending = None;
+        if let Some(Doubt { found, .. }) = doubt
+            && self.leave.is_some()
+        {
+            // What is there is this program's own, from before. It need not come back to leave.
+            self.instead = Some(found);
+            self.not_before = now;
+            return;
+        }
         self.stage = Stage::Away { over: None };
         self.may_replace = true;
-        self.pending = None;
         if self.leave.is_some() {
             return self.end(RegistrationEnd::Left);
         }
@@ -309,6 +357,7 @@ impl Entry {
 
     fn goes_well(&mut self, now: Instant) {
         self.failures = 0;
+        self.doubt = None;
         self.trouble = None;
         self.not_before = now;
     }
@@ -321,9 +370,10 @@ impl Entry {
         self.not_before = now + after + Duration::from_millis(random.below(bound.max(1)).into());
     }
 
-    /// The node that is in the way is there for about two ttl, most likely as long as this one's.
+    /// The node that is in the way may be replaced after a ttl, most likely as long as this one's: soon after that this program
+    /// asks again.
     fn clash_max(&self) -> Duration {
-        self.ttl().clamp(REFUSED_BASE, REFUSED_MAX)
+        (self.ttl() / 4).clamp(REFUSED_BASE, REFUSED_MAX)
     }
 
     fn is_in_trouble(&mut self, reason: String) {
@@ -350,6 +400,9 @@ impl Entry {
 
     /// What it is kept by, while it is there.
     pub(super) fn held(&self) -> Option<Held> {
+        if self.instead.is_some() {
+            return None;
+        }
         let (Stage::There { place, .. } | Stage::Draining { place, .. }) = &self.stage else { return None };
         Some(Held {
             cluster: self.wanted.cluster.to_string(),

@@ -312,7 +312,6 @@ impl Wanted<'_> {
             return Ok(None);
         }
         let added = put.iter().filter(|node| before.node(&node.id).is_none()).count();
-        refuse_unless_few(name, (before.node_count() + added).saturating_sub(removed.len()))?;
         refuse_unless_checkable(before, header.as_ref(), &put, &removed)?;
         // Who replaces all nodes names all, and no two that are named share a place.
         let clash = put.iter().filter(|_| !self.replace_all).find_map(|node| clash(before, &named, node));
@@ -320,6 +319,8 @@ impl Wanted<'_> {
             let cluster = name.clone();
             return Err(Refusal::Clash { cluster, node: node.clone(), other: other.clone(), address, port });
         }
+        // After the clash: whoever may have the place of another node makes the cluster no larger.
+        refuse_unless_few(name, (before.node_count() + added).saturating_sub(removed.len()))?;
         let effect = Effect::Updated { created: held.is_none(), header: header.map(Arc::new), put, removed };
         Ok(Some(Change { cluster: name.clone(), revision, effect }))
     }

@@ -73,7 +73,7 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) {
         let epoch = parts.membership.leads_in().filter(|_| parts.registry.is_store_available());
         let Some(epoch) = epoch else {
             clearing.interrupt();
-            parts.vacancies.withdraw();
+            parts.vacancies.withdraw(around.now);
             // Not even what was defined when it last led; and the figures are the leader's.
             leasing = Leasing::default();
             tell(0, 0);
@@ -111,7 +111,7 @@ impl Parts {
         self.ask(&mut round, others).await;
         let now = Instant::now();
         let Decision { ripe, vacant } = clearing.round(epoch, &round, now);
-        self.vacancies.publish(epoch, vacant, now);
+        self.vacancies.publish(epoch, vacant, around.now);
         let (waiting, mass) = clearing.counts();
         tell(waiting, mass);
         if !ripe.is_empty() {
@@ -119,8 +119,8 @@ impl Parts {
         }
     }
 
-    /// The nodes whose lease was not renewed within its time as far as this server was told, and those that are in the way of
-    /// another program.
+    /// The nodes whose lease was not renewed within its time as far as this server was told and that checks do not find fit, and
+    /// those that are in the way of another program.
     fn candidates(&self, leasing: &mut Leasing, around: &Around, claims: &Claims) -> Round {
         let snapshot = self.views.snapshot();
         leasing.look(&snapshot);
@@ -139,7 +139,9 @@ impl Parts {
                     let is_renewed = silence.is_some_and(|silence| silence < lease.ttl());
                     let is_claimed =
                         || claims.is_some_and(|claims: &HashMap<_, _>| claims.contains_key(&node.id));
-                    if is_renewed && !is_claimed() {
+                    let is_gone = !is_renewed && !self.is_fit(cluster, node);
+                    // What checks find fit nobody has to be asked about, for as long as nobody wants its place.
+                    if !is_gone && !is_claimed() {
                         continue;
                     }
                     share.candidates.push(Candidate {
@@ -147,7 +149,7 @@ impl Parts {
                         lease: *lease,
                         is_held: around.may_be_held_unheard(renewed),
                         renewed,
-                        is_gone: !is_renewed && !self.is_fit(cluster, node),
+                        is_gone,
                     });
                 }
                 if !share.candidates.is_empty() {

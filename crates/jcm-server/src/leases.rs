@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use jcm_model::{ClusterName, Lease, LeaseId, NodeId, ServerId};
+use jcm_model::lease::TTL_MIN;
+use jcm_model::{ClusterName, Lapsed, Lease, LeaseId, NodeId, ServerId};
 use jcm_proto::v1;
 use tokio::sync::broadcast;
 
@@ -68,6 +69,17 @@ impl Leases {
     /// Whose place another program may have.
     pub(crate) fn vacancies(&self) -> Vacancies {
         self.0.vacancies.clone()
+    }
+
+    /// A program wants to be where this node is: see [`Vacancies::claim`]. What was found counts only while nothing was heard since
+    /// of whoever has the place, and this process has not stood still.
+    pub(crate) fn claim(&self, cluster: &ClusterName, node: &NodeId, now: Instant) -> Option<(Lapsed, u64)> {
+        let (lapsed, epoch, looked_at) = self.0.vacancies.claim(cluster, node, now)?;
+        let table = self.table();
+        let renewal = table.renewal(cluster, node, lapsed.lease);
+        // No lease lasts for less than this: what was renewed so long before was looked at.
+        let is_heard = renewal.is_some_and(|renewal| renewal.at + TTL_MIN > looked_at);
+        (!is_heard && table.running_since() <= looked_at).then_some((lapsed, epoch))
     }
 
     /// A client says that it keeps these leases, over the stream of that tie. Answers those that are not there.

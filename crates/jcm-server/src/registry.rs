@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::catalog::{Catalog, OPERATIONS_KEPT_FOR};
-use crate::leases::Vacancies;
+use crate::leases::Leases;
 use crate::pause::{Pulse, Stretch};
 use attempts::{Attempts, Standing};
 use draft::Draft;
@@ -75,8 +75,8 @@ pub(crate) struct Parts {
     pub(crate) membership: Arc<dyn Membership>,
     pub(crate) targets: Arc<TargetPolicy>,
     pub(crate) others: Arc<dyn Others>,
-    /// Places of dead programs that a program which registers itself may have.
-    pub(crate) vacancies: Vacancies,
+    /// Whether the place of a dead program may be had by one that registers itself.
+    pub(crate) leases: Leases,
     /// Tells whether this process stood still.
     pub(crate) pulse: Pulse,
 }
@@ -357,7 +357,7 @@ impl Registry {
                 }
                 return succession::as_asked(answer, added);
             };
-            let vacancy = self.0.parts.vacancies.claim(cluster, other, Instant::now());
+            let vacancy = self.0.parts.leases.claim(cluster, other, Instant::now());
             let Some((lapsed, epoch)) = vacancy else { return succession::as_asked(answer, added) };
             info!(%cluster, node = %other, "nobody keeps the node's lease: a program that registers itself has its place");
             write = Arc::new(succession::instead_of(&write, lapsed, epoch));

@@ -155,7 +155,7 @@ async fn life(settings: &Settings) -> Result<()> {
         membership: Arc::clone(&membership),
         targets,
         others: Arc::new(peers.clone()),
-        vacancies: peers.leases().vacancies(),
+        leases: peers.leases().clone(),
         pulse: pulse.clone(),
     });
     tasks.spawn(writer.run(writing.clone()));

@@ -72,7 +72,8 @@ impl Further {
 
 impl Drop for Further {
     fn drop(&mut self) {
-        SLOTS.with(|first| first.iter().for_each(Slot::clear));
+        // Where the system keeps what is a thread's own, the first slots may be gone before this.
+        let _ = SLOTS.try_with(|first| first.iter().for_each(Slot::clear));
         self.chunks.iter().filter_map(OnceCell::get).for_each(|chunk| chunk.iter().for_each(Slot::clear));
     }
 }
@@ -320,17 +321,25 @@ fn with_slot<T>(balancer: &Balancer, use_slot: impl Fn(&Slot) -> T) -> T {
     });
     // A thread that is ending has no slots any more, and may still pick.
     in_thread.ok().flatten().unwrap_or_else(|| {
-        let passing = Slot::empty();
-        let used = fill_and_use(&passing);
-        passing.clear();
-        used
+        let passing = Passing(Slot::empty());
+        fill_and_use(&passing.0)
     })
+}
+
+/// A slot for one use, which lets go of its plan even where that use panics.
+struct Passing(Slot);
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// Puts a reference back into the calling thread's slot of that number, if that holds the same plan.
 #[inline]
 pub(crate) fn give_back(number: usize, plan: Arc<Plan>) {
-    SLOTS.with(move |first| match first.get(number) {
+    // A thread that is ending may have none any more: then the reference is dropped with the closure.
+    let _ = SLOTS.try_with(move |first| match first.get(number) {
         Some(slot) if slot.address.get() == Arc::as_ptr(&plan) => slot.put_back(plan),
         _ => give_back_further(number, plan),
     });

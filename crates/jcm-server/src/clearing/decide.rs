@@ -22,6 +22,10 @@ const MASS_NODES_MIN: usize = 2;
 /// Rounds that are further apart are not in a row: this server stood still, or did something else.
 const ROUND_GAP_MAX: Duration = Duration::from_secs(3);
 
+/// So many rounds find that nobody holds a lease, however short its time: what is still to be read after a pause that is no gap
+/// yet counts in one of them.
+const ROUNDS_MIN: u32 = 3;
+
 /// A node whose lease was not renewed within its time, as far as this server knows, or whose place another program wants.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
@@ -74,8 +78,9 @@ struct Pending {
     lapsed: Lapsed,
     /// Since when it is gone; `None` while it is not.
     gone: Option<Instant>,
-    /// Since when no round found that anybody holds it.
+    /// Since when no round found that anybody holds it, and how many rounds that were.
     unheld: Instant,
+    unheld_rounds: u32,
     /// It lapsed with many others. That stands: those who come back one by one must not make the rest look like few.
     is_mass: bool,
 }
@@ -121,6 +126,7 @@ impl Clearing {
     fn begin_anew(&mut self, now: Instant) {
         for pending in self.clusters.values_mut().flat_map(HashMap::values_mut) {
             (pending.gone, pending.unheld) = (pending.gone.map(|_| now), now);
+            pending.unheld_rounds = 0;
         }
     }
 
@@ -141,13 +147,15 @@ fn take_in(pending: &mut HashMap<NodeId, Pending>, candidates: &[Candidate], now
             lapsed: candidate.lapsed.clone(),
             gone: None,
             unheld: now,
+            unheld_rounds: 0,
             is_mass: false,
         });
-        if candidate.is_held {
-            pending.unheld = now;
-        } else if let Some(renewed) = candidate.renewed {
-            // Nobody holds one whose client opens a stream for each renewal; it is kept all the same.
-            pending.unheld = pending.unheld.max(renewed);
+        // Nobody holds one whose client opens a stream for each renewal; it is kept all the same.
+        let kept_at = if candidate.is_held { Some(now) } else { candidate.renewed };
+        if let Some(kept_at) = kept_at.filter(|at| *at > pending.unheld || candidate.is_held) {
+            (pending.unheld, pending.unheld_rounds) = (kept_at, 0);
+        } else {
+            pending.unheld_rounds += 1;
         }
         if candidate.is_gone {
             pending.gone.get_or_insert(now);
@@ -212,7 +220,9 @@ fn vacant_of(pending: &HashMap<NodeId, Pending>, share: &Share, now: Instant) ->
 impl Pending {
     /// Whether nobody has held its lease for its whole time.
     fn is_vacant(&self, candidate: &Candidate, now: Instant) -> bool {
-        !candidate.is_held && now.saturating_duration_since(self.unheld) >= candidate.lease.ttl()
+        !candidate.is_held
+            && self.unheld_rounds >= ROUNDS_MIN
+            && now.saturating_duration_since(self.unheld) >= candidate.lease.ttl()
     }
 }
 

@@ -37,13 +37,28 @@ impl TryFrom<Held> for Kept {
 }
 
 impl Kept {
-    pub(crate) fn lost(&self, reason: Reason) -> LostLease {
+    pub(crate) fn lost(&self, lost: Lost) -> LostLease {
         LostLease {
             cluster: self.cluster.to_string(),
             node: self.node.to_string(),
             lease: self.lease.as_bytes().to_vec(),
-            reason: reason.into(),
+            reason: lost.reason.into(),
+            unkept: lost.unkept.map(|lease| lease.as_bytes().to_vec()).unwrap_or_default(),
         }
+    }
+}
+
+/// Why a lease does not stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) reason: Reason,
+    /// The lease that is there instead, and that nobody keeps.
+    pub(crate) unkept: Option<LeaseId>,
+}
+
+impl From<Reason> for Lost {
+    fn from(reason: Reason) -> Self {
+        Self { reason, unkept: None }
     }
 }
 
@@ -58,7 +73,7 @@ pub(super) fn standing(
     kept: &Kept,
     snapshot: &Snapshot,
     may_be_kept: impl Fn(&Lease) -> bool,
-) -> Option<Reason> {
+) -> Option<Lost> {
     if snapshot.quarantined.contains_key(&kept.cluster) {
         return None;
     }
@@ -69,12 +84,14 @@ pub(super) fn standing(
     };
     let node = snapshot.clusters.get(&kept.cluster).and_then(|cluster| cluster.node(&kept.node));
     match node.map(|node| node.attributes.lease()) {
-        None => Some(Reason::Gone),
+        None => Some(Reason::Gone.into()),
         Some(Some(lease)) if lease.id() == kept.lease => None,
-        Some(Some(lease)) if !is_comparable => (!may_be_kept(lease)).then_some(Reason::Gone),
+        Some(Some(lease)) if !is_comparable => {
+            (!may_be_kept(lease)).then_some(Lost { reason: Reason::Gone, unkept: Some(lease.id()) })
+        }
         Some(None) if !is_comparable => None,
-        Some(Some(_)) => Some(Reason::Taken),
-        Some(None) => Some(Reason::Adopted),
+        Some(Some(_)) => Some(Reason::Taken.into()),
+        Some(None) => Some(Reason::Adopted.into()),
     }
 }
 
@@ -105,6 +122,7 @@ mod tests {
         ] {
             let registered = registered.map(|(store, revision)| (store, Revision(revision)));
             let kept = Kept { cluster: cluster_name(), node: node_id(node), lease: lease_id(1), registered };
+            let expected = expected.map(Lost::from);
             assert_eq!(standing(&kept, &snapshot, |_| true), expected, "{node} registered at {registered:?}");
         }
     }
@@ -113,10 +131,11 @@ mod tests {
     fn a_lease_that_nobody_keeps_in_another_store_is_in_nobodys_way() {
         let snapshot = snapshot(10, &[leased("people", None), leased("other", Some(2))]);
         let (here, elsewhere) = (snapshot.store, StoreId(uuid::Uuid::from_u128(77)));
+        let unkept = Lost { reason: Reason::Gone, unkept: Some(lease_id(2)) };
         for (node, store, expected) in [
-            ("other", Some(elsewhere), Some(Reason::Gone)),
-            ("other", None, Some(Reason::Gone)),
-            ("other", Some(here), Some(Reason::Taken)),
+            ("other", Some(elsewhere), Some(unkept)),
+            ("other", None, Some(unkept)),
+            ("other", Some(here), Some(Reason::Taken.into())),
             ("people", Some(elsewhere), None),
         ] {
             let registered = store.map(|store| (store, Revision(3)));

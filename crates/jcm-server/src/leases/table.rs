@@ -12,6 +12,12 @@ use crate::snapshot::Snapshot;
 /// Renewals of nodes that no definition names are kept for so long: their definition may be on its way.
 const UNKNOWN_KEPT_FOR: Duration = Duration::from_secs(30);
 
+/// Servers hand on what was renewed several times a second: one that has not for so long is not heard,
+const UNHEARD_AFTER: Duration = Duration::from_secs(1);
+
+/// and is none any more after so long.
+const LEFT_AFTER: Duration = Duration::from_mins(1);
+
 /// Renewals of this server's own clients, or of all, beyond which only those of nodes that are there already are noted. What no
 /// definition names is forgotten soon, so only somebody who invents names gets there.
 const RENEWALS_MAX: usize = 400_000;
@@ -189,7 +195,8 @@ impl Table {
         self.latest.get(cluster)?.get(node)?.of(lease)
     }
 
-    /// Whether the lease was renewed within its time, through whichever server, or may have been while this one did not run.
+    /// Whether the lease was renewed within its time, through whichever server, or may have been: while this one did not run, or
+    /// through one that it does not hear.
     pub(super) fn may_be_kept(
         &self,
         cluster: &ClusterName,
@@ -199,7 +206,18 @@ impl Table {
     ) -> bool {
         let is_within = |at: Instant| now.saturating_duration_since(at) < lease.ttl();
         let renewal = self.renewal(cluster, node, lease.id());
-        is_within(self.running_since) || renewal.is_some_and(|renewal| is_within(renewal.at))
+        let is_unheard = |at: &Instant| {
+            let silent_for = now.saturating_duration_since(*at);
+            silent_for > UNHEARD_AFTER && silent_for < lease.ttl() + LEFT_AFTER
+        };
+        is_within(self.running_since)
+            || renewal.is_some_and(|renewal| is_within(renewal.at))
+            || self.contacts.values().any(is_unheard)
+    }
+
+    /// Since when this process has run without a pause.
+    pub(super) fn running_since(&self) -> Instant {
+        self.running_since
     }
 
     /// What was renewed before it began to run, or during a pause, a server does not know: for a whole time from then on

@@ -42,24 +42,35 @@ struct State {
 struct Found {
     /// In which this server led while it found this.
     epoch: u64,
-    at: Instant,
+    /// At the renewals, before others were asked.
+    looked_at: Instant,
     vacant: Vacant,
 }
 
 impl Vacancies {
     /// A program wants to be where this node is. Answers the node as it was when nobody held its lease, and the epoch for whose
-    /// leader that is true; `None`: somebody may hold it, or this server does not know.
-    pub(crate) fn claim(&self, cluster: &ClusterName, node: &NodeId, now: Instant) -> Option<(Lapsed, u64)> {
+    /// leader that is true, and when it was looked; `None`: somebody may hold it, or this server does not know.
+    pub(super) fn claim(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeId,
+        now: Instant,
+    ) -> Option<(Lapsed, u64, Instant)> {
         let mut state = self.state();
         let count: usize = state.claims.values().map(HashMap::len).sum();
-        if count < CLAIMS_MAX {
-            state.claims.entry(cluster.clone()).or_default().insert(node.clone(), now);
+        let claim = state.claims.get_mut(cluster).and_then(|nodes| nodes.get_mut(node));
+        match claim {
+            Some(at) => *at = now,
+            None if count < CLAIMS_MAX => {
+                state.claims.entry(cluster.clone()).or_default().insert(node.clone(), now);
+            }
+            None => {}
         }
         let found = state.found.as_ref()?;
-        if now.saturating_duration_since(found.at) >= FOUND_LASTS {
+        if now.saturating_duration_since(found.looked_at) >= FOUND_LASTS {
             return None;
         }
-        Some((found.vacant.get(cluster)?.get(node)?.clone(), found.epoch))
+        Some((found.vacant.get(cluster)?.get(node)?.clone(), found.epoch, found.looked_at))
     }
 
     /// Nodes whose place somebody wants: those are looked at before their leases have lapsed.
@@ -72,14 +83,16 @@ impl Vacancies {
         state.claims.clone()
     }
 
-    /// What the leader of this epoch found just now.
-    pub(crate) fn publish(&self, epoch: u64, vacant: Vacant, now: Instant) {
-        self.state().found = Some(Found { epoch, at: now, vacant });
+    /// What the leader of this epoch found when it looked then.
+    pub(crate) fn publish(&self, epoch: u64, vacant: Vacant, looked_at: Instant) {
+        self.state().found = Some(Found { epoch, looked_at, vacant });
     }
 
-    /// This server does not lead any more, or cannot tell.
-    pub(crate) fn withdraw(&self) {
+    /// This server does not lead any more, or cannot tell. Nor does it look at claims, which come here all the same when the
+    /// leader is passed by.
+    pub(crate) fn withdraw(&self, now: Instant) {
         self.state().found = None;
+        self.claims(now);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -103,11 +116,11 @@ mod tests {
         let vacant = || Vacant::from([(cluster_name(), HashMap::from([(node_id("dead"), dead.clone())]))]);
         vacancies.publish(7, vacant(), start);
         assert_eq!(claim("alive", start), None);
-        assert_eq!(claim("dead", start), Some((dead.clone(), 7)));
+        assert_eq!(claim("dead", start), Some((dead.clone(), 7, start)));
         assert_eq!(claim("dead", start + FOUND_LASTS), None, "who stands still does not know");
         vacancies.publish(7, vacant(), start + FOUND_LASTS);
         assert!(claim("dead", start + FOUND_LASTS).is_some());
-        vacancies.withdraw();
+        vacancies.withdraw(start + FOUND_LASTS);
         assert_eq!(claim("dead", start + FOUND_LASTS), None);
     }
 
@@ -130,5 +143,8 @@ mod tests {
             vacancies.claim(&cluster_name(), &node_id(&format!("n{number}")), now);
         }
         assert_eq!(vacancies.claims(now)[&cluster_name()].len(), CLAIMS_MAX);
+        // Those that are noted are repeated all the same.
+        vacancies.claim(&cluster_name(), &node_id("n0"), now + CLAIM_LASTS / 2);
+        assert_eq!(vacancies.claims(now + CLAIM_LASTS)[&cluster_name()].len(), 1);
     }
 }

@@ -12,6 +12,7 @@ use jcm_storage::memory::Outcome;
 use jcm_storage::{CommitError, Store};
 
 use super::{Fate, WRITE_DEADLINE, Write, WriteError};
+use crate::leases::Renewals;
 use group::{Group, Link, Server, add, one, put, register};
 
 fn nodes(server: &Server, cluster: &str) -> Vec<String> {
@@ -27,7 +28,7 @@ fn found_vacant(leader: &Server, cluster: &str, ids: &[&str]) {
         let lease = node.attributes.lease().unwrap().id();
         (node.id.clone(), Lapsed { node: node.id.clone(), birth: node.birth, lease })
     });
-    leader.vacancies.publish(1, [(name, lapsed.collect())].into(), Instant::now());
+    leader.leases.vacancies().publish(1, [(name, lapsed.collect())].into(), Instant::now());
 }
 
 fn if_match(revision: Revision) -> Precondition {
@@ -437,7 +438,7 @@ async fn a_program_that_registers_itself_has_the_place_of_a_dead_one() {
         other => panic!("{other:?}"),
     };
     assert_eq!(clash(follower.registry.write(register("a", "new", &[2])).await), "dead");
-    let claims = leader.vacancies.claims(Instant::now());
+    let claims = leader.leases.vacancies().claims(Instant::now());
     assert_eq!(
         claims.values().flat_map(|nodes| nodes.keys()).map(NodeId::as_str).collect::<Vec<_>>(),
         ["dead"]
@@ -458,12 +459,18 @@ async fn a_program_that_registers_itself_has_the_place_of_a_dead_one() {
 
     // What was found is of a node that is another one by now.
     assert_eq!(clash(follower.registry.write(register("a", "third", &[2, 3])).await), "new");
-    let revision = follower.catalog.cluster(&ClusterName::parse("a").unwrap()).unwrap().revision;
+    let revision = || follower.catalog.cluster(&ClusterName::parse("a").unwrap()).unwrap().revision;
     found_vacant(leader, "a", &["other"]);
     follower.registry.write(register("a", "other", &[4])).await.unwrap();
     follower.registry.write(register("a", "other", &[3])).await.unwrap();
+    let before = revision();
     assert_eq!(clash(follower.registry.write(register("a", "third", &[3])).await), "other");
-    assert!(revision < follower.catalog.cluster(&ClusterName::parse("a").unwrap()).unwrap().revision);
+    assert_eq!(revision(), before);
+    // After a pause nothing that was found before it counts.
+    found_vacant(leader, "a", &["new"]);
+    leader.leases.begin_anew(Instant::now());
+    assert_eq!(clash(follower.registry.write(register("a", "third", &[2])).await), "new");
+    assert_eq!(revision(), before);
     // Of two that are in the way both go, or none.
     found_vacant(leader, "a", &["other"]);
     assert_eq!(clash(follower.registry.write(register("a", "third", &[2, 3])).await), "new");
@@ -471,6 +478,14 @@ async fn a_program_that_registers_itself_has_the_place_of_a_dead_one() {
     found_vacant(leader, "a", &["new", "other"]);
     follower.registry.write(register("a", "third", &[2, 3])).await.unwrap();
     assert_eq!(nodes(follower, "a"), ["third"]);
+    // Whoever has the place was heard of since it was looked.
+    found_vacant(leader, "a", &["third"]);
+    let lease = follower.catalog.cluster(&ClusterName::parse("a").unwrap()).unwrap();
+    let lease = lease.node(&NodeId::parse("third").unwrap()).unwrap().attributes.lease().unwrap().id();
+    let renewal = (NodeId::parse("third").unwrap(), lease, Instant::now());
+    let renewals = Renewals::from([(ClusterName::parse("a").unwrap(), vec![renewal])]);
+    leader.leases.hear(&follower.id, &renewals);
+    assert_eq!(clash(follower.registry.write(register("a", "fourth", &[3])).await), "third");
     group.stop().await;
 }
 

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::core::Core;
@@ -141,34 +143,60 @@ fn a_node_in_hand_outlives_the_view_it_came_from_on_any_thread() {
 struct Last {
     balancer: Arc<Balancer>,
     kept: Vec<Picked>,
+    /// How many of them go after the slots of their thread.
+    late: Arc<AtomicUsize>,
 }
 
 impl Drop for Last {
     fn drop(&mut self) {
+        if FURTHER.try_with(|_| ()).is_err() {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
         self.kept.push(pick(&self.balancer).unwrap());
     }
 }
 
-#[test]
-fn a_thread_that_ends_may_still_pick_and_let_go_of_nodes() {
+/// Lets a thread end that picks from this handle of two nodes, and holds nodes of it, before and after its slots go.
+fn end_a_thread_that_picks_from(balancer: &Arc<Balancer>, core: &Core) {
     thread_local! {
         static BEFORE: RefCell<Option<Last>> = const { RefCell::new(None) };
         static AFTER: RefCell<Option<Last>> = const { RefCell::new(None) };
     }
+    let late = Arc::<AtomicUsize>::default();
+    let last = || Last { balancer: Arc::clone(balancer), kept: Vec::new(), late: Arc::clone(&late) };
+    let (mut one, other) = (last(), last());
+    // One is made before the thread has slots and one after, so that one of them goes after they are gone.
+    let ending = std::thread::spawn(move || {
+        BEFORE.with_borrow_mut(|last| *last = Some(other));
+        drop(pick(&one.balancer).unwrap());
+        let three = || (0..3).map(|_| pick(&one.balancer).unwrap()).collect();
+        BEFORE.with_borrow_mut(|last| last.as_mut().unwrap().kept = three());
+        one.kept = three();
+        AFTER.with_borrow_mut(|last| *last = Some(one));
+    });
+    ending.join().unwrap();
+    assert_eq!(late.load(Ordering::Relaxed), 1);
+    let plan = balancer.plan();
+    assert!(plan.calls_of(core.view().nodes()).all(|calls| calls.unwrap().in_flight() == 0));
+    // Nothing of that thread holds on to the plan.
+    assert_eq!(Arc::strong_count(&plan), 2);
+}
+
+#[test]
+fn a_thread_that_ends_may_still_pick_and_let_go_of_nodes() {
     for policy in [Policy::round_robin(), Policy::p2c()] {
         let field = field(policy, &[healthy(1), healthy(2)]);
-        let (one, other) = (Arc::clone(&field.balancer), Arc::clone(&field.balancer));
-        // One is made before the thread has slots and one after, so that one of them goes after they are gone.
-        let ending = std::thread::spawn(move || {
-            BEFORE.with_borrow_mut(|last| *last = Some(Last { balancer: one, kept: Vec::new() }));
-            drop(pick(&other).unwrap());
-            let kept = (0..3).map(|_| pick(&other).unwrap()).collect();
-            AFTER.with_borrow_mut(|last| *last = Some(Last { balancer: other, kept }));
-        });
-        ending.join().unwrap();
-        assert_eq!(field.in_flight(), [0, 0]);
-        // Nothing of that thread holds on to the plan.
-        assert_eq!(Arc::strong_count(&field.balancer.plan()), 2);
+        end_a_thread_that_picks_from(&field.balancer, &field.core);
+    }
+}
+
+#[test]
+fn a_thread_that_ends_may_let_go_of_nodes_of_a_further_slot() {
+    for policy in [Policy::round_robin(), Policy::p2c()] {
+        let core = core(&[healthy(1), healthy(2)]);
+        let balancers: Vec<_> = (0..=FIRST).map(|_| core.balance(policy.clone(), None)).collect();
+        let further = balancers.iter().find(|balancer| balancer.slot() >= FIRST).unwrap();
+        end_a_thread_that_picks_from(further, &core);
     }
 }
 
@@ -201,6 +229,11 @@ fn handles_without_a_slot_are_picked_from_all_the_same_and_take_no_number() {
         3
     );
     drop(nodes);
+    assert_eq!(Arc::strong_count(&without.plan()), 2);
+    // A use that panics leaves nothing behind either.
+    let panicked =
+        catch_unwind(AssertUnwindSafe(|| with_slot(without, |_| panic!("in the middle of a pick"))));
+    assert!(panicked.is_err());
     assert_eq!(Arc::strong_count(&without.plan()), 2);
     drop(balancers);
     let numbers = [(); 50].map(|()| SlotNumber::take());

@@ -28,6 +28,8 @@ pub(crate) struct Hand {
     turn: Cell<u32>,
     /// How many turns there are in all, where each is its own entry; else 0. So a pick by even turns need not ask the plan.
     even_turns: Cell<u32>,
+    /// How many there are in all in any case. A pick does not read it.
+    turns: Cell<u32>,
     /// Turns of others.
     ahead: Cell<Ahead>,
     random: Cell<Random>,
@@ -39,30 +41,43 @@ impl Hand {
         Self {
             turn: Cell::new(0),
             even_turns: Cell::new(0),
+            turns: Cell::new(0),
             ahead: Cell::new(Ahead::NONE),
             random: Cell::new(Random::seeded(0)),
         }
     }
 
     /// Gives it its own chance.
-    pub(crate) fn seed(&self, mut random: Random) {
-        // Threads that start together must not march together.
-        self.turn.set(random.below(u32::MAX));
+    pub(crate) fn seed(&self, random: Random) {
         self.random.set(random);
     }
 
     /// Another plan is to be chosen from.
+    ///
+    /// A thread that picks about once a plan has its shares by what it carries over from one plan to the next, so it must
+    /// neither lose turns nor begin at the same few places again and again.
     pub(crate) fn begin(&self, plan: &Plan) {
-        if let Some(random) = plan.chance {
-            self.turn.set(0);
+        let (turns, are_even) = match &plan.table {
+            Table::Turns(turns) => (turns.len(), turns.are_even()),
+            Table::Draw(_) | Table::Hashed(_) => (0, false),
+        };
+        let turns_before = self.turns.replace(turns);
+        let turn = self.turn.get();
+        let not_taken = self.ahead.replace(Ahead::NONE).left();
+        let turn = if let Some(random) = plan.chance {
             self.random.set(random);
-        }
-        self.even_turns.set(0);
-        self.ahead.set(Ahead::NONE);
-        if let Table::Turns(turns) = &plan.table {
-            self.turn.set(self.turn.get() % turns.len().max(1));
-            self.even_turns.set(if turns.are_even() { turns.len() } else { 0 });
-        }
+            0
+        } else if turns == turns_before {
+            // It goes on where it was: turns that were read ahead and not taken are yet to come. These may reach back
+            // beyond the first turn, but never further than once around: tables that are read ahead have three or more.
+            turn.checked_sub(not_taken).unwrap_or_else(|| turn + turns - not_taken)
+        } else {
+            // A place in one table means nothing in another. Cut to fit, it would favour the first places; any place
+            // leaves every node its share. Nor do threads that start together march together.
+            scale((self.bits() >> 32) as u32, turns)
+        };
+        self.turn.set(turn);
+        self.even_turns.set(if are_even { turns } else { 0 });
     }
 
     /// The entry whose turn it is, where that is known without a look at the plan.

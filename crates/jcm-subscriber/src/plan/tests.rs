@@ -375,6 +375,73 @@ fn turns_come_in_the_order_of_their_table_over_and_over() {
     }
 }
 
+#[test]
+fn turns_go_on_in_their_order_when_an_equal_plan_follows() {
+    // Three turns are fewer than are read ahead, so these wrap while they are taken back.
+    for heavy in 2..9 {
+        let nodes = [Sketch { weight: heavy * 100, ..healthy(1) }, healthy(2)];
+        let plans = [(); 2].map(|()| plan(&Policy::weighted(), &nodes));
+        let Table::Turns(turns) = &plans[0].table else { panic!("turns") };
+        for picks_per_plan in 1..7 {
+            let hand = hand(&plans[0], 3);
+            let mut picked = Vec::new();
+            for plan in plans.iter().cycle().take(60) {
+                hand.begin(plan);
+                picked.extend((0..picks_per_plan).map(|_| hand.choose(plan, Micros::default).unwrap()));
+            }
+            let from = |start: u32| (start..).map(|turn| turns.get(turn % turns.len()).unwrap());
+            assert!(
+                (0..turns.len()).any(|start| from(start).zip(&picked).all(|(turn, picked)| turn == *picked)),
+                "{picks_per_plan} a plan: {picked:?} of {turns:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_pick_a_plan_has_its_shares_although_the_number_of_turns_changes() {
+    let weighing = |weight| plan(&Policy::weighted(), &[Sketch { weight, ..healthy(1) }, healthy(2)]);
+    let (first, second) = (weighing(300), weighing(100));
+    let third = plan(&Policy::weighted(), &[Sketch { weight: 500, ..healthy(1) }, healthy(2), healthy(3)]);
+    for plans in [vec![&first, &second], vec![&first, &third], vec![&third, &second, &first]] {
+        let hand = hand(&third, 3);
+        let mut counts = vec![BTreeMap::new(); plans.len()];
+        for _ in 0..20_000 {
+            for (plan, counts) in plans.iter().zip(&mut counts) {
+                hand.begin(plan);
+                let entry = hand.choose(plan, Micros::default).unwrap();
+                *counts.entry(port(plan, entry)).or_default() += 1;
+            }
+        }
+        for (plan, counts) in plans.iter().zip(&counts) {
+            let weights =
+                plan.entries.iter().zip(0..).map(|(entry, at)| (port(plan, at), entry.weight.into()));
+            fits(counts, &weights.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn one_pick_a_plan_has_its_shares_while_a_node_ramps_up() {
+    let start = Instant::now();
+    let policy = Policy::weighted().slow_start(Duration::from_secs(1000));
+    let first = view(&[healthy(1), healthy(2)], start);
+    let joined = Arc::new(first.next(state(&[healthy(1), healthy(2), healthy(3)]), start));
+    // A plan a second, as while a node ramps up, and the whole ramp over and over: once is too little to tell shares.
+    let plans: Vec<Plan> =
+        (100..1000).map(|second| plan_of(&policy, &joined, start + Duration::from_secs(second))).collect();
+    let hand = hand(&plans[0], 3);
+    let mut counts = BTreeMap::new();
+    for plan in plans.iter().cycle().take(90_000) {
+        hand.begin(plan);
+        *counts.entry(port(plan, hand.choose(plan, Micros::default).unwrap())).or_default() += 1;
+    }
+    let mean = |node: usize| {
+        plans.iter().map(|plan| f64::from(plan.entries[node].weight / plan.weight_sum)).sum::<f64>()
+    };
+    fits(&counts, &[(1, mean(0)), (2, mean(1)), (3, mean(2))]);
+}
+
 fn sketch() -> impl Strategy<Value = Sketch> {
     let verdict = prop_oneof![
         4 => Just(Verdict::Healthy),

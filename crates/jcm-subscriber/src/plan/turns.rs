@@ -45,6 +45,12 @@ impl Ahead {
         (first != 0).then_some((first & (Self::ALWAYS - 1)) as u32)
     }
 
+    /// How many turns are left in it.
+    pub(crate) fn left(self) -> u32 {
+        // The highest bit of the last turn is the one that is always set.
+        (u64::BITS - self.0.leading_zeros()) / Self::TURN_BITS
+    }
+
     /// Sets the turn at a place that is free.
     fn put(&mut self, at: u32, position: u32) {
         self.0 |= (Self::ALWAYS | u64::from(position)) << (at * Self::TURN_BITS);

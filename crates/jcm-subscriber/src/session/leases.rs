@@ -136,7 +136,8 @@ impl Leases {
     pub(super) fn lost(&mut self, lost: &Lost, now: Instant, random: &mut Random, effects: &mut Vec<Effect>) {
         for lost in &lost.leases {
             if let Ok(lease) = LeaseId::try_from(lost.lease.as_slice()) {
-                self.change(lease, effects, |entry| entry.lost(lost.reason(), now, random));
+                let unkept = LeaseId::try_from(lost.unkept.as_slice()).ok();
+                self.change(lease, effects, |entry| entry.lost(lost.reason(), unkept, now, random));
             }
         }
     }

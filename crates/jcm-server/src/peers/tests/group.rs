@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Heard, Liveness, Peers, Token, routes};
 use crate::catalog::Catalog;
 use crate::checker::{Checker, Judging, Surroundings};
-use crate::leases::Vacancies;
 use crate::listen;
 use crate::pause::Pulse;
 use crate::registry::{self, Registry};
@@ -127,7 +126,7 @@ impl Server {
             membership,
             targets,
             others: Arc::new(peers.clone()),
-            vacancies: Vacancies::default(),
+            leases: peers.leases().clone(),
             pulse: Pulse::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

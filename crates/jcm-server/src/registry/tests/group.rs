@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::{Audience, Catalog};
-use crate::leases::Vacancies;
+use crate::leases::Leases;
 use crate::pause::Pulse;
 use crate::peers::PeerError;
 use crate::registry::write::Answer;
@@ -47,7 +47,7 @@ pub(super) struct Server {
     pub(super) way: Arc<Way>,
     pub(super) links: Arc<Links>,
     pub(super) pulse: Pulse,
-    pub(super) vacancies: Vacancies,
+    pub(super) leases: Leases,
 }
 
 impl Group {
@@ -74,19 +74,19 @@ impl Group {
             let audience = Board(Arc::clone(&views));
             let (catalog, follower) = Catalog::load(Arc::clone(&seam), views, audience).await.unwrap();
             tasks.spawn(follower.run(stop.clone()));
-            let (links, vacancies) = (Arc::new(Links::default()), Vacancies::default());
+            let (links, leases) = (Arc::new(Links::default()), Leases::new(id(n), Instant::now()));
             let (registry, writer) = Registry::new(Parts {
                 catalog: Arc::clone(&catalog),
                 store: seam,
                 membership: Arc::new(Fixed { own: id(n), roster: roster.clone() }),
                 targets: Arc::new(TargetPolicy { loopback_allowed: true, own: Vec::new() }),
                 others: Arc::clone(&links) as Arc<dyn Others>,
-                vacancies: vacancies.clone(),
+                leases: leases.clone(),
                 pulse: Pulse::new(),
             });
             tasks.spawn(writer.run(stop.clone()));
             let pulse = registry.pulse();
-            servers.push(Server { id: id(n), registry, catalog, way, links, pulse, vacancies });
+            servers.push(Server { id: id(n), registry, catalog, way, links, pulse, leases });
         }
         for server in &servers {
             for other in servers.iter().filter(|other| other.id != server.id) {

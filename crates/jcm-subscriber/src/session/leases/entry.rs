@@ -23,6 +23,8 @@ const REFUSED_BASE: Duration = Duration::from_secs(1);
 const REFUSED_MAX: Duration = Duration::from_mins(1);
 /// For a server to say what it means that a node has another lease: most often it does, and then the write is a different one.
 const DOUBT_PAUSE: Duration = Duration::from_millis(200);
+/// A lease is kept by nobody when that was said for so long: servers tell one another of renewals several times a second.
+pub(super) const UNKEPT_FOR: Duration = Duration::from_secs(1);
 /// Nodes that were cleared away together come back spread over this time.
 const GONE_SPREAD: Duration = Duration::from_millis(500);
 
@@ -90,6 +92,8 @@ enum Stage {
 struct Doubt {
     found: LeaseId,
     since: Instant,
+    /// When a server said first that nobody keeps that lease.
+    unkept_since: Option<Instant>,
 }
 
 /// A write of which it is not known what came of it.
@@ -264,7 +268,8 @@ impl Entry {
             // Often it is the node of this very program, under another id, from before it was started again: a server replaces
             // that one once nobody has held its lease for its whole time.
             Outcome::Clash { reason } => {
-                self.delay(Duration::ZERO, REFUSED_BASE, self.clash_max(), now, random);
+                // Not all that wait for a place at once, and again and again.
+                self.delay(self.clash_max() / 2, REFUSED_BASE, self.clash_max(), now, random);
                 self.is_in_trouble(reason);
             }
             Outcome::Refused { reason } => {
@@ -308,18 +313,25 @@ impl Entry {
     /// The lease that was found is somebody else's, or this very program's from before it was started again. A server is asked, by
     /// keeping the own one; the write waits meanwhile.
     fn doubt(&mut self, found: LeaseId, now: Instant, random: &mut Random) {
-        let since = self.doubt.filter(|doubt| doubt.found == found).map_or(now, |doubt| doubt.since);
+        let doubt = self.doubt.filter(|doubt| doubt.found == found);
+        let doubt = doubt.unwrap_or(Doubt { found, since: now, unkept_since: None });
         // Of a lease that nobody keeps they would have said so by now.
-        if now.saturating_duration_since(since) >= 2 * self.ttl() {
+        if now.saturating_duration_since(doubt.since) >= 2 * self.ttl() {
             return self.end(RegistrationEnd::Taken);
         }
-        self.doubt = Some(Doubt { found, since });
+        self.doubt = Some(doubt);
         self.delay(DOUBT_PAUSE, AGAIN_BASE, AGAIN_MAX, now, random);
     }
 
     /// A server says what is not as this program takes it to be. While a write is under way more is known soon, and the server
     /// says it again.
-    pub(super) fn lost(&mut self, reason: Reason, now: Instant, random: &mut Random) {
+    pub(super) fn lost(
+        &mut self,
+        reason: Reason,
+        unkept: Option<LeaseId>,
+        now: Instant,
+        random: &mut Random,
+    ) {
         let stands = matches!(self.stage, Stage::There { .. } | Stage::Draining { .. });
         let is_under_way = self.pending.as_ref().is_some_and(|pending| pending.under_way);
         if !stands || is_under_way || self.instead.is_some() {
@@ -327,10 +339,21 @@ impl Entry {
         }
         match reason {
             Reason::Unknown => {}
+            // A server that knows of no other lease is behind the one that has met it.
+            Reason::Gone if self.doubt.is_some_and(|doubt| unkept != Some(doubt.found)) => {}
+            Reason::Gone if !self.is_certain(now) => {}
             Reason::Gone => self.gone(now, random),
             Reason::Taken => self.end(RegistrationEnd::Taken),
             Reason::Adopted => self.end(RegistrationEnd::Adopted),
         }
+    }
+
+    /// Whether the lease that was met was said to be kept by nobody for long enough: one that was written just now may have been
+    /// renewed without this server's having been told.
+    fn is_certain(&mut self, now: Instant) -> bool {
+        let Some(doubt) = &mut self.doubt else { return true };
+        let since = *doubt.unkept_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= UNKEPT_FOR
     }
 
     /// It was cleared away while it could not be kept, or the store was set back to a time when it was not there.

@@ -7,6 +7,7 @@ use jcm_proto::v1::watch_response::lost_lease::Reason;
 
 use super::super::tests::bench::{Bench, HEARTBEAT, store, welcome};
 use super::super::*;
+use super::entry::UNKEPT_FOR;
 use super::*;
 use crate::me::Me;
 use crate::registration::RegistrationEnd;
@@ -74,9 +75,15 @@ impl Bench {
     }
 
     fn lost(&mut self, link: LinkId, lease: LeaseId, reason: Reason) {
+        self.lost_to(link, lease, reason, None);
+    }
+
+    /// What is there instead nobody keeps.
+    fn lost_to(&mut self, link: LinkId, lease: LeaseId, reason: Reason, unkept: Option<LeaseId>) {
         let lost = wire::LostLease {
             lease: lease.as_bytes().to_vec(),
             reason: reason.into(),
+            unkept: unkept.map(|lease| lease.as_bytes().to_vec()).unwrap_or_default(),
             ..wire::LostLease::default()
         };
         self.says(link, Answer::Lost(wire::Lost { leases: vec![lost] }));
@@ -279,7 +286,7 @@ fn a_place_that_another_node_has_is_tried_for_until_that_is_gone() {
         assert_eq!(bench.told[&lease], trying);
     }
     // The other one may be replaced after its whole time, and soon after that this one asks.
-    assert!((TTL / 8..=TTL / 4 + HEARTBEAT).contains(&longest), "{longest:?}");
+    assert!((TTL / 8..=TTL / 8 + TTL / 4 + HEARTBEAT).contains(&longest), "{longest:?}");
     waits(&mut bench);
     // What was refused is worked out anew: the program may have become ready meanwhile.
     keys.sort();
@@ -399,6 +406,19 @@ fn stands() -> (Bench, LinkId, LeaseId) {
     (bench, link, lease)
 }
 
+/// A server says that nobody keeps the lease that is there, and goes on to say so.
+fn unkept(bench: &mut Bench, link: LinkId, lease: LeaseId, there: LeaseId) {
+    bench.lost_to(link, lease, Reason::Gone, Some(there));
+    let write = until_write(bench, link);
+    assert_eq!(write.lease, lease, "it was said for too short a time");
+    bench.answers(Outcome::Leased { found: Some(there) });
+    bench.wait_with_heartbeats(link, UNKEPT_FOR);
+    if !bench.writes.is_empty() {
+        bench.answers(Outcome::Leased { found: Some(there) });
+    }
+    bench.lost_to(link, lease, Reason::Gone, Some(there));
+}
+
 /// Goes on until something is to be written.
 fn until_write(bench: &mut Bench, link: LinkId) -> Write {
     while bench.writes.is_empty() {
@@ -419,7 +439,7 @@ fn a_program_that_becomes_ready_right_after_a_restore_waits_until_its_place_is_k
         bench.answers(Outcome::Leased { found: Some(older) });
         assert_eq!(bench.told[&lease], registered(1, 1, false));
     }
-    bench.lost(link, lease, Reason::Gone);
+    unkept(&mut bench, link, lease, older);
     until_write(&mut bench, link);
     bench.answers(Outcome::Leased { found: Some(older) });
     let over = until_write(&mut bench, link);
@@ -439,8 +459,7 @@ fn a_program_that_leaves_right_after_a_restore_takes_its_node_along() {
             assert_eq!(until_write(&mut bench, link).lease, lease);
             bench.answers(Outcome::Leased { found: Some(older) });
         }
-        bench.lost(link, lease, Reason::Gone);
-        bench.lost(link, lease, Reason::Gone);
+        unkept(&mut bench, link, lease, older);
         let mut write = until_write(&mut bench, link);
         if !drain.is_zero() {
             assert_eq!((write.what, write.lease), (What::Drain, older));
@@ -455,6 +474,29 @@ fn a_program_that_leaves_right_after_a_restore_takes_its_node_along() {
         assert_eq!((write.what, write.lease), (What::Delete, older));
         bench.answers(done(3));
         assert_eq!(*bench.ended(lease), RegistrationEnd::Left);
+    }
+}
+
+/// The server that is asked is behind the one that refused: it knows nothing of who has the place now, or takes somebody else for
+/// whoever has it.
+#[test]
+fn who_leaves_or_becomes_ready_takes_no_successor_along_that_a_server_does_not_know_of() {
+    let (successor, other) = (LeaseId::new([77; 16]), LeaseId::new([78; 16]));
+    for event in [
+        |lease| LeaseEvent::Leave { lease, drain: TTL },
+        |lease| LeaseEvent::Leave { lease, drain: Duration::ZERO },
+        |lease| LeaseEvent::Ready { lease },
+    ] {
+        let (mut bench, link, lease) = stands();
+        bench.lease(event(lease));
+        while !matches!(bench.told[&lease], RegistrationStatus::Ended(_)) {
+            let write = until_write(&mut bench, link);
+            assert_eq!(write.lease, lease, "it writes under its own lease alone");
+            bench.answers(Outcome::Leased { found: Some(successor) });
+            bench.lost(link, lease, Reason::Gone);
+            bench.lost_to(link, lease, Reason::Gone, Some(other));
+        }
+        assert_eq!(*bench.ended(lease), RegistrationEnd::Taken);
     }
 }
 

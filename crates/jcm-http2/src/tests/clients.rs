@@ -312,3 +312,21 @@ async fn nothing_is_lost_that_is_said_while_the_connection_is_at_work() {
     drop(requests);
     ended.await.unwrap().unwrap();
 }
+
+/// Neither the stream nor the connection has room.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_not_read_is_given_up_also_where_it_takes_all_of_the_connection() {
+    let (socket, ended, ..) = serve(&LIMITS);
+    let mut requests = connect(socket).await;
+    let (unread, _) = requests.send_request(request("/endless"), true).unwrap();
+    let mut unread = unread.await.unwrap().into_body();
+    tokio::time::sleep(LIMITS.unread + Duration::from_secs(1)).await;
+    let error = loop {
+        if let Err(error) = unread.data().await.expect("it has no end") {
+            break error;
+        }
+    };
+    assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+    drop((requests, unread));
+    let _ = ended.await.unwrap();
+}

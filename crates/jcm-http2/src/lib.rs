@@ -26,6 +26,7 @@ mod tests;
 pub use body::{Broken, Incoming};
 pub use connection::{Connection, Limits};
 pub use error::Error;
+pub use frame::Reason;
 
 /// What a client of HTTP/2 that needs no negotiation says first. Whoever hands a connection over has read it.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -1,10 +1,12 @@
 //! A connection: one future for it and all its streams.
 
+mod opening;
 mod reading;
 mod telling;
 mod writing;
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -57,9 +59,9 @@ pub struct Limits {
 /// Who answers the requests of a connection.
 pub trait Answer {
     /// Of answers.
-    type Body: Body<Data = Bytes> + Send + Unpin + 'static;
+    type Body: Body<Data = Bytes, Error: Display> + Send + Unpin + 'static;
     /// The request gets no answer; its stream is reset.
-    type Error: Send + 'static;
+    type Error: Display + Send + 'static;
 
     /// Answers a request, in a task of its own, which is aborted when the client gives the request up.
     fn answer(
@@ -72,8 +74,8 @@ impl<S, B> Answer for S
 where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
     S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    S::Error: Display + Send + 'static,
+    B: Body<Data = Bytes, Error: Display> + Send + Unpin + 'static,
 {
     type Body = B;
     type Error = S::Error;

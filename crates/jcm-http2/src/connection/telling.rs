@@ -1,5 +1,6 @@
 //! Answers, from those who give them into frames.
 
+use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use http::Response;
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{Answer, Connection};
 use crate::bell::WORDS;
@@ -94,7 +95,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
                 Phase::Answering(task) => match Pin::new(task).poll(context) {
                     Poll::Pending => return Then::Rest,
                     Poll::Ready(Ok(Ok(answer))) => self.begin_answer(place, answer),
-                    Poll::Ready(_) => return Then::Reset(Reason::INTERNAL_ERROR),
+                    Poll::Ready(Ok(Err(error))) => return broke_off(stream.id, &error),
+                    Poll::Ready(Err(error)) => return broke_off(stream.id, &error),
                 },
                 Phase::Telling(_) if !stream.pending.is_empty() => {
                     if !self.tell_pending(place) {
@@ -103,7 +105,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
                 }
                 Phase::Telling(body) => match Pin::new(&mut *body).poll_frame(context) {
                     Poll::Pending => return Then::Rest,
-                    Poll::Ready(Some(Err(_))) => return Then::Reset(Reason::INTERNAL_ERROR),
+                    Poll::Ready(Some(Err(error))) => return broke_off(stream.id, &error),
                     Poll::Ready(None) => {
                         stream.phase = Phase::Told;
                         self.writing.data(stream.id, true, &[]);
@@ -245,6 +247,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Answer> Connection<I, S> {
             .filter(|(_, stream)| stream.blocked_since.is_some())
             .for_each(|(place, _)| bell.ring_stream(place));
     }
+}
+
+fn broke_off(stream: u32, error: &dyn Display) -> Then {
+    debug!(stream, %error, "stream reset: its answer broke off");
+    Then::Reset(Reason::INTERNAL_ERROR)
 }
 
 /// The first place at or behind this one, or else the first of all.

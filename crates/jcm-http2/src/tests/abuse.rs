@@ -78,6 +78,7 @@ async fn what_must_not_be_ends_the_connection_with_its_reason() {
             protocol,
         ),
         ("a reset of a stream that was not opened", frame(kind::RST_STREAM, 0, 1, &[0; 4]), protocol),
+        ("a goodbye that is too short", frame(kind::GOAWAY, 0, 0, &[0; 7]), size),
         ("a push", frame(kind::PUSH_PROMISE, 0, 1, &[0; 4]), protocol),
         ("nothing to be continued", frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]), protocol),
         ("a frame that is too large", frame(kind::DATA, 0, 1, &[0; 16_385]), size),
